@@ -1,0 +1,54 @@
+# `make demo` and `make test` need Python >= 3.11, pip and make alone: each
+# builds a virtual environment of its own the first time it runs.
+
+PYTHON ?= python3
+KERAS_BACKEND ?= jax
+BACKENDS := jax tensorflow torch
+
+# An exact CPU wheel of torch goes in first: whatever asks for torch later is
+# content with it, and nothing fetches a build with CUDA.
+TORCH := torch==2.13.0
+
+TEST_ENV := .venv
+DEMO_ENV := .venv-demo-$(KERAS_BACKEND)
+
+.PHONY: demo test lint format clean
+
+demo: $(DEMO_ENV)/ready
+	KERAS_BACKEND=$(KERAS_BACKEND) TF_CPP_MIN_LOG_LEVEL=3 \
+		$(DEMO_ENV)/bin/python examples/sparsify_digits.py
+
+test: $(TEST_ENV)/ready
+	@for backend in $(BACKENDS); do \
+		echo "== $$backend" && \
+		KERAS_BACKEND=$$backend $(TEST_ENV)/bin/python -m pytest -n 2 \
+			|| exit 1; \
+	done
+
+lint: $(TEST_ENV)/ready
+	$(TEST_ENV)/bin/ruff check .
+	$(TEST_ENV)/bin/ruff format --check .
+	$(TEST_ENV)/bin/mypy
+	$(TEST_ENV)/bin/lint-imports
+
+format: $(TEST_ENV)/ready
+	$(TEST_ENV)/bin/ruff check --fix .
+	$(TEST_ENV)/bin/ruff format .
+
+clean:
+	rm -rf .venv .venv-demo-*
+
+$(TEST_ENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(TEST_ENV)
+	$(TEST_ENV)/bin/pip install -q --upgrade pip
+	$(TEST_ENV)/bin/pip install -q $(TORCH)
+	$(TEST_ENV)/bin/pip install -q -e '.[jax,tensorflow,torch,examples]' \
+		--group lint --group test
+	touch $@
+
+$(DEMO_ENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(DEMO_ENV)
+	$(DEMO_ENV)/bin/pip install -q --upgrade pip
+	$(if $(filter torch,$(KERAS_BACKEND)),$(DEMO_ENV)/bin/pip install -q $(TORCH))
+	$(DEMO_ENV)/bin/pip install -q -e '.[$(KERAS_BACKEND),examples]'
+	touch $@

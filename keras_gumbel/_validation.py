@@ -1,0 +1,104 @@
+"""Checks of user input, and the one wording of their errors."""
+
+import numbers
+from typing import Any
+
+import keras
+
+from keras_gumbel._typing import Shape
+
+
+def invalid_argument(
+    owner: str,
+    name: str,
+    expected: str,
+    value: Any,
+    fix: str | None = None,
+    error: type[Exception] = ValueError,
+) -> Exception:
+    """Builds the error for a bad argument (one wording everywhere).
+
+    Args:
+        owner: String, the class or function the argument belongs to.
+        name: String, the name of the argument.
+        expected: String, completes "must be ...".
+        value: What was received.
+        fix: String or `None`, a sentence that tells how to mend it.
+            Defaults to `None`.
+        error: The class to build: `ValueError`, or `TypeError` where the
+            object is of the wrong kind. Defaults to `ValueError`.
+
+    Returns:
+        The exception, to be raised by the caller.
+    """
+    message = (
+        f"Argument `{name}` of `{owner}` must be {expected}. "
+        f"Received: {name}={value!r} (of type {type(value).__name__})."
+    )
+    return error(message if fix is None else f"{message} {fix}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a real Python or NumPy number, not a boolean."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_schedule(value: Any) -> bool:
+    """Whether `value` is a function of the training step, as Keras has it."""
+    return isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
+
+
+def require_positive(owner: str, name: str, value: Any) -> None:
+    """Raises unless `value` is a finite number above zero."""
+    if not is_number(value) or not 0 < value < float("inf"):
+        raise invalid_argument(owner, name, "a positive finite number", value)
+
+
+def require_temperature(owner: str, value: Any) -> None:
+    """Raises unless `value` is a positive number or a schedule."""
+    if is_schedule(value):
+        return
+    if not is_number(value) or not 0 < value < float("inf"):
+        raise invalid_argument(
+            owner,
+            "temperature",
+            "a positive finite number or a `LearningRateSchedule`",
+            value,
+            "For one-hot samples use `hard=True` or `StraightThroughArgmax` "
+            "and keep the temperature positive.",
+        )
+
+
+def require_density(owner: str, name: str, value: Any) -> None:
+    """Raises unless `value` is a number in (0, 1]."""
+    if not is_number(value) or not 0 < value <= 1:
+        raise invalid_argument(
+            owner,
+            name,
+            "a kept fraction in (0, 1]",
+            value,
+            "A density of 0.05 keeps 5 % of the weights.",
+        )
+
+
+def require_choice(
+    owner: str, name: str, value: Any, choices: tuple[str, ...]
+) -> None:
+    """Raises unless `value` is one of `choices`."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise invalid_argument(owner, name, f"one of {listed}", value)
+
+
+def require_axis(owner: str, axis: Any, shape: Shape) -> int:
+    """Returns `axis` as a non-negative integer, or raises."""
+    rank = len(shape)
+    if not isinstance(axis, int) or not -rank <= axis < rank:
+        raise invalid_argument(
+            owner,
+            "axis",
+            f"an integer in [{-rank}, {rank}) for inputs of shape "
+            f"{tuple(shape)}",
+            axis,
+        )
+    return axis % rank

@@ -1,0 +1,121 @@
+"""The base of the layers that draw noise."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_gumbel._typing import Shape
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_number
+from keras_gumbel._validation import is_schedule
+from keras_gumbel._validation import require_choice
+from keras_gumbel._validation import require_temperature
+
+_NOISE_KEY = "noise_state"
+
+
+class StochasticLayer(keras.layers.Layer):
+    """Noise state, temperature, step counter and what inference does.
+
+    The step counter advances by one with every call in training. It and the
+    state of the noise are saved with the layer, so that a resumed run goes on
+    as if it had not stopped. Keras itself does not save noise states.
+
+    Args:
+        temperature: Positive number, or a `LearningRateSchedule` of the
+            layer's own step.
+        inference: String, what the layer computes with `training=False`. One
+            of `INFERENCE`, the choices of the subclass.
+        seed: Integer or `None`.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
+    """
+
+    INFERENCE: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        temperature: Any,
+        inference: str,
+        seed: int | None,
+        **kwargs: Any,
+    ) -> None:
+        owner = type(self).__name__
+        require_temperature(owner, temperature)
+        require_choice(owner, "inference", inference, self.INFERENCE)
+        if seed is not None and (
+            not is_number(seed) or seed != int(seed) or not 0 <= seed < 2**31
+        ):
+            raise invalid_argument(
+                owner, "seed", "`None` or an integer in [0, 2**31)", seed
+            )
+        super().__init__(**kwargs)
+        self.temperature = temperature
+        self.inference = inference
+        self.seed = None if seed is None else int(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
+
+    def build(self, input_shape: Shape) -> None:
+        self.step = self.add_weight(
+            name="step",
+            shape=(),
+            dtype="int32",
+            initializer="zeros",
+            trainable=False,
+        )
+
+    def current_temperature(self) -> Tensor:
+        """Returns the temperature at the layer's own step.
+
+        Returns:
+            A scalar float32 tensor.
+        """
+        if is_schedule(self.temperature):
+            return ops.cast(self.temperature(self.step), "float32")
+        return ops.full((), self.temperature, dtype="float32")
+
+    def draws(self, training: bool | None) -> bool:
+        """Whether a call draws noise."""
+        return bool(training) or self.inference == "sample"
+
+    def advance(self, training: bool | None) -> None:
+        """Counts a step of training."""
+        if training:
+            self.step.assign_add(1)
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        state = self.seed_generator.state
+        store[_NOISE_KEY] = ops.convert_to_numpy(state).astype("int64")
+
+    def load_own_variables(self, store: Any) -> None:
+        own = {key: store[key] for key in store.keys() if key != _NOISE_KEY}
+        super().load_own_variables(own)
+        if _NOISE_KEY in store.keys():
+            self.seed_generator.state.assign(store[_NOISE_KEY])
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "temperature": serialize_temperature(self.temperature),
+            "inference": self.inference,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "StochasticLayer":
+        return cls(**deserialize_temperature(config))
+
+
+def serialize_temperature(temperature: Any) -> Any:
+    """Returns what a config holds for a temperature."""
+    if is_schedule(temperature):
+        return keras.saving.serialize_keras_object(temperature)
+    return temperature
+
+
+def deserialize_temperature(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config with its temperature made an object again."""
+    temperature = keras.saving.deserialize_keras_object(config["temperature"])
+    return {**config, "temperature": temperature}

@@ -1,0 +1,184 @@
+"""The wrapper that masks the kernels of any layer."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_gumbel import _keras_private
+from keras_gumbel._seeds import spawn_seeds
+from keras_gumbel._typing import Shape
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel.layers._stochastic import deserialize_temperature
+from keras_gumbel.layers._stochastic import serialize_temperature
+from keras_gumbel.layers.concrete_mask import ConcreteMask
+
+
+@keras.saving.register_keras_serializable(package="keras_gumbel")
+class Sparsified(keras.layers.Wrapper):
+    """Calls a layer with its kernel times a learned mask.
+
+    Use it to sparsify one layer, or the layers of a subclassed model; for
+    Sequential and Functional models `keras_gumbel.sparsify` wraps every layer
+    it can.
+
+    ```
+    m ~ relaxed Bernoulli(s)                                # Eqs. (18), (26)
+    output = layer(inputs) with kernel * m in place of the kernel # Eq. (17)
+    ```
+
+    There is one score for each entry of the kernel, in a `ConcreteMask`, and
+    one mask is drawn for all examples of a batch. Biases are not masked. A
+    kernel regularizer of the layer sees the kernel without the mask.
+
+    Layers with a kernel that are known: Dense, EinsumDense, Conv1D, Conv2D,
+    Conv3D and their transposes, DepthwiseConv1D, DepthwiseConv2D,
+    SeparableConv1D and SeparableConv2D (both kernels) and Embedding.
+
+    Args:
+        layer: The Keras layer to wrap, built or not.
+        temperature: Positive number, or a schedule of the mask's own step.
+            Defaults to `2 / 3`.
+        hard: Boolean, whether the mask in training is 0 or 1, with the
+            gradient of the relaxed one (Eq. 16). Defaults to `False`.
+        fixed: Boolean, whether the scores are a final mask: not trainable,
+            applied as they are, without noise. Defaults to `False`.
+        scores_initializer: Initializer of the scores. Defaults to `"ones"`.
+        inference: String, the mask in inference: `"mean"`, `"mode"` or
+            `"sample"`, as in `ConcreteMask`. Defaults to `"mean"`.
+        seed: Integer in [0, 2**31) or `None`. Defaults to `None`.
+        **kwargs: Base layer keyword arguments. The `name` defaults to that of
+            the layer behind `sparsified_`, the `dtype` to the layer's.
+
+    Call arguments:
+        inputs: What the layer takes.
+        training: Boolean, whether to draw noise.
+        **kwargs: Further call arguments of the layer.
+
+    Input shape:
+        That of the layer.
+
+    Output shape:
+        That of the layer.
+
+    Raises:
+        TypeError: If `layer` is not a Keras layer.
+        ValueError: If the layer has no kernel that is known.
+
+    Example:
+
+    >>> layer = keras_gumbel.layers.Sparsified(keras.layers.Dense(4))
+    >>> layer(keras.ops.ones((2, 3))).shape
+    (2, 4)
+
+    References:
+        - [Zhou et al., 2021](https://arxiv.org/abs/2105.01571)
+    """
+
+    def __init__(
+        self,
+        layer: keras.Layer,
+        temperature: Any = 2 / 3,
+        hard: bool = False,
+        fixed: bool = False,
+        scores_initializer: Any = "ones",
+        inference: str = "mean",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(layer, keras.Layer):
+            raise invalid_argument(
+                "Sparsified",
+                "layer",
+                "a Keras layer",
+                layer,
+                "Pass the layer, then call the result: "
+                "`Sparsified(Dense(10))(x)`.",
+                error=TypeError,
+            )
+        kernel_names = _keras_private.kernel_attributes(layer)
+        if not kernel_names:
+            raise invalid_argument(
+                "Sparsified",
+                "layer",
+                "a layer with a kernel that is known",
+                layer,
+                "See the documentation of `Sparsified` for the list.",
+            )
+        masks = [
+            ConcreteMask(
+                axis=None,
+                temperature=temperature,
+                hard=hard,
+                fixed=fixed,
+                scores_initializer=scores_initializer,
+                inference=inference,
+                seed=mask_seed,
+                name=f"{name.strip('_')}_mask",
+                dtype=layer.dtype_policy,
+            )
+            for name, mask_seed in zip(
+                kernel_names, spawn_seeds(seed, len(kernel_names)), strict=True
+            )
+        ]
+        kwargs.setdefault("name", f"sparsified_{layer.name}")
+        kwargs.setdefault("dtype", layer.dtype_policy)
+        super().__init__(layer, **kwargs)
+        self.temperature = temperature
+        self.hard = hard
+        self.fixed = fixed
+        self.scores_initializer = keras.initializers.get(scores_initializer)
+        self.inference = inference
+        self.seed = seed
+        self.masks = masks
+        self.supports_masking = layer.supports_masking
+
+    @property
+    def kernels(self) -> list[keras.Variable]:
+        """The kernels of the layer, in the order of `masks`."""
+        return _keras_private.kernels(self.layer)
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        for mask, kernel in zip(self.masks, self.kernels, strict=True):
+            mask.build(kernel.shape)
+
+    def call(
+        self, inputs: Tensor, training: bool | None = None, **kwargs: Any
+    ) -> Tensor:
+        masked = [
+            mask(ops.convert_to_tensor(kernel), training=training)
+            for mask, kernel in zip(self.masks, self.kernels, strict=True)
+        ]
+        names = _keras_private.kernel_attributes(self.layer)
+        substitutes = dict(zip(names, masked, strict=True))
+        with _keras_private.substituted(self.layer, substitutes):
+            return self.layer(inputs, **kwargs)
+
+    def compute_output_shape(self, input_shape: Shape) -> Any:
+        return self.layer.compute_output_shape(input_shape)
+
+    def compute_mask(self, inputs: Tensor, previous_mask: Any) -> Any:
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "temperature": serialize_temperature(self.temperature),
+            "hard": self.hard,
+            "fixed": self.fixed,
+            "scores_initializer": keras.initializers.serialize(
+                self.scores_initializer
+            ),
+            "inference": self.inference,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> "Sparsified":
+        return super().from_config(
+            deserialize_temperature(config), custom_objects
+        )

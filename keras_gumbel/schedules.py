@@ -1,0 +1,236 @@
+"""Temperature and density as functions of the training step.
+
+They are Keras `LearningRateSchedule` objects, and any other such object can
+take their place. The layers evaluate the temperature at their own step, the
+optimizer the density at its own: nothing has to be called between steps.
+"""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_number
+from keras_gumbel._validation import require_density
+from keras_gumbel._validation import require_positive
+
+
+@keras.saving.register_keras_serializable(package="keras_gumbel")
+class Constant(keras.optimizers.schedules.LearningRateSchedule):
+    """The same value at every step.
+
+    Args:
+        value: Positive number.
+
+    Raises:
+        ValueError: If `value` is not a positive finite number.
+
+    Example:
+
+    >>> float(keras_gumbel.schedules.Constant(0.5)(100))
+    0.5
+    """
+
+    def __init__(self, value: float) -> None:
+        require_positive("Constant", "value", value)
+        self.value = value
+
+    def __call__(self, step: Tensor) -> Tensor:
+        return ops.full((), self.value, dtype="float32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {"value": self.value}
+
+
+class _Annealing(keras.optimizers.schedules.LearningRateSchedule):
+    """Base of the schedules that go from one value to another."""
+
+    def __init__(self, initial: float, final: float, steps: int) -> None:
+        owner = type(self).__name__
+        require_positive(owner, "initial", initial)
+        require_positive(owner, "final", final)
+        require_positive(owner, "steps", steps)
+        self.initial = initial
+        self.final = final
+        self.steps = steps
+
+    def __call__(self, step: Tensor) -> Tensor:
+        return self._interpolate(_fraction(step, self.steps))
+
+    def _interpolate(self, fraction: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "initial": self.initial,
+            "final": self.final,
+            "steps": self.steps,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_gumbel")
+class LinearAnnealing(_Annealing):
+    """Goes from one value to another in a straight line.
+
+    ```
+    value(t) = initial + (final - initial) * min(t / steps, 1)
+    ```
+
+    Args:
+        initial: Positive number, the value at step 0.
+        final: Positive number, the value from `steps` on.
+        steps: Positive number of training steps between the two.
+
+    Raises:
+        ValueError: If an argument is not a positive finite number.
+
+    Example:
+
+    >>> schedule = keras_gumbel.schedules.LinearAnnealing(1.0, 0.5, steps=10)
+    >>> [float(schedule(step)) for step in (0, 5, 10, 20)]
+    [1.0, 0.75, 0.5, 0.5]
+    """
+
+    def _interpolate(self, fraction: Tensor) -> Tensor:
+        return self.initial + (self.final - self.initial) * fraction
+
+
+@keras.saving.register_keras_serializable(package="keras_gumbel")
+class ExponentialAnnealing(_Annealing):
+    """Goes from one value to another by the same factor in every step.
+
+    ```
+    value(t) = initial * (final / initial) ** min(t / steps, 1)
+    ```
+
+    Args:
+        initial: Positive number, the value at step 0.
+        final: Positive number, the value from `steps` on.
+        steps: Positive number of training steps between the two.
+
+    Raises:
+        ValueError: If an argument is not a positive finite number.
+
+    Example:
+
+    >>> schedule = keras_gumbel.schedules.ExponentialAnnealing(
+    ...     1.0, 0.25, steps=10
+    ... )
+    >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 20)]
+    [1.0, 0.5, 0.25, 0.25]
+    """
+
+    def _interpolate(self, fraction: Tensor) -> Tensor:
+        rate = math.log(self.final / self.initial)
+        return self.initial * ops.exp(rate * fraction)
+
+
+@keras.saving.register_keras_serializable(package="keras_gumbel")
+class CosineAnnealing(_Annealing):
+    """Goes from one value to another along half a cosine wave.
+
+    ```
+    value(t) = final + (initial - final) * (1 + cos(pi f)) / 2
+    f = min(t / steps, 1)
+    ```
+
+    Args:
+        initial: Positive number, the value at step 0.
+        final: Positive number, the value from `steps` on.
+        steps: Positive number of training steps between the two.
+
+    Raises:
+        ValueError: If an argument is not a positive finite number.
+
+    Example:
+
+    >>> schedule = keras_gumbel.schedules.CosineAnnealing(1.0, 0.5, steps=10)
+    >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 20)]
+    [1.0, 0.75, 0.5, 0.5]
+    """
+
+    def _interpolate(self, fraction: Tensor) -> Tensor:
+        share = 0.5 * (1.0 + ops.cos(math.pi * fraction))
+        return self.final + (self.initial - self.final) * share
+
+
+@keras.saving.register_keras_serializable(package="keras_gumbel")
+class CubicDensity(keras.optimizers.schedules.LearningRateSchedule):
+    """Lowers the density fast at first, then ever more slowly.
+
+    ```
+    density(t) = final + (initial - final) * (1 - f) ** 3
+    f = clip((t / steps - begin) / (end - begin), 0, 1)
+    ```
+
+    Args:
+        final: Number in (0, 1], the density from `end` on.
+        steps: Positive number of training steps of the whole run.
+        initial: Number in (0, 1], the density up to `begin`. Defaults to
+            `1.0`.
+        begin: Number in [0, 1), the share of `steps` after which the density
+            starts to change. Defaults to `0.0`.
+        end: Number in (begin, 1], the share of `steps` after which it stays.
+            Defaults to `0.6`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+
+    >>> density = keras_gumbel.schedules.CubicDensity(0.05, steps=1000)
+    >>> [round(float(density(step)), 4) for step in (0, 300, 600, 1000)]
+    [1.0, 0.1688, 0.05, 0.05]
+
+    References:
+        - [Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878)
+    """
+
+    def __init__(
+        self,
+        final: float,
+        steps: int,
+        initial: float = 1.0,
+        begin: float = 0.0,
+        end: float = 0.6,
+    ) -> None:
+        require_density("CubicDensity", "final", final)
+        require_positive("CubicDensity", "steps", steps)
+        require_density("CubicDensity", "initial", initial)
+        if not is_number(begin) or not 0 <= begin < 1:
+            raise invalid_argument(
+                "CubicDensity", "begin", "a share in [0, 1)", begin
+            )
+        if not is_number(end) or not begin < end <= 1:
+            raise invalid_argument(
+                "CubicDensity", "end", f"a share in ({begin}, 1]", end
+            )
+        self.final = final
+        self.steps = steps
+        self.initial = initial
+        self.begin = begin
+        self.end = end
+
+    def __call__(self, step: Tensor) -> Tensor:
+        begin = self.begin * self.steps
+        length = (self.end - self.begin) * self.steps
+        step = ops.cast(step, "float32") - begin
+        remaining = 1.0 - _fraction(step, length)
+        return self.final + (self.initial - self.final) * remaining**3
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "final": self.final,
+            "steps": self.steps,
+            "initial": self.initial,
+            "begin": self.begin,
+            "end": self.end,
+        }
+
+
+def _fraction(step: Tensor, steps: float) -> Tensor:
+    """Returns the share of `steps` that is over, in [0, 1]."""
+    return ops.clip(ops.cast(step, "float32") / steps, 0.0, 1.0)

@@ -1,0 +1,160 @@
+"""From a dense model to one with learned masks."""
+
+import re
+import warnings
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+from typing import TypeAlias
+
+import keras
+
+from keras_gumbel import _keras_private
+from keras_gumbel._seeds import spawn_seeds
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel.layers.sparsified import Sparsified
+from keras_gumbel.sparsity._rewrite import copy_layer
+from keras_gumbel.sparsity._rewrite import copy_weights
+from keras_gumbel.sparsity._rewrite import graph_layers
+from keras_gumbel.sparsity._rewrite import require_rewritable
+from keras_gumbel.sparsity._rewrite import rewrite
+
+Filters: TypeAlias = str | Sequence[str] | Callable[[keras.Layer], bool] | None
+
+
+def sparsify(
+    model: keras.Model,
+    filters: Filters = None,
+    temperature: Any = 2 / 3,
+    hard: bool = False,
+    scores_initializer: Any = "ones",
+    inference: str = "mean",
+    seed: int | None = None,
+) -> keras.Model:
+    """Returns a copy of a model in which every kernel has a learned mask.
+
+    Each layer with a kernel that is known (see
+    `keras_gumbel.layers.Sparsified`) is wrapped, at every depth; the wrapper
+    takes the name of the layer. The weights are copied; the model that was
+    passed does not change. Compile the copy with
+    `keras_gumbel.optimizers.ProjectedOptimizer`, which holds all scores
+    together under one budget.
+
+    Layers with weight matrices that are not known are left as they are, and
+    one warning lists them.
+
+    Args:
+        model: Sequential or Functional model, which may contain others.
+        filters: Which of the layers to mask, as in `Model.quantize`: a regex
+            string or a list of them, searched in the layer's name, a callable
+            of the layer, or `None` for all. Defaults to `None`.
+        temperature: Positive number, or a schedule of the training step.
+            Defaults to `2 / 3`.
+        hard: Boolean, whether the masks in training are 0 or 1, with the
+            gradient of the relaxed ones (Eq. 16). Defaults to `False`.
+        scores_initializer: Initializer of the scores. Defaults to `"ones"`.
+        inference: String, the masks in inference: `"mean"`, `"mode"` or
+            `"sample"`, as in `keras_gumbel.layers.ConcreteMask`. Defaults to
+            `"mean"`.
+        seed: Integer in [0, 2**31) or `None`. Every mask gets a stream of its
+            own from it. Defaults to `None`.
+
+    Returns:
+        A model of the same kind, not compiled.
+
+    Raises:
+        TypeError: If `model` is not a Sequential or Functional model.
+        ValueError: If no layer can be masked.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    >>> sparse = keras_gumbel.sparsify(model)
+    >>> [type(layer).__name__ for layer in sparse.layers]
+    ['Sparsified']
+    """
+    require_rewritable("sparsify", model)
+    selected = _selection(filters)
+    layers = [
+        layer
+        for layer in graph_layers(model)
+        if not isinstance(layer, Sparsified)
+        and _keras_private.kernel_attributes(layer)
+        and selected(layer)
+    ]
+    if not layers:
+        raise ValueError(
+            f"`sparsify` found no layer to mask in the model {model.name!r}. "
+            "Expected a layer with a kernel that is known (see "
+            "`keras_gumbel.layers.Sparsified`) that is not masked yet and "
+            f"passes the filters. Received: filters={filters!r}."
+        )
+    seeds = dict(
+        zip(map(id, layers), spawn_seeds(seed, len(layers)), strict=True)
+    )
+
+    def replace(layer: keras.Layer) -> keras.Layer:
+        if id(layer) not in seeds:
+            return copy_layer(layer)
+        return Sparsified(
+            copy_layer(layer),
+            temperature=temperature,
+            hard=hard,
+            scores_initializer=scores_initializer,
+            inference=inference,
+            seed=seeds[id(layer)],
+            name=layer.name,
+        )
+
+    def fill(layer: keras.Layer, replacement: keras.Layer) -> None:
+        wrapped = id(layer) in seeds
+        copy_weights(layer, replacement.layer if wrapped else replacement)
+
+    sparse = rewrite(model, replace, fill)
+    _warn_of_unknown(sparse)
+    return sparse
+
+
+def unmasked_layers(model: keras.Model) -> dict[str, str]:
+    """Lists the layers whose weight matrices have no mask, and why."""
+    reasons = {}
+    for layer in graph_layers(model):
+        if isinstance(layer, Sparsified):
+            continue
+        if _keras_private.kernel_attributes(layer):
+            reasons[layer.name] = "left out"
+        elif any(len(w.shape) > 1 for w in layer.trainable_weights):
+            reasons[layer.name] = f"no known kernel in {type(layer).__name__}"
+    return reasons
+
+
+def _selection(filters: Filters) -> Callable[[keras.Layer], bool]:
+    if filters is None:
+        return lambda layer: True
+    if callable(filters):
+        return filters
+    patterns = [filters] if isinstance(filters, str) else filters
+    if not isinstance(patterns, Sequence) or not all(
+        isinstance(pattern, str) for pattern in patterns
+    ):
+        raise invalid_argument(
+            "sparsify",
+            "filters",
+            "a regex string, a list of them, a callable of a layer or `None`",
+            filters,
+            error=TypeError,
+        )
+    return lambda layer: any(re.search(p, layer.name) for p in patterns)
+
+
+def _warn_of_unknown(model: keras.Model) -> None:
+    unknown = [
+        f"{name} ({reason})"
+        for name, reason in unmasked_layers(model).items()
+        if reason != "left out"
+    ]
+    if unknown:
+        warnings.warn(
+            "`sparsify` left these layers as they are: " + ", ".join(unknown),
+            stacklevel=3,
+        )

@@ -1,0 +1,38 @@
+import os
+
+# Before anything imports TensorFlow: oneDNN's bfloat16 kernels stop the
+# process on CPUs whose AMX it misjudges, and its logs drown the tests'.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import keras
+import pytest
+from hypothesis import settings
+
+# Examples are drawn from a fixed seed: a red test is a bug, not luck.
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, database=None
+)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def fresh_state():
+    keras.utils.set_random_seed(0)
+    keras.config.disable_traceback_filtering()
+    yield
+    keras.config.set_dtype_policy("float32")
+    keras.utils.clear_session()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        marker = item.get_closest_marker("backends")
+        if marker and keras.config.backend() not in marker.args:
+            names = " and ".join(marker.args)
+            item.add_marker(pytest.mark.skip(reason=f"for {names} only"))
+
+
+def pytest_make_parametrize_id(config, val, argname):
+    return f"{argname}={getattr(val, '__name__', val)}"
