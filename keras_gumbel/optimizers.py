@@ -17,6 +17,9 @@ from keras_gumbel._validation import require_density
 from keras_gumbel._validation import require_positive
 from keras_gumbel.ops.projection import project_capped_box
 
+# A step that every schedule has ended by.
+_LAST_STEP = 2**31 - 1
+
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class ProjectedOptimizer(keras.optimizers.Optimizer):
@@ -47,8 +50,10 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         density: Number in (0, 1], the kept share of all scores: K is this
             share of their number. Or a `LearningRateSchedule` of the steps
             taken so far, such as `keras_gumbel.schedules.CubicDensity`.
+            Defaults to `None`.
         budget: Positive number K of scores to keep, or a
             `LearningRateSchedule`. Give either `density` or `budget`.
+            Defaults to `None`.
         score_optimizer: Optimizer, name or config for the scores, so that
             they have a learning rate of their own, or `None` to leave them to
             the inner optimizer. Defaults to `None`.
@@ -183,8 +188,11 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     def current_budget(self) -> float:
         """Returns K as it stands after the steps taken so far."""
-        scores = marked_scores(self._trainable_variables)
-        return float(ops.convert_to_numpy(self._budget_of(scores)))
+        return self._budget_after(self._iterations)
+
+    def final_budget(self) -> float:
+        """Returns K as it stands at the end of its schedule."""
+        return self._budget_after(_LAST_STEP)
 
     def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
         for part, own in self._share(var_list):
@@ -291,7 +299,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             for optimizer in self.optimizers
             for average in _keras_private.moving_averages(optimizer, scores)
         ]
-        budget = self._budget_of(scores)
+        budget = self._budget(scores, self._iterations)
         for group in (scores, averages):
             if group:
                 values = [ops.stop_gradient(v) for v in group]
@@ -299,11 +307,15 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
                 for variable, value in zip(group, projected, strict=True):
                     variable.assign(value)
 
-    def _budget_of(self, scores: list[keras.Variable]) -> Tensor:
-        """K, a number or a scalar tensor, at the optimizer's own step."""
+    def _budget_after(self, step: Any) -> float:
+        scores = marked_scores(self._trainable_variables)
+        return float(ops.convert_to_numpy(self._budget(scores, step)))
+
+    def _budget(self, scores: list[keras.Variable], step: Any) -> Tensor:
+        """K, a number or a scalar tensor, after a number of steps."""
         limit = self.budget if self.density is None else self.density
         if is_schedule(limit):
-            limit = ops.cast(limit(self._iterations), "float32")
+            limit = ops.cast(limit(step), "float32")
         return limit if self.density is None else limit * _count(scores)
 
 

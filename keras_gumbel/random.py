@@ -33,7 +33,8 @@ def gumbel(
 
     Args:
         shape: Sequence of integers, the shape of the result.
-        dtype: String, a float dtype. Defaults to `keras.config.floatx()`.
+        dtype: String, a float dtype, or `None` for `keras.config.floatx()`.
+            Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator` or `None`, as in
             `keras.random`. Defaults to `None`.
 
@@ -45,7 +46,7 @@ def gumbel(
 
     Example:
 
-    >>> keras_gumbel.random.gumbel((2, 3), seed=0).shape
+    >>> tuple(keras_gumbel.random.gumbel((2, 3), seed=0).shape)
     (2, 3)
     """
     dtype = _float_dtype("gumbel", dtype)
@@ -69,7 +70,8 @@ def logistic(
 
     Args:
         shape: Sequence of integers, the shape of the result.
-        dtype: String, a float dtype. Defaults to `keras.config.floatx()`.
+        dtype: String, a float dtype, or `None` for `keras.config.floatx()`.
+            Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator` or `None`, as in
             `keras.random`. Defaults to `None`.
 
@@ -81,7 +83,7 @@ def logistic(
 
     Example:
 
-    >>> keras_gumbel.random.logistic((2, 3), seed=0).shape
+    >>> tuple(keras_gumbel.random.logistic((2, 3), seed=0).shape)
     (2, 3)
     """
     dtype = _float_dtype("logistic", dtype)

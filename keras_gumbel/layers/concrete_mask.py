@@ -78,7 +78,7 @@ class ConcreteMask(StochasticLayer):
     Example:
 
     >>> gate = keras_gumbel.layers.ConcreteMask(seed=0)
-    >>> gate(keras.ops.ones((2, 3)), training=True).shape
+    >>> tuple(gate(keras.ops.ones((2, 3)), training=True).shape)
     (2, 3)
 
     References:

@@ -62,7 +62,7 @@ class GumbelSoftmax(CategoricalLayer):
     Example:
 
     >>> layer = keras_gumbel.layers.GumbelSoftmax(temperature=0.5, seed=0)
-    >>> layer(keras.ops.zeros((2, 3)), training=True).shape
+    >>> tuple(layer(keras.ops.zeros((2, 3)), training=True).shape)
     (2, 3)
 
     References:

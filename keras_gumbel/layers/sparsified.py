@@ -69,7 +69,7 @@ class Sparsified(keras.layers.Wrapper):
     Example:
 
     >>> layer = keras_gumbel.layers.Sparsified(keras.layers.Dense(4))
-    >>> layer(keras.ops.ones((2, 3))).shape
+    >>> tuple(layer(keras.ops.ones((2, 3))).shape)
     (2, 4)
 
     References:

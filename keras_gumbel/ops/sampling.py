@@ -63,8 +63,8 @@ def gumbel_max(
     Example:
 
     >>> logits = keras.ops.array([[0.0, 100.0], [100.0, 0.0]])
-    >>> print(keras_gumbel.ops.gumbel_max(logits))
-    [1 0]
+    >>> keras.ops.convert_to_numpy(keras_gumbel.ops.gumbel_max(logits)).tolist()
+    [1, 0]
     """
     logits, _ = _prepare("gumbel_max", logits, axis, mask)
     perturbed = logits + _gumbel_like(logits, noise, seed)
@@ -115,7 +115,7 @@ def gumbel_softmax(
     Example:
 
     >>> y = keras_gumbel.ops.gumbel_softmax(keras.ops.zeros((2, 3)), 0.5)
-    >>> y.shape
+    >>> tuple(y.shape)
     (2, 3)
 
     References:
@@ -149,8 +149,9 @@ def one_hot_argmax(values: Tensor, axis: int = -1) -> Tensor:
 
     Example:
 
-    >>> print(keras_gumbel.ops.one_hot_argmax([0.5, 2.0, 2.0]))
-    [0. 1. 0.]
+    >>> one_hot = keras_gumbel.ops.one_hot_argmax([0.5, 2.0, 2.0])
+    >>> keras.ops.convert_to_numpy(one_hot).tolist()
+    [0.0, 1.0, 0.0]
     """
     values = ops.stop_gradient(ops.convert_to_tensor(values))
     axis = require_axis("one_hot_argmax", axis, values.shape)
@@ -210,7 +211,7 @@ def relaxed_bernoulli(
     Example:
 
     >>> m = keras_gumbel.ops.relaxed_bernoulli(keras.ops.full((3,), 0.5))
-    >>> m.shape
+    >>> tuple(m.shape)
     (3,)
 
     References:

@@ -1,5 +1,7 @@
 """From learned scores to the final mask."""
 
+import warnings
+
 import keras
 
 from keras_gumbel import _keras_private
@@ -66,6 +68,8 @@ def harden(
             "or `budget`, or compile the model with a `ProjectedOptimizer` "
             f"and fit it. Received: the model {model.name!r} with neither."
         )
+    if density is None and budget is None:
+        _warn_if_early(model, decided)
     finals = {
         id(m.mask): final
         for m, final in zip(masks, top_k(masks, decided), strict=True)
@@ -99,6 +103,20 @@ def harden(
             **{**arguments, "optimizer": _fresh_optimizer(model.optimizer)}
         )
     return hardened
+
+
+def _warn_if_early(model: keras.Model, budget: int) -> None:
+    optimizer = find_projected(getattr(model, "optimizer", None))
+    if optimizer is None or not optimizer.built:
+        return
+    final = optimizer.final_budget()
+    if budget > final + 1:
+        warnings.warn(
+            f"The final mask keeps {budget} scores, the budget where training "
+            f"stands; its schedule ends at {final:.0f}. Train to the end of "
+            "the schedule, or pass `density` or `budget` to `harden`.",
+            stacklevel=3,
+        )
 
 
 def _fresh_optimizer(

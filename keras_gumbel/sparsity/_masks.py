@@ -33,6 +33,13 @@ class Masked:
     mask: ConcreteMask
     kernel: keras.Variable | None
 
+    @property
+    def name(self) -> str:
+        """The names of the layer and of its kernel, or of the mask."""
+        if self.kernel is None:
+            return str(self.layer.name)
+        return f"{self.layer.name}/{self.kernel.name}"
+
     def scores(self) -> np.ndarray:
         """Returns the scores in [0, 1]."""
         scores = ops.convert_to_numpy(self.mask.mask_scores)
@@ -65,7 +72,7 @@ def find_masks(owner: str, model: keras.Model) -> list[Masked]:
             "Expected a model returned by `keras_gumbel.sparsify`, or with "
             "layers of `keras_gumbel.layers.Sparsified` in it."
         )
-    if not all(layer.built for layer in [*wrapped, *gates]):
+    if not all(layer.built for layer in wrapped + gates):
         raise ValueError(
             f"`{owner}` needs the masks of the model {model.name!r}, which is "
             "not built. Call it on data, or `model.build(input_shape)`, first."

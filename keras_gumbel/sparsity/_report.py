@@ -22,7 +22,8 @@ class SparsityRow:
     """One mask of a model.
 
     Attributes:
-        name: String, the path of the masked kernel, or the name of the mask.
+        name: String, the names of the layer and of its kernel, or of a mask
+            between layers.
         weights: Integer, the number of scores.
         kept: Integer, the ones of the final mask.
         expected: Float, the sum of the scores (Eq. 19).
@@ -141,7 +142,7 @@ def sparsity_report(model: keras.Model) -> SparsityReport:
     low, high = _UNDECIDED
     rows = [
         SparsityRow(
-            name=m.layer.name if m.kernel is None else m.kernel.path,
+            name=m.name,
             weights=int(s.size),
             kept=int(np.count_nonzero(final)),
             expected=float(s.sum(dtype="float64")),

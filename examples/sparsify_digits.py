@@ -1,0 +1,183 @@
+"""
+Title: Keep 5 % of a network's weights
+Author: The keras-gumbel authors
+Date created: 2026/11/23
+Last modified: 2026/11/23
+Description: Sparsify a dense network on handwritten digits to an exact budget.
+Accelerator: None
+"""
+
+"""
+## Introduction
+
+A network of 50 200 kernel weights reads 8x8 images of handwritten digits. We
+give every weight a keep-probability, train weights and probabilities together,
+and hold the expected number of kept weights under a budget that falls to 5 %.
+What is saved in the end is a plain Keras model with exactly 2 510 weights that
+are not zero.
+
+## Setup
+"""
+
+import gzip
+import io
+import pathlib
+import zipfile
+
+import h5py
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+from keras import layers
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+import keras_gumbel as kg
+
+DENSITY = 0.05
+EPOCHS = 80
+BATCH_SIZE = 64
+OUTPUT = pathlib.Path("sparsify_digits")
+
+keras.utils.set_random_seed(0)
+OUTPUT.mkdir(exist_ok=True)
+
+"""
+## The data
+
+1 797 real images, of which 360 are kept for the test and never looked at
+before the end.
+"""
+
+images, labels = load_digits(return_X_y=True)
+x_train, x_test, y_train, y_test = train_test_split(
+    images.astype("float32") / 16,
+    labels,
+    test_size=360,
+    stratify=labels,
+    random_state=0,
+)
+steps = EPOCHS * int(np.ceil(len(x_train) / BATCH_SIZE))
+
+"""
+## The dense network
+"""
+
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def network():
+    return keras.Sequential(
+        [
+            keras.Input((64,)),
+            layers.Dense(300, activation="relu", name="hidden_1"),
+            layers.Dense(100, activation="relu", name="hidden_2"),
+            layers.Dense(10, name="logits"),
+        ]
+    )
+
+
+dense = network()
+dense.compile("adam", loss=loss, metrics=["accuracy"])
+dense.fit(x_train, y_train, batch_size=BATCH_SIZE, epochs=EPOCHS, verbose=0)
+
+"""
+## The sparse network
+
+`sparsify` copies the network and wraps its layers. The temperature of the
+masks and the density are functions of the training step; the layers and the
+optimizer evaluate them on their own, so that `fit` is all there is to call.
+The scores take larger steps than the weights: they have to travel from 1 to 0
+within the run.
+"""
+
+
+def cosine(learning_rate):
+    return keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+
+
+sparse = kg.sparsify(
+    dense, temperature=kg.schedules.LinearAnnealing(1.0, 0.05, steps)
+)
+sparse.compile(
+    optimizer=kg.optimizers.ProjectedOptimizer(
+        keras.optimizers.SGD(cosine(0.2), momentum=0.9),
+        density=kg.schedules.CubicDensity(DENSITY, steps),
+        score_optimizer=keras.optimizers.Adam(cosine(0.05)),
+    ),
+    loss=loss,
+    metrics=["accuracy"],
+)
+history = sparse.fit(
+    x_train,
+    y_train,
+    batch_size=BATCH_SIZE,
+    epochs=EPOCHS,
+    callbacks=[kg.callbacks.SparsityLogger()],
+)
+
+"""
+## What is kept
+
+The report counts the final mask: the largest scores of the whole network,
+exactly as many as the budget. `strip` folds it into the kernels.
+"""
+
+report = kg.sparsity_report(sparse)
+print(report)
+
+small = kg.strip(sparse)
+small.compile(loss=loss, metrics=["accuracy"])
+dense_accuracy = dense.evaluate(x_test, y_test, verbose=0)[1]
+sparse_accuracy = small.evaluate(x_test, y_test, verbose=0)[1]
+print(f"test accuracy, dense:  {dense_accuracy:.2%}")
+print(f"test accuracy, sparse: {sparse_accuracy:.2%}")
+
+"""
+## On the disk
+
+Zeros take no room in a compressed file. We count what is not zero in the file
+itself.
+"""
+
+
+def nonzero_weights(path):
+    """Counts the non-zero entries of all matrices in a `.keras` file."""
+    with zipfile.ZipFile(path) as archive:
+        weights = io.BytesIO(archive.read("model.weights.h5"))
+    counts = []
+    with h5py.File(weights) as file:
+        file.visititems(
+            lambda _, item: (
+                counts.append(np.count_nonzero(item[()]))
+                if isinstance(item, h5py.Dataset) and item.ndim > 1
+                else None
+            )
+        )
+    return sum(counts)
+
+
+plain = network()
+plain.set_weights(dense.get_weights())
+for name, model in {"dense": plain, "sparse": small}.items():
+    path = OUTPUT / f"{name}.keras"
+    model.save(path)
+    nonzero = nonzero_weights(path)
+    size = len(gzip.compress(path.read_bytes()))
+    print(f"{path}: {nonzero:,} non-zero weights, {size:,} bytes gzipped")
+
+"""
+## The picture
+"""
+
+figure, (left, right) = plt.subplots(
+    1, 2, figsize=(10, 3.2), layout="constrained"
+)
+kg.visualization.plot_sparsity(report, ax=left)
+left.set_title("what is kept of each layer")
+kg.visualization.plot_history(
+    history.history, ["accuracy", "density", "undecided"], ax=right
+)
+right.set_title("training")
+figure.savefig(OUTPUT / "sparsify_digits.png", dpi=150)
+print(f"picture: {OUTPUT / 'sparsify_digits.png'}")

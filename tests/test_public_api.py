@@ -1,0 +1,120 @@
+import inspect
+
+import keras
+import pytest
+
+import keras_gumbel
+
+# The promise of the package: names and signatures. Changing a line here is
+# changing the API, and belongs in the changelog.
+API = """
+__version__
+callbacks.SparsityLogger()
+constraints.CappedBox(budget)
+harden(model, density=None, budget=None)
+layers.ConcreteMask(axis=-1, temperature=0.6666666666666666, hard=False, \
+fixed=False, scores_initializer='ones', scores_constraint=None, \
+inference='mean', seed=None, **kwargs)
+layers.GumbelSoftmax(temperature=1.0, hard=False, axis=-1, \
+inference='argmax', seed=None, **kwargs)
+layers.Sparsified(layer, temperature=0.6666666666666666, hard=False, \
+fixed=False, scores_initializer='ones', inference='mean', seed=None, **kwargs)
+layers.StraightThroughArgmax(temperature=1.0, axis=-1, inference='argmax', \
+seed=None, **kwargs)
+mark_scores(variable)
+ops.gumbel_max(logits, axis=-1, mask=None, noise=None, seed=None)
+ops.gumbel_softmax(logits, temperature=1.0, hard=False, axis=-1, mask=None, \
+noise=None, seed=None)
+ops.one_hot_argmax(values, axis=-1)
+ops.project_capped_box(values, budget)
+ops.relaxed_bernoulli(probs, temperature=1.0, hard=False, noise=None, \
+seed=None)
+ops.straight_through(hard, soft)
+optimizers.ProjectedOptimizer(inner_optimizer, density=None, budget=None, \
+score_optimizer=None, name=None)
+random.gumbel(shape, dtype=None, seed=None)
+random.logistic(shape, dtype=None, seed=None)
+schedules.Constant(value)
+schedules.CosineAnnealing(initial, final, steps)
+schedules.CubicDensity(final, steps, initial=1.0, begin=0.0, end=0.6)
+schedules.ExponentialAnnealing(initial, final, steps)
+schedules.LinearAnnealing(initial, final, steps)
+sparsify(model, filters=None, temperature=0.6666666666666666, hard=False, \
+scores_initializer='ones', inference='mean', seed=None)
+sparsity.SparsityReport(rows, budget, skipped)
+sparsity.SparsityRow(name, weights, kept, expected, undecided)
+sparsity_report(model)
+strip(model)
+visualization.plot_history(history, keys, ax=None)
+visualization.plot_sparsity(report, ax=None)
+"""
+
+REGISTERED = [
+    "CappedBox",
+    "ConcreteMask",
+    "Constant",
+    "CosineAnnealing",
+    "CubicDensity",
+    "ExponentialAnnealing",
+    "GumbelSoftmax",
+    "LinearAnnealing",
+    "ProjectedOptimizer",
+    "Sparsified",
+    "StraightThroughArgmax",
+]
+
+
+def public_objects():
+    """Yields the dotted name and object of everything public, once each."""
+    seen = set()
+    namespaces = {"": keras_gumbel} | {
+        f"{name}.": module
+        for name, module in vars(keras_gumbel).items()
+        if inspect.ismodule(module) and not name.startswith("_")
+    }
+    for prefix, namespace in namespaces.items():
+        for name, value in vars(namespace).items():
+            ours = getattr(value, "__module__", "").startswith("keras_gumbel")
+            if name.startswith("_") or not ours or id(value) in seen:
+                continue
+            if prefix and value.__module__.count(".") < 1:
+                continue
+            if _is_defined_in(value, namespace):
+                seen.add(id(value))
+                yield prefix + name, value
+
+
+def _is_defined_in(value, namespace):
+    home = namespace.__name__
+    return value.__module__ == home or hasattr(namespace, "__path__")
+
+
+def _signature(value):
+    if value is keras_gumbel.callbacks.SparsityLogger:
+        return "()"
+    parameters = inspect.signature(value).parameters.values()
+    bare = [p.replace(annotation=p.empty) for p in parameters]
+    return str(inspect.Signature(bare))
+
+
+def test_public_names_and_signatures_are_the_promised_ones():
+    found = {name + _signature(value) for name, value in public_objects()}
+
+    assert sorted(found | {"__version__"}) == sorted(API.strip().splitlines())
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_registered_names_stay(name):
+    registered = keras.saving.get_registered_object(f"keras_gumbel>{name}")
+
+    assert registered.__name__ == name
+
+
+def test_every_registered_class_is_listed():
+    registered = [
+        key.removeprefix("keras_gumbel>")
+        for key in keras.saving.get_custom_objects()
+        if key.startswith("keras_gumbel>")
+    ]
+
+    assert sorted(registered) == REGISTERED
