@@ -26,7 +26,8 @@ def plot_sparsity(report: SparsityReport, ax: Any = None) -> Any:
     names = [row.name for row in report.rows]
     bars = ax.barh(names, [row.density for row in report.rows], color="C0")
     labels = [f"{row.kept:,} of {row.weights:,}" for row in report.rows]
-    ax.bar_label(bars, labels, padding=4)
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    ax.bar_label(bars, labels, padding=5, bbox=box)
     ax.axvline(
         report.density,
         color="C1",
@@ -38,7 +39,7 @@ def plot_sparsity(report: SparsityReport, ax: Any = None) -> Any:
     ax.set_xlim(left=0)
     ax.xaxis.set_major_formatter(_percent())
     ax.set_xlabel("kept weights")
-    ax.legend(loc="lower right")
+    ax.legend()
     return ax
 
 
@@ -80,4 +81,4 @@ def _axes(ax: Any) -> Any:
 def _percent() -> Any:
     from matplotlib.ticker import PercentFormatter
 
-    return PercentFormatter(xmax=1.0)
+    return PercentFormatter(xmax=1.0, decimals=0)

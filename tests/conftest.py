@@ -5,6 +5,8 @@ import os
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# One thread a process: workers that share cores else wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import keras
 import pytest

@@ -100,8 +100,12 @@ class ConcreteMask(StochasticLayer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        axes = [axis] if axis is None or isinstance(axis, int) else list(axis)
-        if not all(a is None or isinstance(a, int) for a in axes):
+        if not (
+            axis is None
+            or isinstance(axis, int)
+            or isinstance(axis, Sequence)
+            and all(isinstance(a, int) for a in axis)
+        ):
             raise invalid_argument(
                 "ConcreteMask",
                 "axis",

@@ -1,0 +1,62 @@
+import pathlib
+
+import keras
+import pytest
+from sybil import Sybil
+from sybil.document import PythonDocStringDocument
+from sybil.parsers.markdown import PythonCodeBlockParser
+from sybil.parsers.rest import DocTestParser
+
+import keras_gumbel
+
+ROOT = pathlib.Path(__file__).parents[1]
+MODULES = [
+    path
+    for path in sorted((ROOT / "keras_gumbel").rglob("*.py"))
+    if ">>> " in path.read_text()
+]
+
+
+def _markdown(path):
+    return Sybil([PythonCodeBlockParser()]).parse(path)
+
+
+def _docstrings(path):
+    types = {".py": PythonDocStringDocument}
+    return Sybil([DocTestParser()], document_types=types).parse(path)
+
+
+def _run(document):
+    """Runs the examples of a document, which raise where they fail."""
+    document.namespace.update(keras=keras, keras_gumbel=keras_gumbel)
+    examples = list(document.examples())
+    for example in examples:
+        example.evaluate()
+    return len(examples)
+
+
+# Keras's own switch for cutting examples short warns, and so does a mask that
+# is made final early.
+@pytest.mark.filterwarnings("ignore:Limiting epochs")
+@pytest.mark.filterwarnings("ignore:The final mask keeps")
+def test_readme_blocks_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_MAX_EPOCHS", "1")
+    monkeypatch.chdir(tmp_path)
+
+    count = _run(_markdown(ROOT / "README.md"))
+
+    assert count == 2
+    assert (tmp_path / "small.keras").exists()
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_docstring_examples_run(path):
+    assert _run(_docstrings(path)) > 0
+
+
+def test_documentation_check_sees_a_wrong_example(tmp_path):
+    path = tmp_path / "wrong.md"
+    path.write_text("```python\nassert 1 + 1 == 3\n```\n")
+
+    with pytest.raises(AssertionError):
+        _run(_markdown(path))

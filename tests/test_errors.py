@@ -1,0 +1,214 @@
+import re
+
+import keras
+import pytest
+from keras import ops
+
+import keras_gumbel as kg
+from keras_gumbel._validation import invalid_argument
+
+TEMPLATE = re.compile(
+    r"Argument `\w+` of `[\w.]+` must be .+\. "
+    r"Received: \w+=.+ \(of type \w+\)\.( .+\.)?",
+    re.DOTALL,
+)
+
+
+def _model():
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+
+
+def _sparse():
+    return kg.sparsify(_model())
+
+
+def _build(optimizer):
+    optimizer.build(_sparse().trainable_variables)
+
+
+def _projected(**kwargs):
+    return kg.optimizers.ProjectedOptimizer("sgd", **kwargs)
+
+
+# What is called, and the argument its message must name.
+BAD_VALUES = {
+    "softmax temperature": (
+        lambda: kg.ops.gumbel_softmax([0.0, 1.0], temperature=0.0),
+        "temperature",
+    ),
+    "softmax axis": (lambda: kg.ops.gumbel_softmax([0.0, 1.0], axis=1), "axis"),
+    "softmax mask": (
+        lambda: kg.ops.gumbel_softmax([0.0, 1.0], mask=[True] * 3),
+        "mask",
+    ),
+    "max axis": (lambda: kg.ops.gumbel_max([0.0, 1.0], axis=-2), "axis"),
+    "one hot axis": (lambda: kg.ops.one_hot_argmax([0.0], axis=1), "axis"),
+    "bernoulli temperature": (
+        lambda: kg.ops.relaxed_bernoulli([0.5], temperature=-1),
+        "temperature",
+    ),
+    "projection budget": (
+        lambda: kg.ops.project_capped_box(ops.ones(3), -1),
+        "budget",
+    ),
+    "projection values": (lambda: kg.ops.project_capped_box([], 1), "values"),
+    "gumbel dtype": (lambda: kg.random.gumbel((2,), "int32"), "dtype"),
+    "logistic dtype": (lambda: kg.random.logistic((2,), "bool"), "dtype"),
+    "layer temperature": (
+        lambda: kg.layers.GumbelSoftmax(temperature=0.0),
+        "temperature",
+    ),
+    "layer inference": (
+        lambda: kg.layers.GumbelSoftmax(inference="mode"),
+        "inference",
+    ),
+    "layer seed": (lambda: kg.layers.GumbelSoftmax(seed=-1), "seed"),
+    "layer axis": (lambda: kg.layers.GumbelSoftmax(axis="last"), "axis"),
+    "layer axis at build": (
+        lambda: kg.layers.StraightThroughArgmax(axis=2).build((None, 4)),
+        "axis",
+    ),
+    "layer axis unknown": (
+        lambda: kg.layers.StraightThroughArgmax(axis=0).build((None, 4)),
+        "axis",
+    ),
+    "mask axis": (lambda: kg.layers.ConcreteMask(axis=0.5), "axis"),
+    "mask axis at build": (
+        lambda: kg.layers.ConcreteMask(axis=0).build((None, 4)),
+        "axis",
+    ),
+    "wrapped layer": (
+        lambda: kg.layers.Sparsified(keras.layers.ReLU()),
+        "layer",
+    ),
+    "constraint budget": (lambda: kg.constraints.CappedBox(-1), "budget"),
+    "constant": (lambda: kg.schedules.Constant(0), "value"),
+    "annealing start": (
+        lambda: kg.schedules.LinearAnnealing(-1.0, 0.5, 10),
+        "initial",
+    ),
+    "annealing end": (
+        lambda: kg.schedules.ExponentialAnnealing(1.0, 0.0, 10),
+        "final",
+    ),
+    "annealing steps": (
+        lambda: kg.schedules.CosineAnnealing(1.0, 0.5, 0),
+        "steps",
+    ),
+    "density end": (lambda: kg.schedules.CubicDensity(1.5, 10), "final"),
+    "density begin": (
+        lambda: kg.schedules.CubicDensity(0.5, 10, begin=1.0),
+        "begin",
+    ),
+    "density window": (
+        lambda: kg.schedules.CubicDensity(0.5, 10, begin=0.5, end=0.5),
+        "end",
+    ),
+    "density": (lambda: _projected(density=1.5), "density"),
+    "density of zero": (lambda: _projected(density=0.0), "density"),
+    "density of text": (lambda: _projected(density="5%"), "density"),
+    "both": (lambda: _projected(density=0.5, budget=3), "density"),
+    "neither": (lambda: _projected(), "density"),
+    "budget": (lambda: _projected(budget=0), "budget"),
+    "budget too large": (lambda: _build(_projected(budget=13)), "budget"),
+    "score optimizer decays": (
+        lambda: _projected(density=0.5, score_optimizer="adamw"),
+        "score_optimizer",
+    ),
+    "score optimizer accumulates": (
+        lambda: _projected(
+            density=0.5,
+            score_optimizer=keras.optimizers.SGD(gradient_accumulation_steps=2),
+        ),
+        "score_optimizer",
+    ),
+    "harden density": (lambda: kg.harden(_sparse(), density=0), "density"),
+    "harden budget": (lambda: kg.harden(_sparse(), budget=13), "budget"),
+    "harden both": (
+        lambda: kg.harden(_sparse(), density=0.5, budget=3),
+        "density",
+    ),
+}
+
+WRONG_KINDS = {
+    "tensor for layer": (
+        lambda: kg.layers.Sparsified(ops.ones((2, 2))),
+        "layer",
+    ),
+    "symbol for layer": (
+        lambda: kg.layers.Sparsified(keras.Input((4,))),
+        "layer",
+    ),
+    "layer for model": (lambda: kg.sparsify(keras.layers.Dense(2)), "model"),
+    "tensor for model": (lambda: kg.strip(ops.ones(2)), "model"),
+    "number for filters": (lambda: kg.sparsify(_model(), filters=3), "filters"),
+    "loss scale inside": (
+        lambda: kg.optimizers.ProjectedOptimizer(
+            keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()),
+            density=0.5,
+        ),
+        "inner_optimizer",
+    ),
+    "nothing for optimizer": (
+        lambda: kg.optimizers.ProjectedOptimizer(None, density=0.5),
+        "inner_optimizer",
+    ),
+}
+
+STRUCTURE = {
+    "no scores": lambda: _projected(density=0.5).build(
+        _model().trainable_variables
+    ),
+    "no mask": lambda: kg.sparsity_report(_model()),
+    "nothing to mask": lambda: kg.sparsify(_model(), filters="conv"),
+    "no budget": lambda: kg.harden(_sparse()),
+    "no budget to strip": lambda: kg.strip(_sparse()),
+    "not built": lambda: kg.harden(
+        keras.Sequential([kg.layers.Sparsified(keras.layers.Dense(2))]),
+        density=0.5,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_VALUES)
+def test_bad_value_gets_the_template(case):
+    call, name = BAD_VALUES[case]
+
+    with pytest.raises(ValueError, match=f"Argument `{name}` of") as caught:
+        call()
+
+    assert TEMPLATE.fullmatch(str(caught.value))
+
+
+@pytest.mark.parametrize("case", WRONG_KINDS)
+def test_wrong_kind_gets_the_template(case):
+    call, name = WRONG_KINDS[case]
+
+    with pytest.raises(TypeError, match=f"Argument `{name}` of") as caught:
+        call()
+
+    assert TEMPLATE.fullmatch(str(caught.value))
+
+
+@pytest.mark.parametrize("case", STRUCTURE)
+def test_wrong_structure_says_what_to_do(case):
+    with pytest.raises(ValueError, match=r"`\w+`") as caught:
+        STRUCTURE[case]()
+
+    assert str(caught.value).count(". ") >= 1
+
+
+def test_constrained_score_gets_an_error_at_build():
+    box = kg.constraints.CappedBox(2)
+    gate = kg.layers.ConcreteMask(scores_constraint=box)
+    gate.build((None, 4))
+
+    with pytest.raises(ValueError, match="no constraint of their own"):
+        _projected(density=0.5).build(gate.trainable_variables)
+
+
+def test_template_check_sees_a_message_without_the_value():
+    message = str(invalid_argument("Owner", "rate", "positive", -1))
+
+    assert TEMPLATE.fullmatch(message)
+    assert not TEMPLATE.fullmatch(message.replace("Received", "Got"))

@@ -1,0 +1,418 @@
+import functools
+import math
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import assume
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from keras import ops
+
+from keras_gumbel.constraints import CappedBox
+from keras_gumbel.layers import ConcreteMask
+from keras_gumbel.ops import project_capped_box
+from tests.gradients import MODES
+from tests.gradients import compiled
+from tests.gradients import dtype_of
+from tests.gradients import float64_allowed
+from tests.gradients import to_numpy
+from tests.reference import project_exactly
+
+SIZE = 24
+INF = np.inf
+
+
+def floats(low, high):
+    return st.floats(low, high, width=32, allow_subnormal=False)
+
+
+# Spread out, tied at the corners of the box, and of all magnitudes.
+NORMAL = floats(-2, 3)
+TIED = st.sampled_from([-0.5, 0.0, 0.25, 0.5, 1.0, 1.5])
+HUGE = floats(-1e30, 1e30) | st.sampled_from([1e30, -1e30, 0.5, -INF])
+
+SCORES = st.sampled_from([NORMAL, TIED, NORMAL | TIED]).flatmap(
+    lambda elements: arrays("float32", SIZE, elements=elements)
+)
+HUGE_SCORES = arrays("float32", SIZE, elements=HUGE)
+BUDGETS = st.one_of(
+    floats(0, SIZE), st.integers(0, SIZE + 2), floats(1e-6, 1e-2)
+)
+
+RNG = np.random.default_rng(0)
+NORMALS = RNG.normal(size=200)
+CASES = {
+    "normal": (NORMALS, 10),
+    "normal, not an integer": (NORMALS, 33.3),
+    "uniform": (RNG.random(200), 20),
+    "after a step": (np.repeat([0, 1], [180, 20]) + 0.01 * NORMALS, 20),
+    "all 0.7": (np.full(200, 0.7), 100),
+    "all ones": (np.ones(200), 10),
+    "five values": (RNG.choice([0, 0.2, 0.5, 0.9, 1.3], 200), 30),
+    "integer gap": (np.repeat([-1.0, 0.0, 2.0], [100, 90, 10]), 10),
+    "feasible": (RNG.random(200) * 0.1, 20),
+    "all negative": (-RNG.random(200), 3),
+    "no budget": (NORMALS, 0),
+    "tiny budget": (RNG.random(200), 1e-3),
+    "budget one": (RNG.standard_cauchy(200), 1),
+    "budget just below n": (np.full(200, 3.0), 199.5),
+    "budget n": (np.full(200, 3.0), 200),
+    "budget above n": (np.full(200, 3.0), 1000),
+    "one huge score": (np.append(RNG.random(199), 1e30), 20),
+    "forbidden scores": (np.append(np.full(100, -INF), NORMALS[:100]), 5),
+}
+
+
+def project(values, budget):
+    """Projects in float32 and returns the result in float64."""
+    values = np.asarray(values, "float32")
+    return to_numpy(project_capped_box(ops.convert_to_tensor(values), budget))
+
+
+@functools.cache
+def projection(jit):
+    return compiled(lambda z, k: project_capped_box(z, k), jit)
+
+
+def resolution(budget, shift):
+    """Bounds the distance of the computed lambda from the exact one.
+
+    The search may stop when the sum is within 1e-6 K; and lambda is a float.
+    """
+    return 1.5e-6 * float(budget) + 2 * np.spacing(np.float32(shift))
+
+
+def require_projection(s, z, budget):
+    exact, shift = project_exactly(z, budget)
+    nearness = resolution(budget, shift)
+    assert math.fsum(s.ravel()) <= budget
+    assert s.min() >= 0
+    assert s.max() <= 1
+    np.testing.assert_allclose(s, exact, rtol=0, atol=nearness)
+    assert (s[z > shift + 1 + nearness] == 1).all()
+    assert (s[z < shift] == 0).all()
+    if shift > 0:
+        on_slope = ((exact > 0) & (exact < 1)).sum()
+        short = budget - math.fsum(s.ravel())
+        assert short <= 1.5e-6 * budget + max(on_slope, 1) * nearness
+
+
+@given(SCORES, BUDGETS)
+def test_projection_is_the_exact_one(z, budget):
+    s = project(z, budget)
+
+    require_projection(s, z, budget)
+
+
+@given(HUGE_SCORES, BUDGETS)
+def test_projection_of_huge_scores_is_the_exact_one(z, budget):
+    s = project(z, budget)
+
+    require_projection(s, z, budget)
+
+
+@given(arrays("float32", SIZE, elements=floats(0, 1)), BUDGETS)
+def test_projection_sees_the_sixteenths_of_scores_about_a_million(z, budget):
+    z = z + np.float32(1e6)
+
+    s = project(z, budget)
+
+    # float32 has steps of 1/16 there: no lambda in float32 comes nearer.
+    require_projection(s, z, budget)
+    assert resolution(0, 1e6) == 0.125
+
+
+@given(SCORES | HUGE_SCORES, BUDGETS)
+def test_projection_is_idempotent_bit_for_bit(z, budget):
+    once = project(z, budget)
+
+    assert (project(once, budget) == once).all()
+
+
+@given(SCORES, floats(1e-6, 1))
+def test_projection_of_a_feasible_point_is_the_clip(z, room):
+    clipped = np.clip(z, 0, 1)
+    budget = math.fsum(clipped) * (1 + 1e-6) + room
+
+    assert (project(z, budget) == clipped).all()
+
+
+@pytest.mark.parametrize(
+    ("z", "budget"),
+    [([0.25] * 4, 1), ([1.0, 1.0, 0.0, 0.0], 2), ([0.3, 0.7, 0.0, 0.0], 1)],
+)
+def test_projection_of_a_point_on_the_boundary_is_the_point(z, budget):
+    z = np.array(z, "float32")
+    assert math.fsum(z) == budget
+
+    assert (project(z, budget) == z).all()
+
+
+@given(SCORES | HUGE_SCORES, BUDGETS)
+def test_projection_keeps_the_order(z, budget):
+    s = project(z, budget)
+
+    assert (np.diff(s[np.argsort(z)]) >= 0).all()
+    assert all(np.unique(s[z == score]).size == 1 for score in z)
+
+
+@given(SCORES, BUDGETS, st.permutations(range(SIZE)))
+def test_projection_commutes_with_permutations(z, budget, order):
+    _, shift = project_exactly(z, budget)
+
+    one, other = project(z, budget)[order], project(z[order], budget)
+
+    nearness = resolution(budget, shift)
+    np.testing.assert_allclose(one, other, rtol=0, atol=nearness)
+
+
+@given(SCORES, SCORES, BUDGETS)
+def test_projection_brings_no_two_points_apart(z, other, budget):
+    distance = np.linalg.norm(project(z, budget) - project(other, budget))
+
+    rounding = 2 * math.sqrt(SIZE) * resolution(budget, 3)
+    assert distance <= np.linalg.norm(z - other) + rounding
+
+
+@given(SCORES, floats(0, SIZE - 1), floats(0.25, 1))
+def test_projection_takes_more_from_a_smaller_budget(z, budget, more):
+    assume(np.clip(z, 0, 1).sum() > budget + 2 * more)
+
+    small, large = project(z, budget), project(z, budget + more)
+
+    assert (small <= large).all()
+    assert large.sum() - small.sum() == pytest.approx(more, abs=1e-4)
+
+
+@given(SCORES, BUDGETS)
+def test_projection_of_a_list_is_the_one_of_all_scores(z, budget):
+    z = z.astype("float32")
+    parts = [z[:9], z[9:10].reshape(()), z[10:].reshape(2, 7)]
+
+    projected = project_capped_box(
+        [ops.convert_to_tensor(p) for p in parts], budget
+    )
+
+    assert [tuple(p.shape) for p in projected] == [(9,), (), (2, 7)]
+    s = np.concatenate([to_numpy(p).ravel() for p in projected])
+    require_projection(s, z, budget)
+
+
+@pytest.mark.parametrize("jit", MODES)
+@pytest.mark.parametrize("case", CASES)
+def test_projection_is_exact_in_every_mode(case, jit):
+    z, budget = CASES[case]
+    z = ops.convert_to_tensor(z.astype("float32"))
+    k = ops.convert_to_tensor(np.float32(budget))
+
+    s = to_numpy(projection(jit)(z, k))
+
+    z, k = to_numpy(z), float(k)
+    require_projection(s, z, k)
+    assert s.sum() >= min(np.clip(z, 0, 1).sum(), k) * (1 - 2e-6) - 1e-9
+    if case != "budget one":  # Cauchy scores have lambda in the hundreds
+        np.testing.assert_allclose(s, project_exactly(z, k)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("jit", MODES)
+@pytest.mark.parametrize("case", ["normal", "all 0.7", "feasible", "no budget"])
+def test_projection_of_a_list_is_exact_in_every_mode(case, jit):
+    z, budget = CASES[case]
+    parts = np.split(z.astype("float32"), [120])
+    run = compiled(lambda a, b, k: project_capped_box([a, b], k), jit)
+
+    projected = run(
+        *(ops.convert_to_tensor(p) for p in (*parts, np.float32(budget)))
+    )
+
+    s = np.concatenate([to_numpy(p) for p in projected])
+    require_projection(s, np.concatenate(parts), budget)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_projection_in_float64_is_exact_to_the_tolerance(case):
+    z, budget = CASES[case]
+
+    with float64_allowed():
+        s = project_capped_box(ops.convert_to_tensor(z), budget)
+
+    assert dtype_of(s) == "float64"
+    s = to_numpy(s)
+    assert math.fsum(s) <= budget
+    exact, shift = project_exactly(z, budget)
+    nearness = 1.5e-6 * budget + 2 * np.spacing(shift)
+    np.testing.assert_allclose(s, exact, rtol=0, atol=nearness)
+
+
+@pytest.mark.parametrize("jit", MODES)
+@pytest.mark.parametrize("kind", ["all 0.7", "uniform"])
+def test_projection_of_a_million_scores_is_exact(kind, jit):
+    size, budget = 1_000_000, 200_000.5
+    z = np.full(size, 0.7) if kind == "all 0.7" else RNG.random(size)
+    z = z.astype("float32")
+    # The mean of (U - a)+ is (1 - a)**2 / 2, and U has its sampling error.
+    shift = 0.7 - budget / size if kind == "all 0.7" else 0.3675
+
+    s = to_numpy(projection(jit)(ops.convert_to_tensor(z), ops.array(budget)))
+
+    assert budget * (1 - 2e-6) <= math.fsum(s) <= budget
+    on_slope = (s > 0) & (s < 1)
+    found = (z - s)[on_slope]
+    assert found.min() == pytest.approx(found.max(), abs=1e-6)
+    assert found[0] == pytest.approx(shift, abs=3e-3)
+    assert (s == np.clip(z - found.max(), 0, 1)).mean() > 0.5
+
+
+@pytest.mark.parametrize("case", ["normal", "all 0.7", "integer gap"])
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, ops.array])
+def test_projection_takes_a_budget_of_any_kind(kind, case):
+    z, budget = CASES[case]
+
+    s = project(z, kind(budget))
+
+    assert (s == project(z, budget)).all()
+
+
+@pytest.mark.parametrize("kind", [float, np.float64])
+def test_projection_rounds_a_budget_down(kind):
+    budget = kind(1 - 1e-9)  # rounds to 1 in float32
+
+    s = project([1.0, 0.0, -1.0, 0.0], budget)
+
+    assert math.fsum(s) <= budget
+    assert s[0] == pytest.approx(1, abs=2e-6)
+
+
+@pytest.mark.parametrize("budget", [4, 5.5, 1e30, 1e300, math.inf])
+def test_projection_onto_a_large_budget_is_the_clip(budget):
+    s = project([2.0, 0.3, -1.0, 1e30], budget)
+
+    assert s.tolist() == [1, np.float32(0.3), 0, 1]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_projection_in_half_precision_is_the_one_in_float32(dtype):
+    z = ops.cast(CASES["normal"][0], dtype)
+
+    s = project_capped_box(z, 10)
+
+    wide = project_capped_box(ops.cast(z, "float32"), 10)
+    assert dtype_of(s) == dtype
+    assert (to_numpy(s) == to_numpy(ops.cast(wide, dtype))).all()
+    assert to_numpy(s).sum() == pytest.approx(10, rel=0.01)
+
+
+def test_projection_keeps_the_dtype_of_every_tensor():
+    half = ops.cast([2.0, 0.6], "float16")
+    wide = ops.cast([0.5, 0.2, 1.1], "float32")
+
+    first, second = project_capped_box((half, wide), 2.5)
+
+    assert (dtype_of(first), dtype_of(second)) == ("float16", "float32")
+    np.testing.assert_allclose(to_numpy(first), [1, 0.4], atol=1e-3)
+    np.testing.assert_allclose(to_numpy(second), [0.3, 0, 0.9], atol=1e-3)
+
+
+def test_projection_takes_a_list_of_lists_as_tensors():
+    projected = project_capped_box([[2.0, 0.5], [0.75]], 1.25)
+
+    assert isinstance(projected, list)
+    assert [tuple(p.shape) for p in projected] == [(2,), (1,)]
+    np.testing.assert_allclose(to_numpy(projected[0]), [1, 0], atol=2e-6)
+    np.testing.assert_allclose(to_numpy(projected[1]), [0.25], atol=2e-6)
+
+
+@pytest.mark.parametrize("jit", MODES)
+def test_projection_of_nan_is_loud(jit):
+    z = ops.convert_to_tensor(np.array([math.nan, 3.0, 2.0, 0.1], "float32"))
+
+    s = to_numpy(projection(jit)(z, ops.array(1.0)))
+
+    assert np.isnan(s).all()
+
+
+@pytest.mark.parametrize("jit", MODES)
+@pytest.mark.parametrize("top", [3.2e38, 3.4e38, INF])
+def test_projection_of_the_largest_scores_fits(top, jit):
+    z = np.array([top, top, top, 0.5], "float32")
+
+    s = to_numpy(projection(jit)(ops.convert_to_tensor(z), ops.array(2.0)))
+
+    assert math.fsum(s) <= 2
+
+
+@pytest.mark.parametrize("top", [1e39, 1e300])
+def test_projection_of_the_largest_float64_scores_fits(top):
+    with float64_allowed():
+        z = ops.convert_to_tensor(np.array([top, top, top, 0.5]))
+        s = to_numpy(project_capped_box(z, 2.0))
+
+    assert math.fsum(s) <= 2
+
+
+@pytest.mark.parametrize("bad", [-1, -1e-9, math.nan, -math.inf])
+def test_projection_refuses_a_bad_budget(bad):
+    with pytest.raises(ValueError, match="`budget` of `project_capped_box`"):
+        project([0.5, 0.5], bad)
+
+
+@pytest.mark.parametrize("empty", [[], ()])
+def test_projection_refuses_an_empty_list(empty):
+    with pytest.raises(ValueError, match="`values` of `project_capped_box`"):
+        project_capped_box(empty, 1)
+
+
+def test_capped_box_projects():
+    z, budget = CASES["normal"]
+    z = ops.convert_to_tensor(z.astype("float32"))
+
+    s = CappedBox(budget)(z)
+
+    assert (to_numpy(s) == to_numpy(project_capped_box(z, budget))).all()
+    assert to_numpy(s).sum() == pytest.approx(budget, rel=2e-6)
+
+
+@pytest.mark.parametrize("budget", [1, 2.5])
+def test_capped_box_holds_a_kernel_through_training(budget):
+    layer = keras.layers.Dense(1, kernel_constraint=CappedBox(budget))
+    layer.build((None, 6))
+    layer.kernel.assign(np.full((6, 1), 0.1))
+    slope = -np.array([3.0, 0.9, 0.5, 0.4, -1.0, 0.2], "float32")[:, None]
+
+    keras.optimizers.SGD(1.0).apply(
+        [ops.convert_to_tensor(slope)], [layer.kernel]
+    )
+
+    kernel = to_numpy(layer.kernel)
+    require_projection(kernel, np.float32(0.1) - slope, budget)
+
+
+def test_capped_box_holds_the_scores_of_a_mask():
+    gate = ConcreteMask(scores_constraint=CappedBox(2))
+    gate.build((None, 4))
+
+    keras.optimizers.SGD(1.0).apply([ops.zeros((4,))], [gate.mask_scores])
+
+    scores = to_numpy(gate.mask_scores)
+    assert math.fsum(scores) <= 2
+    np.testing.assert_allclose(scores, 0.5, atol=1e-5)
+
+
+@pytest.mark.parametrize("budget", [0, 3, 2.5])
+def test_capped_box_survives_serialization(budget):
+    config = keras.constraints.serialize(CappedBox(budget))
+
+    restored = keras.constraints.deserialize(config)
+
+    assert isinstance(restored, CappedBox)
+    assert restored.budget == budget
+    assert restored.get_config() == {"budget": budget}
+
+
+@pytest.mark.parametrize("bad", [-1, math.nan, math.inf, "3", None, True])
+def test_capped_box_refuses_a_bad_budget(bad):
+    with pytest.raises(ValueError, match="`budget` of `CappedBox`"):
+        CappedBox(bad)
