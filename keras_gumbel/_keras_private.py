@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras.src.backend import get_keras_mask
 from keras.src.models.functional import Functional
 from keras.src.utils import jax_utils
 from keras.src.utils.module_utils import tensorflow as lazy_tensorflow
@@ -82,8 +83,11 @@ def input_name(tensor: Any) -> str:
 
 
 def is_propagated_mask(mask: Any, inputs: Any) -> bool:
-    """Whether Keras passed `mask` along with `inputs`, not the user."""
-    return mask is getattr(inputs, "_keras_mask", None)
+    """Whether Keras passed `mask` along with `inputs`, not the user.
+
+    Never so while a model is built: symbols do not carry their masks along.
+    """
+    return mask is get_keras_mask(inputs)
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any] | None:

@@ -43,9 +43,22 @@ def is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def is_integer(value: Any) -> bool:
+    """Whether `value` is a Python or NumPy integer, not a boolean."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def is_schedule(value: Any) -> bool:
     """Whether `value` is a function of the training step, as Keras has it."""
     return isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
+
+
+def is_broadcastable(shape: Shape, to: Shape) -> bool:
+    """Whether a tensor of one shape broadcasts to the other, as it stands."""
+    return len(shape) <= len(to) and all(
+        length in (1, None) or target in (length, None)
+        for length, target in zip(shape[::-1], to[::-1], strict=False)
+    )
 
 
 def require_positive(owner: str, name: str, value: Any) -> None:
@@ -93,7 +106,7 @@ def require_choice(
 def require_axis(owner: str, axis: Any, shape: Shape) -> int:
     """Returns `axis` as a non-negative integer, or raises."""
     rank = len(shape)
-    if not isinstance(axis, int) or not -rank <= axis < rank:
+    if not is_integer(axis) or not -rank <= axis < rank:
         raise invalid_argument(
             owner,
             "axis",

@@ -6,6 +6,8 @@ from keras_gumbel import _keras_private
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_broadcastable
+from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import require_axis
 from keras_gumbel.layers._stochastic import StochasticLayer
 from keras_gumbel.ops.sampling import gumbel_softmax
@@ -27,7 +29,7 @@ class CategoricalLayer(StochasticLayer):
         seed: int | None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(axis, int):
+        if not is_integer(axis):
             raise invalid_argument(
                 type(self).__name__, "axis", "an integer", axis
             )
@@ -72,8 +74,16 @@ class CategoricalLayer(StochasticLayer):
 
     def _class_mask(self, inputs: Tensor, mask: Tensor | None) -> Tensor | None:
         """Tells a mask of classes from the time steps Keras passes along."""
-        propagated = _keras_private.is_propagated_mask(mask, inputs)
-        if mask is None or (propagated and len(mask.shape) < len(inputs.shape)):
+        if mask is None:
+            return None
+        rank = len(mask.shape)
+        if rank < len(inputs.shape) and (
+            _keras_private.is_propagated_mask(mask, inputs)
+            or (
+                tuple(mask.shape) == tuple(inputs.shape[:rank])
+                and not is_broadcastable(mask.shape, inputs.shape)
+            )
+        ):
             return None
         return mask
 

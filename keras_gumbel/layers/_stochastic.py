@@ -8,7 +8,7 @@ from keras import ops
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
-from keras_gumbel._validation import is_number
+from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import is_schedule
 from keras_gumbel._validation import require_choice
 from keras_gumbel._validation import require_temperature
@@ -44,9 +44,7 @@ class StochasticLayer(keras.layers.Layer):
         owner = type(self).__name__
         require_temperature(owner, temperature)
         require_choice(owner, "inference", inference, self.INFERENCE)
-        if seed is not None and (
-            not is_number(seed) or seed != int(seed) or not 0 <= seed < 2**31
-        ):
+        if seed is not None and (not is_integer(seed) or not 0 <= seed < 2**31):
             raise invalid_argument(
                 owner, "seed", "`None` or an integer in [0, 2**31)", seed
             )

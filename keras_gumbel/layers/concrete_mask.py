@@ -10,6 +10,7 @@ from keras_gumbel._scores import mark_scores
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import require_axis
 from keras_gumbel.layers._stochastic import StochasticLayer
 from keras_gumbel.ops.sampling import relaxed_bernoulli
@@ -100,12 +101,8 @@ class ConcreteMask(StochasticLayer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if not (
-            axis is None
-            or isinstance(axis, int)
-            or isinstance(axis, Sequence)
-            and all(isinstance(a, int) for a in axis)
-        ):
+        named = axis if isinstance(axis, Sequence) else [axis]
+        if axis is not None and not all(map(is_integer, named)):
             raise invalid_argument(
                 "ConcreteMask",
                 "axis",
@@ -192,7 +189,7 @@ class ConcreteMask(StochasticLayer):
         """Returns the axes that have scores, in increasing order."""
         if self.axis is None:
             return list(range(rank))
-        named = [self.axis] if isinstance(self.axis, int) else self.axis
+        named = self.axis if isinstance(self.axis, Sequence) else [self.axis]
         shape = (None,) * rank
         return sorted({require_axis("ConcreteMask", a, shape) for a in named})
 

@@ -45,7 +45,8 @@ class GumbelSoftmax(CategoricalLayer):
     Call arguments:
         inputs: Logits x, a float tensor; -inf forbids a class.
         mask: Boolean tensor that broadcasts to `inputs`, true where a class
-            may be chosen. A forbidden class gets exactly 0.
+            may be chosen. A forbidden class gets exactly 0. The mask of time
+            steps that Keras passes along does not forbid classes.
         training: Boolean, whether to draw noise.
 
     Input shape:

@@ -43,7 +43,8 @@ class StraightThroughArgmax(CategoricalLayer):
     Call arguments:
         inputs: Logits x, a float tensor; -inf forbids a class.
         mask: Boolean tensor that broadcasts to `inputs`, true where a class
-            may be chosen. A forbidden class gets exactly 0.
+            may be chosen. A forbidden class gets exactly 0. The mask of time
+            steps that Keras passes along does not forbid classes.
         training: Boolean, whether to draw noise.
 
     Input shape:

@@ -11,6 +11,7 @@ from keras_gumbel import random
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_broadcastable
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import require_axis
 from keras_gumbel._validation import require_positive
@@ -224,7 +225,7 @@ def relaxed_bernoulli(
         noise = random.logistic(ops.shape(probs), probs.dtype, seed)
     perturbed = _safe_logit(probs) + ops.cast(noise, probs.dtype)
     temperature = ops.cast(temperature, probs.dtype)
-    soft = ops.cast(ops.sigmoid(perturbed / temperature), dtype)
+    soft = ops.cast(_sigmoid(perturbed / temperature), dtype)
     if not hard:
         return soft
     return straight_through(perturbed > 0, soft)  # Eq. (16)
@@ -235,6 +236,15 @@ def _safe_logit(probs: Tensor) -> Tensor:
     inside = ops.clip(probs, _EDGE, 1 - _EDGE)
     inside = straight_through(inside, probs)
     return ops.log(inside) - ops.log1p(-inside)
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    """The logistic function, with a gradient that does not vanish near 1.
+
+    The textbook gradient m (1 - m) is 0 as soon as m rounds to 1.
+    """
+    small = ops.sigmoid(ops.where(x > 0, -x, x))
+    return ops.where(x > 0, 1.0 - small, small)
 
 
 def _softmax(values: Tensor, temperature: Tensor, axis: int) -> Tensor:
@@ -265,24 +275,16 @@ def _prepare(
     require_axis(owner, axis, logits.shape)
     if mask is not None:
         mask = ops.convert_to_tensor(mask, dtype="bool")
-        _require_broadcast(owner, mask, logits)
+        if not is_broadcastable(mask.shape, logits.shape):
+            raise invalid_argument(
+                owner,
+                "mask",
+                f"broadcastable to the logits, of shape {tuple(logits.shape)}",
+                tuple(mask.shape),
+                "A mask says which classes may be chosen.",
+            )
         logits = ops.where(mask, logits, -float("inf"))
     return logits, dtype
-
-
-def _require_broadcast(owner: str, mask: Tensor, logits: Tensor) -> None:
-    fits = len(mask.shape) <= len(logits.shape) and all(
-        m in (1, None) or x in (m, None)
-        for m, x in zip(mask.shape[::-1], logits.shape[::-1], strict=False)
-    )
-    if not fits:
-        raise invalid_argument(
-            owner,
-            "mask",
-            f"broadcastable to the logits, of shape {tuple(logits.shape)}",
-            tuple(mask.shape),
-            "A mask says which classes may be chosen.",
-        )
 
 
 def _gumbel_like(logits: Tensor, noise: Tensor | None, seed: Seed) -> Tensor:
