@@ -104,6 +104,9 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
                 "score_optimizer", score_optimizer
             )
             _require_partner(inner_optimizer, score_optimizer)
+            score_optimizer.loss_scale_factor = (
+                inner_optimizer.loss_scale_factor
+            )
         super().__init__(learning_rate=0.0, name=name)
         self.density = density
         self.budget = budget
@@ -160,7 +163,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         for optimizer in self.optimizers:
             _keras_private.exclude_from_weight_decay(optimizer, scores)
         with _keras_private.outside_graph():
-            self._project()
+            self._project(scores)
 
     def apply(
         self,
@@ -184,21 +187,21 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             if own:
                 part.apply([gradients[id(v)] for v in own], own)
         self._iterations.assign_add(1)
-        self._project()
+        self._project_all()
 
     def current_budget(self) -> float:
         """Returns K as it stands after the steps taken so far."""
-        return self._budget_after(self._iterations)
+        return float(ops.convert_to_numpy(self._budget(self._iterations)))
 
     def final_budget(self) -> float:
         """Returns K as it stands at the end of its schedule."""
-        return self._budget_after(_LAST_STEP)
+        return float(ops.convert_to_numpy(self._budget(_LAST_STEP)))
 
     def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
         for part, own in self._share(var_list):
             if own:
                 part.finalize_variable_values(own)
-        self._project()
+        self._project_all()
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         if not self.built:
@@ -291,7 +294,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
                 self.budget,
             )
 
-    def _project(self) -> None:
+    def _project_all(self) -> None:
         """Brings the scores, and their moving averages, under the budget."""
         scores = marked_scores(self._trainable_variables)
         averages = [
@@ -299,24 +302,25 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             for optimizer in self.optimizers
             for average in _keras_private.moving_averages(optimizer, scores)
         ]
-        budget = self._budget(scores, self._iterations)
-        for group in (scores, averages):
-            if group:
-                values = [ops.stop_gradient(v) for v in group]
-                projected = project_capped_box(values, budget)
-                for variable, value in zip(group, projected, strict=True):
-                    variable.assign(value)
+        self._project(scores)
+        if averages:
+            self._project(averages)
 
-    def _budget_after(self, step: Any) -> float:
-        scores = marked_scores(self._trainable_variables)
-        return float(ops.convert_to_numpy(self._budget(scores, step)))
+    def _project(self, variables: list[keras.Variable]) -> None:
+        values = [ops.stop_gradient(v) for v in variables]
+        budget = self._budget(self._iterations)
+        projected = project_capped_box(values, budget)
+        for variable, value in zip(variables, projected, strict=True):
+            variable.assign(value)
 
-    def _budget(self, scores: list[keras.Variable], step: Any) -> Tensor:
+    def _budget(self, step: Any) -> Tensor:
         """K, a number or a scalar tensor, after a number of steps."""
         limit = self.budget if self.density is None else self.density
         if is_schedule(limit):
             limit = ops.cast(limit(step), "float32")
-        return limit if self.density is None else limit * _count(scores)
+        if self.density is None:
+            return limit
+        return limit * _count(marked_scores(self._trainable_variables))
 
 
 def _require_optimizer(name: str, value: Any) -> keras.optimizers.Optimizer:
@@ -351,6 +355,14 @@ def _require_partner(
             "an optimizer without weight decay, which scores never have",
             score,
             "Set its `weight_decay` to `None`.",
+        )
+    if score.loss_scale_factor not in (None, inner.loss_scale_factor):
+        raise invalid_argument(
+            "ProjectedOptimizer",
+            "score_optimizer",
+            "an optimizer with the `loss_scale_factor` of the inner one, "
+            f"{inner.loss_scale_factor}, or none",
+            score.loss_scale_factor,
         )
     steps = inner.gradient_accumulation_steps
     if score.gradient_accumulation_steps != steps:
