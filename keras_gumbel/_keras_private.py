@@ -83,11 +83,13 @@ def input_name(tensor: Any) -> str:
 
 
 def is_propagated_mask(mask: Any, inputs: Any) -> bool:
-    """Whether Keras passed `mask` along with `inputs`, not the user.
+    """Whether `mask` is the one that `inputs` carry, by its shape.
 
-    Never so while a model is built: symbols do not carry their masks along.
+    It is not always the same object: a Functional model computes it apart.
+    While a model is built, symbols do not carry their masks along.
     """
-    return mask is get_keras_mask(inputs)
+    carried = get_keras_mask(inputs)
+    return carried is not None and tuple(carried.shape) == tuple(mask.shape)
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any] | None:

@@ -1,4 +1,5 @@
 import os
+import re
 
 # Before anything imports TensorFlow: oneDNN's bfloat16 kernels stop the
 # process on CPUs whose AMX it misjudges, and its logs drown the tests'.
@@ -37,4 +38,6 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_make_parametrize_id(config, val, argname):
-    return f"{argname}={getattr(val, '__name__', val)}"
+    text = str(getattr(val, "__name__", val))
+    # Addresses differ between the workers, which compare ids.
+    return f"{argname}={re.sub(' object at 0x[0-9a-f]+', '', text)}"
