@@ -108,12 +108,15 @@ def exclude_from_weight_decay(
 ) -> None:
     """Excludes variables, keeping the exclusions the user has set.
 
-    The public `exclude_from_weight_decay` replaces them.
+    The public `exclude_from_weight_decay` replaces them. An optimizer of
+    nothing else loses its weight decay: torch cannot decay no variable.
     """
     excluded = set(getattr(optimizer, "_exclude_from_weight_decay", ()))
     excluded.update(optimizer._var_key(v) for v in variables)
     optimizer._exclude_from_weight_decay = excluded
     optimizer._exclude_from_weight_decay_cache = {}
+    if excluded.issuperset(optimizer._trainable_variables_indices):
+        optimizer.weight_decay = None
 
 
 def moving_averages(

@@ -24,9 +24,6 @@ _TOLERANCE = 7e-7
 # More steps than any search in float32 (float64) was seen to need.
 _MOST_STEPS = {"float32": 100, "float64": 200}
 
-# Stands for +inf as the end of a bracket.
-_HUGE = 3e38
-
 # Scalars of the search: x, x1, f1, x2, f2 of `_search`.
 _State: TypeAlias = tuple[Any, Any, Any, Any, Any]
 
@@ -85,8 +82,11 @@ def project_capped_box(values: Any, budget: Tensor) -> Any:
         )
     dtypes = [keras.backend.standardize_dtype(z.dtype) for z in tensors]
     working = "float64" if "float64" in dtypes else "float32"
-    wide = [ops.cast(z, working) for z in tensors]
-    shift = _find_shift(wide, _round_down(budget, working))
+    # +inf becomes a number: a shift that is one too can bring it to 0.
+    largest = ops.cast(np.finfo(working).max, working)
+    wide = [ops.minimum(ops.cast(z, working), largest) for z in tensors]
+    size = sum(math.prod(z.shape) for z in wide)
+    shift = _find_shift(wide, _round_down(budget, size, working), size)
     projected = [
         ops.cast(ops.clip(z - shift, 0.0, 1.0), dtype)
         for z, dtype in zip(wide, dtypes, strict=True)
@@ -94,14 +94,11 @@ def project_capped_box(values: Any, budget: Tensor) -> Any:
     return projected if several else projected[0]
 
 
-def _find_shift(tensors: list[Tensor], budget: Tensor) -> Tensor:
+def _find_shift(tensors: list[Tensor], budget: Tensor, size: int) -> Tensor:
     """Returns the smallest lambda >= 0 whose sum fits the budget."""
     dtype = keras.backend.standardize_dtype(budget.dtype)
-    size = sum(math.prod(z.shape) for z in tensors)
-    budget = ops.minimum(budget, size)
     at_zero = _excess(tensors, 0.0, budget, size, margin=0.0)
-    top = ops.stack([ops.max(z) for z in tensors])
-    top = ops.minimum(ops.max(top), _HUGE)
+    top = ops.max(ops.stack([ops.max(z) for z in tensors]))
 
     def excess(shift: Any) -> Tensor:
         return _excess(tensors, shift, budget, size, margin=_MARGIN)
@@ -238,11 +235,14 @@ def _excess(
     return ops.cast(units, budget.dtype) / scale + rest
 
 
-def _round_down(budget: Tensor, dtype: str) -> Tensor:
-    """Converts a budget without rounding it up."""
-    if is_number(budget):
-        rounded = np.dtype(dtype).type(budget)
-        if rounded > budget:
-            rounded = np.nextafter(rounded, np.dtype(dtype).type(0))
-        budget = rounded
-    return ops.cast(ops.convert_to_tensor(budget), dtype)
+def _round_down(budget: Tensor, size: int, dtype: str) -> Tensor:
+    """Converts a budget, at most `size`, without rounding it up."""
+    scalar = np.dtype(dtype).type
+    if not is_number(budget):
+        budget = ops.cast(budget, dtype)
+        return ops.minimum(budget, ops.cast(scalar(size), dtype))
+    exact = min(float(budget), float(size))
+    rounded = scalar(exact)
+    if float(rounded) > exact:
+        rounded = np.nextafter(rounded, scalar(0))
+    return ops.cast(rounded, dtype)

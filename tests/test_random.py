@@ -1,0 +1,260 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy import stats
+
+import keras_gumbel
+from tests import reference
+from tests.gradients import dtype_of
+from tests.gradients import float64_allowed
+from tests.gradients import to_numpy
+from tests.statistics import require_distribution
+from tests.statistics import require_frequencies
+from tests.statistics import require_mean
+
+SAMPLERS = [keras_gumbel.random.gumbel, keras_gumbel.random.logistic]
+DTYPES = ["float16", "bfloat16", "float32", "float64"]
+DRAWS = 1_000_000
+
+# Half-way between two bfloat16 numbers each, where rounding moves no draw.
+TAIL = np.array([-8.0, 5 - 2**-6, 8 - 2**-6, 99.0])
+
+# What the three backends can draw at the ends, and a 1.0 that none should;
+# then the cells next to the ends, and the middle.
+EDGES = [0.0, 2**-24, 2**-23, 0.5, 1 - 2**-23, 1 - 2**-24, 1.0]
+CELLS = np.arange(1, 1000) * 2.0**-23
+UNIFORMS = np.concatenate([EDGES, CELLS, 1 - CELLS, np.linspace(0.01, 0.99)])
+UNIFORMS = UNIFORMS.astype("float32").astype("float64")
+
+
+@pytest.fixture
+def forced_uniforms(monkeypatch):
+    def uniform(shape, dtype, seed):
+        return ops.convert_to_tensor(np.reshape(UNIFORMS, shape), dtype=dtype)
+
+    monkeypatch.setattr(keras.random, "uniform", uniform)
+
+
+def midpoints(uniforms):
+    cells = np.floor(np.minimum(uniforms, 1 - 2**-23) * 2**23)
+    return (cells + 0.5) / 2**23
+
+
+def gumbel_quantile(u):
+    return -np.log(-np.log(u))
+
+
+def is_refused(check, *args):
+    try:
+        check(*args)
+    except AssertionError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_has_the_dtype_and_shape_asked_for(sampler, dtype):
+    with float64_allowed():
+        noise = sampler((2, 3, 4), dtype=dtype, seed=0)
+
+    assert dtype_of(noise) == dtype
+    assert tuple(noise.shape) == (2, 3, 4)
+    assert np.unique(to_numpy(noise)).size > 12
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_of_no_shape_is_a_scalar(sampler):
+    noise = sampler((), seed=0)
+
+    assert tuple(noise.shape) == ()
+    assert np.isfinite(to_numpy(noise))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_has_the_default_float_dtype(sampler, monkeypatch):
+    monkeypatch.setattr(keras.config, "floatx", lambda: "float16")
+
+    noise = sampler((50,), seed=0)
+
+    assert dtype_of(noise) == "float16"
+    assert (to_numpy(noise) == to_numpy(sampler((50,), "float16", 0))).all()
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64", "no_dtype"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_refuses_other_dtypes(sampler, dtype):
+    with pytest.raises(ValueError, match=dtype):
+        sampler((3,), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_half_precision_noise_is_float32_noise_rounded(sampler, dtype):
+    wide = sampler((50,), dtype="float32", seed=7)
+
+    narrow = sampler((50,), dtype=dtype, seed=7)
+
+    assert (to_numpy(narrow) == to_numpy(ops.cast(wide, dtype))).all()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "quantile"),
+    [
+        (keras_gumbel.random.gumbel, gumbel_quantile),
+        (keras_gumbel.random.logistic, reference.logit),
+    ],
+)
+def test_noise_is_the_quantile_of_the_midpoint(
+    sampler, quantile, forced_uniforms
+):
+    noise = to_numpy(sampler(UNIFORMS.shape, dtype="float32"))
+
+    # float32 rounds log(u) to 6e-8 near u = 1/2, where the quantile is small.
+    expected = quantile(midpoints(UNIFORMS))
+    np.testing.assert_allclose(noise, expected, rtol=5e-7, atol=2e-7)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error"), [("float16", 1e-3), ("bfloat16", 4e-3)]
+)
+@pytest.mark.parametrize(
+    ("sampler", "low", "high"),
+    [
+        (keras_gumbel.random.gumbel, -2.81154, 16.63553),
+        (keras_gumbel.random.logistic, -16.63553, 16.63553),
+    ],
+)
+def test_noise_has_the_same_range_in_half_precision(
+    sampler, low, high, dtype, error, forced_uniforms
+):
+    noise = to_numpy(sampler(UNIFORMS.shape, dtype=dtype))
+
+    assert np.isfinite(noise).all()
+    assert noise[0] == noise[1] == noise.min() == pytest.approx(low, error)
+    assert noise[6] == noise[5] == noise.max() == pytest.approx(high, error)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize(
+    ("sampler", "cdf"),
+    [
+        (keras_gumbel.random.gumbel, reference.gumbel_cdf),
+        (keras_gumbel.random.logistic, reference.logistic_cdf),
+    ],
+)
+def test_noise_has_its_distribution(sampler, cdf, dtype):
+    noise = to_numpy(sampler((DRAWS,), dtype=dtype, seed=1))
+
+    require_distribution(noise, cdf)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "mean", "variance"),
+    [
+        (keras_gumbel.random.gumbel, np.euler_gamma, np.pi**2 / 6),
+        (keras_gumbel.random.logistic, 0.0, np.pi**2 / 3),
+    ],
+)
+def test_noise_has_its_mean_and_variance(sampler, mean, variance):
+    noise = to_numpy(sampler((DRAWS,), seed=2))
+
+    require_mean(noise, mean)
+    require_mean((noise - mean) ** 2, variance)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_gumbel_keeps_the_rate_of_rare_events(dtype):
+    noise = to_numpy(keras_gumbel.random.gumbel((DRAWS,), dtype, seed=3))
+
+    counts, _ = np.histogram(noise, TAIL)
+    require_frequencies(counts, np.diff(reference.gumbel_cdf(TAIL)))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_is_independent_across_entries(sampler):
+    noise = to_numpy(sampler((DRAWS,), seed=4))
+
+    above = noise.reshape(-1, 2) > np.median(noise)
+    counts = np.histogram(above @ [1, 2], np.arange(5))[0]
+    require_frequencies(counts, np.full(4, 0.25))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_checks_catch_uniforms_of_half_precision(dtype):
+    u = keras.random.uniform((DRAWS,), dtype=dtype, seed=5)
+    u = np.maximum(to_numpy(u), 1e-7)
+    noise = gumbel_quantile(u)
+
+    counts, _ = np.histogram(noise, TAIL)
+
+    probabilities = np.diff(reference.gumbel_cdf(TAIL))
+    assert is_refused(require_frequencies, counts, probabilities)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda u: -gumbel_quantile(u),
+        lambda u: gumbel_quantile(np.floor(u * 128 + 1) / 129),
+        lambda u: 1.01 * gumbel_quantile(u),
+        lambda u: gumbel_quantile(u) + 0.01,
+        lambda u: stats.norm.ppf(u, np.euler_gamma, np.pi / np.sqrt(6)),
+    ],
+    ids=["sign", "coarse", "scale", "mode", "normal"],
+)
+def test_checks_catch_wrong_gumbel_noise(wrong):
+    noise = wrong(midpoints(np.random.default_rng(0).random(DRAWS)))
+
+    caught = is_refused(require_distribution, noise, reference.gumbel_cdf)
+
+    assert caught
+
+
+def test_checks_catch_a_wrong_mean():
+    noise = gumbel_quantile(np.random.default_rng(0).random(DRAWS))
+
+    require_mean(noise, np.euler_gamma)
+
+    assert is_refused(require_mean, noise, np.euler_gamma + 0.01)
+
+
+@pytest.mark.parametrize("counts", [[5400, 4600], [5000, 4999, 1]])
+def test_checks_catch_wrong_frequencies(counts):
+    probabilities = [0.5, 0.5, 0.0][: len(counts)]
+
+    require_frequencies([5050, 4950, 0][: len(counts)], probabilities)
+
+    assert is_refused(require_frequencies, counts, probabilities)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_repeats_with_its_seed(sampler):
+    first, again, other = (sampler((50,), seed=s) for s in (1, 1, 2))
+
+    assert (to_numpy(first) == to_numpy(again)).all()
+    assert (to_numpy(first) != to_numpy(other)).any()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_goes_on_with_a_seed_generator(sampler):
+    one, two = (keras.random.SeedGenerator(3) for _ in range(2))
+
+    first, second = (to_numpy(sampler((50,), seed=one)) for _ in range(2))
+
+    assert (first != second).any()
+    assert (first == to_numpy(sampler((50,), seed=two))).all()
+    assert (second == to_numpy(sampler((50,), seed=two))).all()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_without_a_seed_follows_the_global_one(sampler):
+    keras.utils.set_random_seed(11)
+    first, second = (to_numpy(sampler((50,))) for _ in range(2))
+
+    keras.utils.set_random_seed(11)
+    again = to_numpy(sampler((50,)))
+
+    assert (first != second).any()
+    assert (first == again).all()
