@@ -457,6 +457,30 @@ def test_build_projects_what_is_not_feasible_only():
     np.testing.assert_array_equal(flat([variable]), [5.0, -5.0])
 
 
+def traced(function):
+    """Makes a graph of a function where a backend may build in one."""
+    if keras.config.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function)
+
+
+@pytest.mark.parametrize("use_ema", [False, True])
+def test_first_step_starts_from_feasible_scores(use_ema):
+    scores = marked(np.ones(4))
+    optimizer = ProjectedOptimizer(SGD(1.0, use_ema=use_ema), budget=2)
+
+    @traced
+    def step():
+        optimizer.apply([ops.full((4,), 0.2)], [scores])
+
+    step()
+
+    # From (1, 1, 1, 1) it would lead to (0.5, 0.5, 0.5, 0.5).
+    np.testing.assert_allclose(flat([scores]), np.full(4, 0.3), rtol=1e-5)
+
+
 @pytest.mark.parametrize("case", ["inner", "score"])
 def test_accumulation_moves_scores_on_update_steps_only(case):
     def inner():
