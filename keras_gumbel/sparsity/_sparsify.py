@@ -12,6 +12,7 @@ import keras
 from keras_gumbel import _keras_private
 from keras_gumbel._seeds import spawn_seeds
 from keras_gumbel._validation import invalid_argument
+from keras_gumbel.layers.concrete_mask import ConcreteMask
 from keras_gumbel.layers.sparsified import Sparsified
 from keras_gumbel.sparsity._rewrite import copy_layer
 from keras_gumbel.sparsity._rewrite import copy_weights
@@ -119,7 +120,7 @@ def unmasked_layers(model: keras.Model) -> dict[str, str]:
     """Lists the layers whose weight matrices have no mask, and why."""
     reasons = {}
     for layer in graph_layers(model):
-        if isinstance(layer, Sparsified):
+        if isinstance(layer, (Sparsified, ConcreteMask)):
             continue
         if _keras_private.kernel_attributes(layer):
             reasons[layer.name] = "left out"
