@@ -224,7 +224,7 @@ def relaxed_bernoulli(
     if noise is None:
         noise = random.logistic(ops.shape(probs), probs.dtype, seed)
     perturbed = _safe_logit(probs) + ops.cast(noise, probs.dtype)
-    temperature = ops.cast(temperature, probs.dtype)
+    temperature = ops.convert_to_tensor(temperature, probs.dtype)
     soft = ops.cast(_sigmoid(perturbed / temperature), dtype)
     if not hard:
         return soft
@@ -253,7 +253,7 @@ def _softmax(values: Tensor, temperature: Tensor, axis: int) -> Tensor:
     The maximum is subtracted before the division, since only the differences
     are sure to survive it. A row of -inf alone gives zeros.
     """
-    temperature = ops.cast(temperature, values.dtype)
+    temperature = ops.convert_to_tensor(temperature, values.dtype)
     allowed = ops.not_equal(values, -float("inf"))
     # Every `where` comes twice: the gradient of the branch that is not taken
     # must be finite too.
