@@ -12,6 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gumbel._seeds import separated
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
@@ -50,6 +51,7 @@ def gumbel(
     (2, 3)
     """
     dtype = _float_dtype("gumbel", dtype)
+    seed = separated("keras_gumbel.random.gumbel", seed)
     u = _midpoint_uniform(shape, seed)
     return ops.cast(-ops.log(-ops.log(u)), dtype)
 
@@ -87,6 +89,7 @@ def logistic(
     (2, 3)
     """
     dtype = _float_dtype("logistic", dtype)
+    seed = separated("keras_gumbel.random.logistic", seed)
     u = _midpoint_uniform(shape, seed)
     return ops.cast(ops.log(u) - ops.log1p(-u), dtype)
 

@@ -5,10 +5,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gumbel._seeds import generator_state
+from keras_gumbel._seeds import require_seed
+from keras_gumbel._seeds import restore_generator
+from keras_gumbel._seeds import seed_generator
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
-from keras_gumbel._validation import invalid_argument
-from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import is_schedule
 from keras_gumbel._validation import require_choice
 from keras_gumbel._validation import require_temperature
@@ -44,15 +46,12 @@ class StochasticLayer(keras.layers.Layer):
         owner = type(self).__name__
         require_temperature(owner, temperature)
         require_choice(owner, "inference", inference, self.INFERENCE)
-        if seed is not None and (not is_integer(seed) or not 0 <= seed < 2**31):
-            raise invalid_argument(
-                owner, "seed", "`None` or an integer in [0, 2**31)", seed
-            )
+        seed = require_seed(owner, seed)
         super().__init__(**kwargs)
         self.temperature = temperature
         self.inference = inference
-        self.seed = None if seed is None else int(seed)
-        self.seed_generator = keras.random.SeedGenerator(self.seed)
+        self.seed = seed
+        self.seed_generator = seed_generator(seed)
 
     def build(self, input_shape: Shape) -> None:
         self.step = self.add_weight(
@@ -84,14 +83,13 @@ class StochasticLayer(keras.layers.Layer):
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
-        state = self.seed_generator.state
-        store[_NOISE_KEY] = ops.convert_to_numpy(state).astype("int64")
+        store[_NOISE_KEY] = generator_state(self.seed_generator)
 
     def load_own_variables(self, store: Any) -> None:
         own = {key: store[key] for key in store.keys() if key != _NOISE_KEY}
         super().load_own_variables(own)
         if _NOISE_KEY in store.keys():
-            self.seed_generator.state.assign(store[_NOISE_KEY])
+            restore_generator(self.seed_generator, store[_NOISE_KEY])
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -58,7 +58,7 @@ class ConcreteMask(StochasticLayer):
         inference: String, the mask in inference: `"mean"` for s, `"mode"` for
             1 where s > 0.5 and 0 elsewhere, `"sample"` for a sample as in
             training. Defaults to `"mean"`.
-        seed: Integer in [0, 2**31) or `None`. Defaults to `None`.
+        seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:

@@ -39,7 +39,7 @@ class GumbelSoftmax(CategoricalLayer):
             vector of the largest logit, `"softmax"` for `softmax(x)`, the
             probabilities of the classes, `"sample"` for a sample as in
             training. Defaults to `"argmax"`.
-        seed: Integer in [0, 2**31) or `None`. Defaults to `None`.
+        seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:

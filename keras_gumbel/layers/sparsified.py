@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_gumbel import _keras_private
+from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import spawn_seeds
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
@@ -47,7 +48,7 @@ class Sparsified(keras.layers.Wrapper):
         scores_initializer: Initializer of the scores. Defaults to `"ones"`.
         inference: String, the mask in inference: `"mean"`, `"mode"` or
             `"sample"`, as in `ConcreteMask`. Defaults to `"mean"`.
-        seed: Integer in [0, 2**31) or `None`. Defaults to `None`.
+        seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Base layer keyword arguments. The `name` defaults to that of
             the layer behind `sparsified_`, the `dtype` to the layer's.
 
@@ -106,6 +107,7 @@ class Sparsified(keras.layers.Wrapper):
                 layer,
                 "See the documentation of `Sparsified` for the list.",
             )
+        seed = require_seed("Sparsified", seed)
         masks = [
             ConcreteMask(
                 axis=None,

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import keras
 
 from keras_gumbel import _keras_private
+from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import spawn_seeds
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel.layers.concrete_mask import ConcreteMask
@@ -57,7 +58,7 @@ def sparsify(
         inference: String, the masks in inference: `"mean"`, `"mode"` or
             `"sample"`, as in `keras_gumbel.layers.ConcreteMask`. Defaults to
             `"mean"`.
-        seed: Integer in [0, 2**31) or `None`. Every mask gets a stream of its
+        seed: Integer in [0, 2**32) or `None`. Every mask gets a stream of its
             own from it. Defaults to `None`.
 
     Returns:
@@ -90,6 +91,7 @@ def sparsify(
             "`keras_gumbel.layers.Sparsified`) that is not masked yet and "
             f"passes the filters. Received: filters={filters!r}."
         )
+    seed = require_seed("sparsify", seed)
     seeds = dict(
         zip(map(id, layers), spawn_seeds(seed, len(layers)), strict=True)
     )

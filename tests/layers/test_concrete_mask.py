@@ -384,7 +384,7 @@ def test_concrete_mask_rejects_inference(inference):
         ConcreteMask(inference=inference)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**31, 0.5, True])
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5, True])
 def test_concrete_mask_rejects_seed(seed):
     with pytest.raises(ValueError, match=r"`seed`.*integer in"):
         ConcreteMask(seed=seed)

@@ -546,7 +546,7 @@ def test_sparsified_rejects_inference():
         Sparsified(dense(), inference="argmax")
 
 
-@pytest.mark.parametrize("seed", [-1, 2**31, 0.5, True, "0"])
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5, True, "0"])
 def test_sparsified_rejects_seed(seed):
     with pytest.raises(ValueError, match=r"`seed`.*integer in"):
         Sparsified(dense(), seed=seed)

@@ -189,7 +189,7 @@ def test_straight_through_argmax_rejects_inference():
         StraightThroughArgmax(inference="mean")
 
 
-@pytest.mark.parametrize("seed", [-1, 2**31, 0.5, True])
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5, True])
 def test_straight_through_argmax_rejects_seed(seed):
     with pytest.raises(ValueError, match=r"`seed`.*integer in"):
         StraightThroughArgmax(seed=seed)
