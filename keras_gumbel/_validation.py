@@ -67,6 +67,18 @@ def require_positive(owner: str, name: str, value: Any) -> None:
         raise invalid_argument(owner, name, "a positive finite number", value)
 
 
+def require_positive_if_number(owner: str, name: str, value: Any) -> None:
+    """Raises if `value` is a number, not a tensor, and not positive."""
+    if is_number(value):
+        require_positive(owner, name, value)
+
+
+def require_positive_integer(owner: str, name: str, value: Any) -> None:
+    """Raises unless `value` is a positive integer."""
+    if not is_integer(value) or value < 1:
+        raise invalid_argument(owner, name, "a positive integer", value)
+
+
 def require_temperature(owner: str, value: Any) -> None:
     """Raises unless `value` is a positive number or a schedule."""
     if is_schedule(value):

@@ -4,24 +4,17 @@ Everything is computed in float32 (float64 for float64 inputs) and only the
 result is cast back to the dtype of the inputs.
 """
 
-import keras
 from keras import ops
 
 from keras_gumbel import random
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
-from keras_gumbel._validation import invalid_argument
-from keras_gumbel._validation import is_broadcastable
-from keras_gumbel._validation import is_number
 from keras_gumbel._validation import require_axis
-from keras_gumbel._validation import require_positive
+from keras_gumbel._validation import require_positive_if_number
+from keras_gumbel.ops._numerics import masked_logits
+from keras_gumbel.ops._numerics import tempered_softmax
+from keras_gumbel.ops._numerics import widen
 from keras_gumbel.ops.estimators import straight_through
-
-# exp(-104) is 0 in float32: below that a class has no share in a softmax.
-_NEGLIGIBLE = 200.0
-
-# Stands for "below all others" where -inf would make inf - inf.
-_HUGE = 3e38
 
 # Keep-probabilities enter the logit no closer than this to 0 and 1. It is the
 # power of two next to 1e-6, so that 1 - p is exact in float32.
@@ -67,7 +60,7 @@ def gumbel_max(
     >>> keras.ops.convert_to_numpy(keras_gumbel.ops.gumbel_max(logits)).tolist()
     [1, 0]
     """
-    logits, _ = _prepare("gumbel_max", logits, axis, mask)
+    logits, _ = masked_logits("gumbel_max", logits, axis, mask)
     perturbed = logits + _gumbel_like(logits, noise, seed)
     return ops.argmax(perturbed, axis=axis)
 
@@ -123,11 +116,10 @@ def gumbel_softmax(
         - [Jang et al., 2016](https://arxiv.org/abs/1611.01144)
         - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
     """
-    if is_number(temperature):
-        require_positive("gumbel_softmax", "temperature", temperature)
-    logits, dtype = _prepare("gumbel_softmax", logits, axis, mask)
+    require_positive_if_number("gumbel_softmax", "temperature", temperature)
+    logits, dtype = masked_logits("gumbel_softmax", logits, axis, mask)
     perturbed = logits + _gumbel_like(logits, noise, seed)
-    soft = _softmax(perturbed, temperature, axis)
+    soft = tempered_softmax(perturbed, temperature, axis)
     soft = ops.cast(soft, dtype)
     if not hard:
         return soft
@@ -218,9 +210,8 @@ def relaxed_bernoulli(
     References:
         - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
     """
-    if is_number(temperature):
-        require_positive("relaxed_bernoulli", "temperature", temperature)
-    probs, dtype = _widen(probs)
+    require_positive_if_number("relaxed_bernoulli", "temperature", temperature)
+    probs, dtype = widen(probs)
     if noise is None:
         noise = random.logistic(ops.shape(probs), probs.dtype, seed)
     perturbed = _safe_logit(probs) + ops.cast(noise, probs.dtype)
@@ -247,56 +238,7 @@ def _sigmoid(x: Tensor) -> Tensor:
     return ops.where(x > 0, 1.0 - small, small)
 
 
-def _softmax(values: Tensor, temperature: Tensor, axis: int) -> Tensor:
-    """`softmax(values / temperature)`, finite in value and both gradients.
-
-    The maximum is subtracted before the division, since only the differences
-    are sure to survive it. A row of -inf alone gives zeros.
-    """
-    temperature = ops.convert_to_tensor(temperature, values.dtype)
-    allowed = ops.not_equal(values, -float("inf"))
-    # Every `where` comes twice: the gradient of the branch that is not taken
-    # must be finite too.
-    safe = ops.where(allowed, values, 0.0)
-    top = ops.max(ops.where(allowed, values, -_HUGE), axis=axis, keepdims=True)
-    floor = -_NEGLIGIBLE * ops.stop_gradient(temperature)
-    distance = ops.maximum(safe - ops.stop_gradient(top), floor)
-    distance = ops.where(allowed, distance, floor)
-    share = ops.where(allowed, ops.exp(distance / temperature), 0.0)
-    total = ops.sum(share, axis=axis, keepdims=True)
-    return share / ops.where(total > 0, total, 1.0)
-
-
-def _prepare(
-    owner: str, logits: Tensor, axis: int, mask: Tensor | None
-) -> tuple[Tensor, str]:
-    """Checks, widens and masks the logits; also returns their dtype."""
-    logits, dtype = _widen(logits)
-    require_axis(owner, axis, logits.shape)
-    if mask is not None:
-        mask = ops.convert_to_tensor(mask, dtype="bool")
-        if not is_broadcastable(mask.shape, logits.shape):
-            raise invalid_argument(
-                owner,
-                "mask",
-                f"broadcastable to the logits, of shape {tuple(logits.shape)}",
-                tuple(mask.shape),
-                "A mask says which classes may be chosen.",
-            )
-        logits = ops.where(mask, logits, -float("inf"))
-    return logits, dtype
-
-
 def _gumbel_like(logits: Tensor, noise: Tensor | None, seed: Seed) -> Tensor:
     if noise is None:
         return random.gumbel(ops.shape(logits), logits.dtype, seed)
     return ops.cast(noise, logits.dtype)
-
-
-def _widen(x: Tensor) -> tuple[Tensor, str]:
-    """Returns `x` in float32 or wider, and the dtype to hand back."""
-    x = ops.convert_to_tensor(x)
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    if "float" not in dtype:
-        dtype = keras.config.floatx()
-    return ops.cast(x, "float64" if dtype == "float64" else "float32"), dtype

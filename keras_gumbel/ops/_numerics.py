@@ -1,0 +1,91 @@
+"""What the functions of this package compute with: wide, safe tensors."""
+
+import keras
+from keras import ops
+
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_broadcastable
+from keras_gumbel._validation import require_axis
+
+# Further below the largest entry than this, in temperatures, exp gives 0.
+_NEGLIGIBLE = {"float32": 200.0, "float64": 1000.0}
+
+# Stands for "below all others" where -inf would make inf - inf.
+_HUGE = 3e38
+
+
+def widen(x: Tensor) -> tuple[Tensor, str]:
+    """Returns `x` in float32 or wider, and the dtype to hand back."""
+    x = ops.convert_to_tensor(x)
+    dtype = dtype_of(x)
+    if "float" not in dtype:
+        dtype = keras.config.floatx()
+    return ops.cast(x, "float64" if dtype == "float64" else "float32"), dtype
+
+
+def dtype_of(x: Tensor) -> str:
+    """Returns the name of a tensor's dtype."""
+    return str(keras.backend.standardize_dtype(x.dtype))
+
+
+def masked_logits(
+    owner: str, logits: Tensor, axis: int, mask: Tensor | None
+) -> tuple[Tensor, str]:
+    """Checks, widens and masks logits; also returns the dtype they had.
+
+    Forbidden classes have logits of -inf.
+    """
+    logits, dtype = widen(logits)
+    require_axis(owner, axis, logits.shape)
+    if mask is not None:
+        mask = ops.convert_to_tensor(mask, dtype="bool")
+        if not is_broadcastable(mask.shape, logits.shape):
+            raise invalid_argument(
+                owner,
+                "mask",
+                f"broadcastable to the logits, of shape {tuple(logits.shape)}",
+                tuple(mask.shape),
+                "A mask says which classes may be chosen.",
+            )
+        logits = ops.where(mask, logits, -float("inf"))
+    return logits, dtype
+
+
+def is_allowed(logits: Tensor) -> Tensor:
+    """Returns where a class may be chosen, from masked logits."""
+    return ops.not_equal(logits, -float("inf"))
+
+
+def tempered_softmax(
+    values: Tensor, temperature: Tensor, axis: int = -1
+) -> Tensor:
+    """`softmax(values / temperature)`, finite in value and both gradients.
+
+    A row of -inf alone gives zeros without a gradient; a row with NaN or +inf
+    gives NaN.
+
+    Args:
+        values: Float32 or float64 tensor.
+        temperature: Positive number or tensor that broadcasts to `values`.
+        axis: Integer. Defaults to `-1`.
+
+    Returns:
+        A tensor of the shape and dtype of `values`.
+    """
+    temperature = ops.convert_to_tensor(temperature, values.dtype)
+    top = ops.stop_gradient(ops.max(values, axis=axis, keepdims=True))
+    # Only differences survive a division by a small temperature. The floor
+    # keeps -inf, which has no slope in the temperature, out of it.
+    distance = values - ops.maximum(top, -_HUGE)
+    floor = -_NEGLIGIBLE[dtype_of(values)] * ops.stop_gradient(temperature)
+    distance = ops.maximum(distance, floor)
+    row = ops.where(is_allowed(top), float("nan"), 0.0)
+    row = ops.cast(ops.where(ops.isfinite(top), 1.0, row), values.dtype)
+    return ops.softmax(distance / temperature, axis=axis) * row
+
+
+def slope_carrier(logits: Tensor) -> Tensor:
+    """Returns zeros that have the gradient of the logits."""
+    finite = ops.where(is_allowed(logits), logits, 0.0)
+    return finite - ops.stop_gradient(finite)
