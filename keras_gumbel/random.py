@@ -1,9 +1,9 @@
 """Gumbel and logistic noise, drawn in float32 whatever the dtype policy.
 
 Both start from uniforms at the midpoints of a grid of 2**23 cells, the same
-on all backends: `u` is never 0 or 1, so no draw is infinite, and events of
-probability 1e-6 keep their rate. Half-precision uniforms have as few as 128
-values, so only the result is cast.
+on all backends: no draw is infinite, and events of probability 1e-6 keep
+their rate. `precision="high"` splits every cell once more into 2**23.
+Half-precision uniforms have as few as 128 values, so only the result is cast.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,19 @@ from keras_gumbel._seeds import separated
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import require_choice
+
+PRECISION = ("standard", "high")
 
 _CELLS = 2.0**23
 _LARGEST = 1.0 - 2.0**-24  # the last midpoint, and the last float32 below 1
 
 
 def gumbel(
-    shape: Sequence[Any], dtype: str | None = None, seed: Seed = None
+    shape: Sequence[Any],
+    dtype: str | None = None,
+    seed: Seed = None,
+    precision: str = "standard",
 ) -> Tensor:
     """Draws standard Gumbel noise, Gumbel(0, 1).
 
@@ -30,34 +36,47 @@ def gumbel(
     F(z) = exp(-exp(-z))        z = -log(-log(u)), u ~ U(0, 1)      # Eq. (3)
     ```
 
-    The values lie in [-2.82, 16.64] on every backend.
+    The values lie in [-2.82, 16.64] on every backend, and events of
+    probability 1e-6 occur at 0.999 of their rate. With `precision="high"`
+    the values reach 32.6 and events of probability 1e-12 keep their rate, for
+    twice the random bits.
 
     Args:
         shape: Sequence of integers, the shape of the result.
         dtype: String, a float dtype, or `None` for `keras.config.floatx()`.
             Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
+        seed: Integer in [0, 2**32), `keras.random.SeedGenerator` or `None`,
+            as in `keras.random`. Defaults to `None`.
+        precision: String, `"standard"` or `"high"`. Defaults to
+            `"standard"`.
 
     Returns:
         A tensor of the given shape and dtype.
 
     Raises:
-        ValueError: If `dtype` is not a float dtype.
+        ValueError: If `dtype` is not a float dtype, `seed` is out of range or
+            `precision` is unknown.
 
     Example:
 
     >>> tuple(keras_gumbel.random.gumbel((2, 3), seed=0).shape)
     (2, 3)
     """
-    dtype = _float_dtype("gumbel", dtype)
-    seed = separated("keras_gumbel.random.gumbel", seed)
-    u = _midpoint_uniform(shape, seed)
-    return ops.cast(-ops.log(-ops.log(u)), dtype)
+    dtype, seed = _checked("gumbel", dtype, seed, precision)
+    if precision == "high":
+        cell, part = _split_uniform(shape, seed)
+        w = (cell + part) / _CELLS  # 1 - u: the upper tail is at w = 0
+        z = -ops.log(-ops.log1p(-ops.minimum(w, _LARGEST)))
+    else:
+        z = -ops.log(-ops.log(_midpoint(_uniform(shape, seed))))
+    return ops.cast(z, dtype)
 
 
 def logistic(
-    shape: Sequence[Any], dtype: str | None = None, seed: Seed = None
+    shape: Sequence[Any],
+    dtype: str | None = None,
+    seed: Seed = None,
+    precision: str = "standard",
 ) -> Tensor:
     """Draws standard logistic noise, Logistic(0, 1).
 
@@ -68,44 +87,70 @@ def logistic(
     F(e) = 1 / (1 + exp(-e))    e = log(u) - log(1 - u), u ~ U(0, 1)
     ```
 
-    The values lie in [-16.64, 16.64] on every backend.
+    The values lie in [-16.64, 16.64] on every backend, and exceed a threshold
+    at its probability up to 6e-8, half a cell. With `precision="high"` they
+    lie in [-32.6, 32.6] and events of probability 1e-12 keep their rate, for
+    twice the random bits.
 
     Args:
         shape: Sequence of integers, the shape of the result.
         dtype: String, a float dtype, or `None` for `keras.config.floatx()`.
             Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
+        seed: Integer in [0, 2**32), `keras.random.SeedGenerator` or `None`,
+            as in `keras.random`. Defaults to `None`.
+        precision: String, `"standard"` or `"high"`. Defaults to
+            `"standard"`.
 
     Returns:
         A tensor of the given shape and dtype.
 
     Raises:
-        ValueError: If `dtype` is not a float dtype.
+        ValueError: If `dtype` is not a float dtype, `seed` is out of range or
+            `precision` is unknown.
 
     Example:
 
     >>> tuple(keras_gumbel.random.logistic((2, 3), seed=0).shape)
     (2, 3)
     """
-    dtype = _float_dtype("logistic", dtype)
-    seed = separated("keras_gumbel.random.logistic", seed)
-    u = _midpoint_uniform(shape, seed)
-    return ops.cast(ops.log(u) - ops.log1p(-u), dtype)
+    dtype, seed = _checked("logistic", dtype, seed, precision)
+    if precision == "high":
+        # The last bit of the cell says which tail, the others how far out.
+        cell, part = _split_uniform(shape, seed)
+        half = ops.floor(0.5 * cell)
+        u = (half + part) / _CELLS
+        e = ops.log(u) - ops.log1p(-u)
+        e = ops.where(cell > 2.0 * half, -e, e)
+    else:
+        u = _midpoint(_uniform(shape, seed))
+        e = ops.log(u) - ops.log1p(-u)
+    return ops.cast(e, dtype)
 
 
-def _midpoint_uniform(shape: Sequence[Any], seed: Seed) -> Tensor:
-    u = keras.random.uniform(shape, dtype="float32", seed=seed)
+def _uniform(shape: Sequence[Any], seed: Seed) -> Tensor:
+    return keras.random.uniform(shape, dtype="float32", seed=seed)
+
+
+def _midpoint(u: Tensor) -> Tensor:
+    """Moves uniforms to the middle of their cells, never 0 or 1."""
     # The floor takes torch's grid of 2**24 cells to the one of JAX and
     # TensorFlow; the minimum guards against a draw that was rounded up to 1.
-    u = ops.floor(u * _CELLS) / _CELLS + 0.5 / _CELLS
+    u = (ops.floor(u * _CELLS) + 0.5) / _CELLS
     return ops.minimum(u, _LARGEST)
 
 
-def _float_dtype(owner: str, dtype: str | None) -> str:
+def _split_uniform(shape: Sequence[Any], seed: Seed) -> tuple[Tensor, Tensor]:
+    """Draws the index of a cell, and where in the cell."""
+    u = _uniform((2, *shape), seed)
+    return ops.floor(u[0] * _CELLS), _midpoint(u[1])
+
+
+def _checked(
+    name: str, dtype: str | None, seed: Seed, precision: str
+) -> tuple[str, Seed]:
+    owner = f"keras_gumbel.random.{name}"
+    require_choice(owner, "precision", precision, PRECISION)
     dtype = keras.backend.standardize_dtype(dtype or keras.config.floatx())
     if "float" not in dtype:
-        raise invalid_argument(
-            f"keras_gumbel.random.{owner}", "dtype", "a float dtype", dtype
-        )
-    return dtype
+        raise invalid_argument(owner, "dtype", "a float dtype", dtype)
+    return dtype, separated(owner, seed)

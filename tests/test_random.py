@@ -1,3 +1,5 @@
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tests.statistics import require_frequencies
 from tests.statistics import require_mean
 
 SAMPLERS = [keras_gumbel.random.gumbel, keras_gumbel.random.logistic]
+CDFS = [reference.gumbel_cdf, reference.logistic_cdf]
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 DRAWS = 1_000_000
 
@@ -30,8 +33,14 @@ UNIFORMS = UNIFORMS.astype("float32").astype("float64")
 
 @pytest.fixture
 def forced_uniforms(monkeypatch):
+    force(monkeypatch, UNIFORMS)
+
+
+def force(monkeypatch, uniforms):
+    """Has Keras draw these uniforms."""
+
     def uniform(shape, dtype, seed):
-        return ops.convert_to_tensor(np.reshape(UNIFORMS, shape), dtype=dtype)
+        return ops.convert_to_tensor(np.reshape(uniforms, shape), dtype=dtype)
 
     monkeypatch.setattr(keras.random, "uniform", uniform)
 
@@ -170,6 +179,109 @@ def test_gumbel_keeps_the_rate_of_rare_events(dtype):
 
     counts, _ = np.histogram(noise, TAIL)
     require_frequencies(counts, np.diff(reference.gumbel_cdf(TAIL)))
+
+
+def all_uniforms():
+    """Every uniform that JAX and TensorFlow attain; torch has them halved."""
+    return np.arange(2**23) * 2.0**-23
+
+
+def rate_of_rare_class(noise, p):
+    """P(z_1 + log(p) > z_0) for independent z_0, z_1 of these values."""
+    noise = np.sort(noise)
+    beaten = np.searchsorted(noise, noise[-2_000_000:] + np.log(p))
+    return beaten.sum() / noise.size**2
+
+
+# Both exact: no sampling. `jax.random.gumbel` and the textbook formula draw
+# an event of probability 1e-6 at 0.942 of its rate, TFP at 0.942, torch's
+# RelaxedOneHotCategorical at 0.967.
+@pytest.mark.parametrize("p", [1e-4, 1e-5, 1e-6])
+def test_gumbel_draws_a_rare_class_at_its_rate(p, monkeypatch):
+    force(monkeypatch, all_uniforms())
+
+    noise = to_numpy(keras_gumbel.random.gumbel((2**23,)))
+
+    assert rate_of_rare_class(noise, p) == pytest.approx(p, rel=0.01)
+
+
+def test_rate_of_rare_class_catches_the_textbook_formula():
+    noise = gumbel_quantile(np.maximum(all_uniforms(), 1e-20))
+
+    assert rate_of_rare_class(noise, 1e-6) == pytest.approx(0.942e-6, 1e-3)
+
+
+@pytest.mark.parametrize("p", [1e-6, 1e-5])
+def test_logistic_exceeds_a_threshold_at_its_rate(p, monkeypatch):
+    force(monkeypatch, all_uniforms())
+
+    noise = to_numpy(keras_gumbel.random.logistic((2**23,)))
+
+    threshold = -reference.logit(p)
+    for side in (noise, -noise):
+        assert (side > threshold).mean() == pytest.approx(p, rel=0.06)
+    # A threshold falls between two draws that are one cell apart.
+    assert abs((noise > threshold).sum() - p * 2**23) <= 0.5 + 1e-6
+
+
+@pytest.fixture(scope="module")
+def tails():
+    """Returns the noise of the cells that hold every event below 1e-7."""
+    draws = {}
+    for sampler, cell in itertools.product(SAMPLERS, [0, 1]):
+        uniforms = np.broadcast_to(all_uniforms(), (2, 2**23)).copy()
+        uniforms[0] = cell * 2.0**-23
+        with pytest.MonkeyPatch.context() as patch:
+            force(patch, uniforms)
+            noise = sampler((2**23,), seed=0, precision="high")
+        draws[sampler, cell] = to_numpy(noise)
+    return draws
+
+
+@pytest.mark.parametrize("p", [1e-8, 1e-9, 1e-10, 1e-11, 1e-12])
+@pytest.mark.parametrize(
+    ("sampler", "sign"),
+    [
+        (keras_gumbel.random.gumbel, 1),
+        (keras_gumbel.random.logistic, 1),
+        (keras_gumbel.random.logistic, -1),
+    ],
+)
+def test_high_precision_keeps_the_rate_of_the_rarest_events(
+    sampler, sign, p, tails
+):
+    # 1 - F(-log(p)) is p in both families, up to p**2.
+    count = sum(
+        (sign * tails[sampler, cell] > -np.log(p)).sum() for cell in (0, 1)
+    )
+
+    assert count * 2.0**-46 == pytest.approx(p, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "cdf"), list(zip(SAMPLERS, CDFS, strict=True))
+)
+def test_high_precision_noise_has_its_distribution(sampler, cdf):
+    noise = to_numpy(sampler((DRAWS,), seed=1, precision="high"))
+
+    require_distribution(noise, cdf)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_high_precision_noise_is_finite_at_the_edges(sampler, monkeypatch):
+    cells, parts = np.meshgrid(EDGES[:-1], EDGES)
+    force(monkeypatch, np.stack([cells.ravel(), parts.ravel()]))
+
+    noise = to_numpy(sampler((cells.size,), precision="high"))
+
+    assert np.isfinite(noise).all()
+    assert noise.max() == pytest.approx(47 * np.log(2), 1e-6)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_noise_refuses_precision(sampler):
+    with pytest.raises(ValueError, match=r"`precision`.*one of 'standard'"):
+        sampler((3,), precision="higher")
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
