@@ -65,19 +65,28 @@ def separated(owner: str, seed: Any) -> Any:
     """Checks a seed and returns it as one that shares no stream.
 
     On torch, Keras seeds its generator with the sum of seed and counter, so
-    that call i + 1 of seed s gives the numbers of call i of seed s + 1. There
-    the two are hashed instead of added.
+    that call i + 1 of seed s gives the numbers of call i of seed s + 1. On
+    TensorFlow it takes both modulo 2**31 - 2.
     """
-    if not isinstance(seed, keras.random.SeedGenerator):
-        return require_seed(owner, seed)
-    return _Hashed(seed) if keras.backend.backend() == "torch" else seed
+    own = isinstance(seed, keras.random.SeedGenerator)
+    if not own:
+        seed = require_seed(owner, seed)
+    if keras.backend.backend() == "torch" and own:
+        return _HashedSeeds(seed)
+    if keras.backend.backend() == "tensorflow" and seed is not None:
+        return _SignedSeeds(seed)
+    return seed
 
 
-class _Hashed(keras.random.SeedGenerator):
-    """Hands out the hashes of another generator's seeds."""
+class _DerivedSeeds(keras.random.SeedGenerator):
+    """Hands out another form of an integer's or a generator's seeds."""
 
-    def __init__(self, source: keras.random.SeedGenerator) -> None:
+    def __init__(self, source: Any) -> None:
         self.source = source
+
+
+class _HashedSeeds(_DerivedSeeds):
+    """One word from seed and counter."""
 
     def next(self, ordered: bool = True) -> Tensor:
         drawn = ops.convert_to_numpy(self.source.next(ordered))
@@ -86,6 +95,18 @@ class _Hashed(keras.random.SeedGenerator):
         counter = _mixed((counter + _GOLDEN) & _WORD)
         word = _mixed(_mixed(seed) ^ counter)
         return ops.convert_to_tensor([word, 0], dtype="int64")
+
+
+class _SignedSeeds(_DerivedSeeds):
+    """The same bits as int32, which Keras leaves as they are."""
+
+    def next(self, ordered: bool = True) -> Tensor:
+        if isinstance(self.source, int):
+            words = ops.convert_to_tensor([self.source, 0], dtype="int64")
+        else:
+            words = self.source.next(ordered)
+        words = ops.where(words > _WORD // 2, words - (_WORD + 1), words)
+        return ops.cast(words, "int32")
 
 
 def _mixed(word: int) -> int:

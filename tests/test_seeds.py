@@ -7,6 +7,7 @@ from keras_gumbel._seeds import generator_state
 from keras_gumbel._seeds import restore_generator
 from keras_gumbel._seeds import seed_generator
 from keras_gumbel._seeds import spawn_seeds
+from tests.gradients import compiled
 from tests.gradients import to_numpy
 
 CALLS = 8
@@ -126,3 +127,14 @@ def test_restored_generator_goes_on_where_the_other_was(seed):
         to_numpy(random.gumbel((4,), seed=generator)),
         to_numpy(random.gumbel((4,), seed=restored)),
     )
+
+
+@pytest.mark.backends("jax", "tensorflow")
+@pytest.mark.parametrize("seed", [1, LARGEST])
+def test_integer_seed_works_in_a_compiled_function(seed):
+    draw = compiled(lambda x: x + random.gumbel((4,), seed=seed))
+
+    noise = to_numpy(draw(np.zeros(4, "float32")))
+
+    expected = to_numpy(random.gumbel((4,), seed=seed))
+    np.testing.assert_allclose(noise, expected, rtol=1e-6)
