@@ -79,14 +79,16 @@ def require_positive_integer(owner: str, name: str, value: Any) -> None:
         raise invalid_argument(owner, name, "a positive integer", value)
 
 
-def require_temperature(owner: str, value: Any) -> None:
+def require_temperature(
+    owner: str, value: Any, name: str = "temperature"
+) -> None:
     """Raises unless `value` is a positive number or a schedule."""
     if is_schedule(value):
         return
     if not is_number(value) or not 0 < value < float("inf"):
         raise invalid_argument(
             owner,
-            "temperature",
+            name,
             "a positive finite number or a `LearningRateSchedule`",
             value,
             "For one-hot samples use `hard=True` or `StraightThroughArgmax` "

@@ -60,6 +60,17 @@ def straight_through_argmax(seed=0):
     return StraightThroughArgmax(2.0, seed=seed)
 
 
+def gumbel_rao_argmax(seed=0):
+    return StraightThroughArgmax(
+        2.0,
+        estimator="gumbel_rao",
+        learn_temperature=True,
+        precision="high",
+        logits_regularizer=keras.regularizers.L2(0.1),
+        seed=seed,
+    )
+
+
 def concrete_mask(seed=0):
     return ConcreteMask(scores_initializer=HALF, seed=seed)
 
@@ -91,6 +102,7 @@ LAYERS = {
     gumbel_softmax: (FLOATS, (0, 1, 1)),
     hard_gumbel_softmax: (FLOATS, (0, 1, 1)),
     straight_through_argmax: (FLOATS, (0, 1, 1)),
+    gumbel_rao_argmax: (FLOATS, (1, 1, 1)),
     concrete_mask: (FLOATS, (1, 1, 1)),
     hard_concrete_mask: (FLOATS, (1, 1, 1)),
     sparsified_dense: (FLOATS, (3, 1, 1)),
@@ -98,29 +110,45 @@ LAYERS = {
 }
 
 
+L2 = keras.regularizers.L2(0.5)
+
 # A value other than the default for every argument.
 ARGUMENTS = {
     GumbelSoftmax: {
-        "temperature": LinearAnnealing(1.0, 0.5, steps=4),
+        "temperature": 0.7,
         "hard": True,
         "axis": 1,
         "inference": "softmax",
+        "learn_temperature": True,
+        "precision": "high",
+        "logits_regularizer": L2,
+        "backward_temperature": LinearAnnealing(2.0, 1.0, steps=4),
         "seed": 7,
     },
     StraightThroughArgmax: {
-        "temperature": LinearAnnealing(1.0, 0.5, steps=4),
+        "temperature": 0.7,
+        "estimator": "gumbel_rao",
+        "num_samples": 3,
+        "gap": 0.5,
+        "output_mode": "index",
         "axis": 1,
         "inference": "sample",
+        "learn_temperature": True,
+        "precision": "high",
+        "logits_regularizer": L2,
         "seed": 7,
     },
     ConcreteMask: {
         "axis": [0, 2],
-        "temperature": LinearAnnealing(1.0, 0.5, steps=4),
+        "temperature": 0.7,
         "hard": True,
+        "estimator": "identity",
         "fixed": True,
         "scores_initializer": HALF,
         "scores_constraint": CappedBox(2.0),
         "inference": "mode",
+        "learn_temperature": True,
+        "precision": "high",
         "seed": 7,
     },
     Sparsified: {

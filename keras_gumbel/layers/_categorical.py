@@ -2,7 +2,11 @@
 
 from typing import Any
 
+import keras
+from keras import ops
+
 from keras_gumbel import _keras_private
+from keras_gumbel import random
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
@@ -10,13 +14,14 @@ from keras_gumbel._validation import is_broadcastable
 from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import require_axis
 from keras_gumbel.layers._stochastic import StochasticLayer
+from keras_gumbel.ops._numerics import masked_logits
 from keras_gumbel.ops.sampling import gumbel_softmax
 
 
 class CategoricalLayer(StochasticLayer):
     """Axis, mask and inference of a choice among K classes.
 
-    Subclasses implement `sample(logits, mask)`.
+    Subclasses implement `sample(logits, temperature, mask, noise)`.
     """
 
     INFERENCE = ("argmax", "softmax", "sample")
@@ -27,6 +32,7 @@ class CategoricalLayer(StochasticLayer):
         axis: int,
         inference: str,
         seed: int | None,
+        logits_regularizer: Any = None,
         **kwargs: Any,
     ) -> None:
         if not is_integer(axis):
@@ -35,6 +41,7 @@ class CategoricalLayer(StochasticLayer):
             )
         super().__init__(temperature, inference, seed, **kwargs)
         self.axis = axis
+        self.logits_regularizer = keras.regularizers.get(logits_regularizer)
         self.supports_masking = True
 
     def build(self, input_shape: Shape) -> None:
@@ -54,22 +61,47 @@ class CategoricalLayer(StochasticLayer):
         inputs: Tensor,
         mask: Tensor | None = None,
         training: bool | None = False,
+        temperature: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
         mask = self._class_mask(inputs, mask)
+        if self.logits_regularizer is not None:
+            logits, _ = masked_logits(self.name, inputs, self.axis, mask)
+            self.add_loss(self.logits_regularizer(logits))
         if not self.draws(training):
-            # Eq. (15) or (16) of the logits themselves.
-            return gumbel_softmax(
-                inputs,
-                hard=self.inference == "argmax",
-                axis=self.axis,
-                mask=mask,
-                noise=0.0,
+            return self.infer(inputs, mask)
+        if temperature is None:
+            temperature = self.current_temperature()
+        if noise is None:
+            # Of float32 and not of the inputs: every dtype, one stream.
+            noise = random.gumbel(
+                ops.shape(inputs),
+                "float32",
+                self.seed_generator,
+                self.precision,
             )
-        outputs = self.sample(inputs, mask)
+        outputs = self.sample(inputs, temperature, mask, noise)
         self.advance(training)
         return outputs
 
-    def sample(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+    def infer(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns what the layer computes without noise."""
+        # Eq. (15) or (16) of the logits themselves.
+        return gumbel_softmax(
+            logits,
+            hard=self.inference == "argmax",
+            axis=self.axis,
+            mask=mask,
+            noise=0.0,
+        )
+
+    def sample(
+        self,
+        logits: Tensor,
+        temperature: Tensor,
+        mask: Tensor | None,
+        noise: Tensor,
+    ) -> Tensor:
         raise NotImplementedError
 
     def _class_mask(self, inputs: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -91,4 +123,10 @@ class CategoricalLayer(StochasticLayer):
         return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "axis": self.axis}
+        return {
+            **super().get_config(),
+            "axis": self.axis,
+            "logits_regularizer": keras.regularizers.serialize(
+                self.logits_regularizer
+            ),
+        }

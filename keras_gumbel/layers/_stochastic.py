@@ -1,5 +1,6 @@
 """The base of the layers that draw noise."""
 
+import math
 from typing import Any
 
 import keras
@@ -11,9 +12,11 @@ from keras_gumbel._seeds import restore_generator
 from keras_gumbel._seeds import seed_generator
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_schedule
 from keras_gumbel._validation import require_choice
 from keras_gumbel._validation import require_temperature
+from keras_gumbel.random import PRECISION
 
 _NOISE_KEY = "noise_state"
 
@@ -31,6 +34,11 @@ class StochasticLayer(keras.layers.Layer):
         inference: String, what the layer computes with `training=False`. One
             of `INFERENCE`, the choices of the subclass.
         seed: Integer or `None`.
+        learn_temperature: Boolean, whether the temperature is a trainable
+            variable, positive by construction, that starts at `temperature`.
+            Defaults to `False`.
+        precision: String, as in `keras_gumbel.random`. Defaults to
+            `"standard"`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
     """
 
@@ -41,15 +49,27 @@ class StochasticLayer(keras.layers.Layer):
         temperature: Any,
         inference: str,
         seed: int | None,
+        learn_temperature: bool = False,
+        precision: str = "standard",
         **kwargs: Any,
     ) -> None:
         owner = type(self).__name__
         require_temperature(owner, temperature)
+        if learn_temperature and is_schedule(temperature):
+            raise invalid_argument(
+                owner,
+                "temperature",
+                "a number with `learn_temperature=True`, where it starts",
+                temperature,
+            )
         require_choice(owner, "inference", inference, self.INFERENCE)
+        require_choice(owner, "precision", precision, PRECISION)
         seed = require_seed(owner, seed)
         super().__init__(**kwargs)
         self.temperature = temperature
         self.inference = inference
+        self.learn_temperature = learn_temperature
+        self.precision = precision
         self.seed = seed
         self.seed_generator = seed_generator(seed)
 
@@ -61,6 +81,16 @@ class StochasticLayer(keras.layers.Layer):
             initializer="zeros",
             trainable=False,
         )
+        if self.learn_temperature:
+            self.log_temperature = self.add_weight(
+                name="log_temperature",
+                shape=(),
+                dtype="float32",
+                initializer=keras.initializers.Constant(
+                    math.log(self.temperature)
+                ),
+                autocast=False,
+            )
 
     def current_temperature(self) -> Tensor:
         """Returns the temperature at the layer's own step.
@@ -68,6 +98,8 @@ class StochasticLayer(keras.layers.Layer):
         Returns:
             A scalar float32 tensor.
         """
+        if self.learn_temperature:
+            return ops.exp(ops.convert_to_tensor(self.log_temperature))
         if is_schedule(self.temperature):
             return ops.cast(self.temperature(self.step), "float32")
         return ops.full((), self.temperature, dtype="float32")
@@ -96,6 +128,8 @@ class StochasticLayer(keras.layers.Layer):
             **super().get_config(),
             "temperature": serialize_temperature(self.temperature),
             "inference": self.inference,
+            "learn_temperature": self.learn_temperature,
+            "precision": self.precision,
             "seed": self.seed,
         }
 
@@ -112,6 +146,10 @@ def serialize_temperature(temperature: Any) -> Any:
 
 
 def deserialize_temperature(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns a config with its temperature made an object again."""
-    temperature = keras.saving.deserialize_keras_object(config["temperature"])
-    return {**config, "temperature": temperature}
+    """Returns a config with its temperatures made objects again."""
+    temperatures = {
+        name: keras.saving.deserialize_keras_object(config[name])
+        for name in ("temperature", "backward_temperature")
+        if name in config
+    }
+    return {**config, **temperatures}

@@ -6,14 +6,18 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gumbel import random
 from keras_gumbel._scores import mark_scores
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import require_axis
+from keras_gumbel._validation import require_choice
 from keras_gumbel.layers._stochastic import StochasticLayer
-from keras_gumbel.ops.sampling import relaxed_bernoulli
+from keras_gumbel.ops.bernoulli import BERNOULLI_ESTIMATORS
+from keras_gumbel.ops.bernoulli import relaxed_bernoulli
+from keras_gumbel.ops.bernoulli import sample_bernoulli
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
@@ -48,7 +52,12 @@ class ConcreteMask(StochasticLayer):
             such as `keras_gumbel.schedules.LinearAnnealing`. Defaults to
             `2 / 3`.
         hard: Boolean, whether the mask in training is 0 or 1, with the
-            gradient of the relaxed one (Eq. 16). Defaults to `False`.
+            gradient of `estimator`. Defaults to `False`.
+        estimator: String, the gradient of a hard mask: `"binary_concrete"`
+            for the one of the relaxed mask (Eq. 16), `"straight_through"`,
+            `"identity"` or `"reinmax"`, as in
+            `keras_gumbel.ops.sample_bernoulli`. Defaults to
+            `"binary_concrete"`.
         fixed: Boolean, whether the scores are a final mask: not trainable,
             applied as they are, without noise. Defaults to `False`.
         scores_initializer: Initializer of the scores. Defaults to `"ones"`.
@@ -58,6 +67,11 @@ class ConcreteMask(StochasticLayer):
         inference: String, the mask in inference: `"mean"` for s, `"mode"` for
             1 where s > 0.5 and 0 elsewhere, `"sample"` for a sample as in
             training. Defaults to `"mean"`.
+        learn_temperature: Boolean, whether the temperature is a trainable
+            variable that starts at `temperature`, positive by construction.
+            Defaults to `False`.
+        precision: String, `"standard"` or `"high"`, the noise's: see
+            `keras_gumbel.random.logistic`. Defaults to `"standard"`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
@@ -72,9 +86,10 @@ class ConcreteMask(StochasticLayer):
         Same as the input.
 
     Raises:
-        ValueError: If `temperature` is not positive, `inference` is unknown
-            or `seed` out of range; at build, if `axis` does not fit the
-            inputs.
+        ValueError: If `temperature` is not positive, `inference`,
+            `estimator` or `precision` is unknown, `estimator` needs a hard
+            mask, or `seed` is out of range; at build, if `axis` does not fit
+            the inputs.
 
     Example:
 
@@ -94,10 +109,13 @@ class ConcreteMask(StochasticLayer):
         axis: int | Sequence[int] | None = -1,
         temperature: Any = 2 / 3,
         hard: bool = False,
+        estimator: str = "binary_concrete",
         fixed: bool = False,
         scores_initializer: Any = "ones",
         scores_constraint: Any = None,
         inference: str = "mean",
+        learn_temperature: bool = False,
+        precision: str = "standard",
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -109,9 +127,28 @@ class ConcreteMask(StochasticLayer):
                 "an integer, a sequence of integers, or `None`",
                 axis,
             )
-        super().__init__(temperature, inference, seed, **kwargs)
+        require_choice(
+            "ConcreteMask", "estimator", estimator, BERNOULLI_ESTIMATORS
+        )
+        if estimator != "binary_concrete" and not hard:
+            raise invalid_argument(
+                "ConcreteMask",
+                "estimator",
+                "'binary_concrete' with `hard=False`",
+                estimator,
+                "Pass `hard=True`: a relaxed mask has its own gradient.",
+            )
+        super().__init__(
+            temperature,
+            inference,
+            seed,
+            learn_temperature=learn_temperature,
+            precision=precision,
+            **kwargs,
+        )
         self.axis = axis
         self.hard = hard
+        self.estimator = estimator
         self.fixed = fixed
         self.scores_initializer = keras.initializers.get(scores_initializer)
         self.scores_constraint = keras.constraints.get(scores_constraint)
@@ -160,12 +197,14 @@ class ConcreteMask(StochasticLayer):
             if self.inference == "mode":
                 return ops.cast(scores > 0.5, scores.dtype)
             return ops.clip(scores, 0.0, 1.0)
-        mask = relaxed_bernoulli(
-            scores,
-            self.current_temperature(),
-            hard=self.hard,
-            seed=self.seed_generator,
+        temperature = self.current_temperature()
+        noise = random.logistic(
+            scores.shape, "float32", self.seed_generator, self.precision
         )
+        if self.hard:
+            mask = sample_bernoulli(scores, temperature, self.estimator, noise)
+        else:
+            mask = relaxed_bernoulli(scores, temperature, noise=noise)
         self.advance(training)
         return mask
 
@@ -201,6 +240,7 @@ class ConcreteMask(StochasticLayer):
             **super().get_config(),
             "axis": self.axis,
             "hard": self.hard,
+            "estimator": self.estimator,
             "fixed": self.fixed,
             "scores_initializer": keras.initializers.serialize(
                 self.scores_initializer

@@ -5,7 +5,10 @@ from typing import Any
 import keras
 
 from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import is_schedule
+from keras_gumbel._validation import require_temperature
 from keras_gumbel.layers._categorical import CategoricalLayer
+from keras_gumbel.layers._stochastic import serialize_temperature
 from keras_gumbel.ops.sampling import gumbel_softmax
 
 
@@ -39,6 +42,16 @@ class GumbelSoftmax(CategoricalLayer):
             vector of the largest logit, `"softmax"` for `softmax(x)`, the
             probabilities of the classes, `"sample"` for a sample as in
             training. Defaults to `"argmax"`.
+        learn_temperature: Boolean, whether the temperature is a trainable
+            variable that starts at `temperature`, positive by construction.
+            Defaults to `False`.
+        precision: String, `"standard"` or `"high"`, the noise's: see
+            `keras_gumbel.random.gumbel`. Defaults to `"standard"`.
+        logits_regularizer: Regularizer of the logits, such as
+            `keras_gumbel.regularizers.CategoricalKL`, or `None`. Forbidden
+            classes reach it as -inf. Defaults to `None`.
+        backward_temperature: Positive number or schedule, the temperature of
+            the backward pass, or `None` for the same. Defaults to `None`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
@@ -48,6 +61,10 @@ class GumbelSoftmax(CategoricalLayer):
             may be chosen. A forbidden class gets exactly 0. The mask of time
             steps that Keras passes along does not forbid classes.
         training: Boolean, whether to draw noise.
+        temperature: Positive tensor that broadcasts to `inputs`, in place of
+            the layer's own temperature, or `None`. Defaults to `None`.
+        noise: Gumbel noise of the shape of `inputs` to use instead of drawing
+            some, or `None`. Defaults to `None`.
 
     Input shape:
         `(..., K)`, with K on `axis`.
@@ -77,21 +94,55 @@ class GumbelSoftmax(CategoricalLayer):
         hard: bool = False,
         axis: int = -1,
         inference: str = "argmax",
+        learn_temperature: bool = False,
+        precision: str = "standard",
+        logits_regularizer: Any = None,
+        backward_temperature: Any = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(temperature, axis, inference, seed, **kwargs)
+        if backward_temperature is not None:
+            require_temperature(
+                "GumbelSoftmax", backward_temperature, "backward_temperature"
+            )
+        super().__init__(
+            temperature,
+            axis,
+            inference,
+            seed,
+            learn_temperature=learn_temperature,
+            precision=precision,
+            logits_regularizer=logits_regularizer,
+            **kwargs,
+        )
         self.hard = hard
+        self.backward_temperature = backward_temperature
 
-    def sample(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+    def sample(
+        self,
+        logits: Tensor,
+        temperature: Tensor,
+        mask: Tensor | None,
+        noise: Tensor,
+    ) -> Tensor:
+        backward = self.backward_temperature
         return gumbel_softmax(
             logits,
-            self.current_temperature(),
+            temperature,
             hard=self.hard,
             axis=self.axis,
             mask=mask,
-            seed=self.seed_generator,
+            noise=noise,
+            backward_temperature=(
+                backward(self.step) if is_schedule(backward) else backward
+            ),
         )
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "hard": self.hard}
+        return {
+            **super().get_config(),
+            "hard": self.hard,
+            "backward_temperature": serialize_temperature(
+                self.backward_temperature
+            ),
+        }

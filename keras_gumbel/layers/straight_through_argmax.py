@@ -4,9 +4,16 @@ from typing import Any
 
 import keras
 
+from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import require_choice
+from keras_gumbel._validation import require_positive
+from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.layers._categorical import CategoricalLayer
-from keras_gumbel.ops.sampling import gumbel_softmax
+from keras_gumbel.ops.discrete import gumbel_max
+from keras_gumbel.ops.sampling import ESTIMATORS
+from keras_gumbel.ops.sampling import sample_one_hot
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
@@ -24,6 +31,8 @@ class StraightThroughArgmax(CategoricalLayer):
     output = h + (y - sg[y])                                      # Eq. (16)
     ```
 
+    Other gradients than the one of Eq. (16) are a choice of `estimator`.
+
     In inference (`training=False`) no noise is drawn and no state changes:
     the output is the one-hot vector of the likeliest class, or what
     `inference` says.
@@ -32,11 +41,28 @@ class StraightThroughArgmax(CategoricalLayer):
         temperature: Positive number, or a schedule of the layer's own step
             such as `keras_gumbel.schedules.ExponentialAnnealing`. Defaults
             to `1.0`.
+        estimator: String, the gradient: `"straight_through_gumbel"`,
+            `"straight_through"`, `"reinmax"`, `"gumbel_rao"` or `"gapped"`,
+            as in `keras_gumbel.ops.sample_one_hot`. Defaults to
+            `"straight_through_gumbel"`.
+        num_samples: Positive integer, the draws of noise of `"gumbel_rao"`.
+            Defaults to `10`.
+        gap: Positive number, the gap of `"gapped"`. Defaults to `1.0`.
+        output_mode: String, `"one_hot"`, or `"index"` for the int32 index of
+            the class, without a gradient. Defaults to `"one_hot"`.
         axis: Integer, the axis of the K classes. Defaults to `-1`.
         inference: String, the output in inference: `"argmax"` for the one-hot
             vector of the largest logit, `"softmax"` for `softmax(x)`, the
             probabilities of the classes, `"sample"` for a sample as in
             training. Defaults to `"argmax"`.
+        learn_temperature: Boolean, whether the temperature is a trainable
+            variable that starts at `temperature`, positive by construction.
+            Defaults to `False`.
+        precision: String, `"standard"` or `"high"`, the noise's: see
+            `keras_gumbel.random.gumbel`. Defaults to `"standard"`.
+        logits_regularizer: Regularizer of the logits, such as
+            `keras_gumbel.regularizers.CategoricalKL`, or `None`. Forbidden
+            classes reach it as -inf. Defaults to `None`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
@@ -46,17 +72,22 @@ class StraightThroughArgmax(CategoricalLayer):
             may be chosen. A forbidden class gets exactly 0. The mask of time
             steps that Keras passes along does not forbid classes.
         training: Boolean, whether to draw noise.
+        temperature: Positive tensor that broadcasts to `inputs`, in place of
+            the layer's own temperature, or `None`. Defaults to `None`.
+        noise: Gumbel noise of the shape of `inputs` to use instead of drawing
+            some, or `None`. Defaults to `None`.
 
     Input shape:
         `(..., K)`, with K on `axis`.
 
     Output shape:
-        Same as the input.
+        Same as the input; without `axis` for `output_mode="index"`.
 
     Raises:
-        ValueError: If `temperature` is not positive, `inference` is unknown
-            or `seed` out of range; at build, if the inputs have no such
-            `axis`.
+        ValueError: If `temperature` or `gap` is not positive, `num_samples`
+            is not a positive integer, `estimator`, `output_mode`,
+            `inference` or `precision` is unknown, or `seed` out of range; at
+            build, if the inputs have no such `axis`.
 
     Example:
 
@@ -73,19 +104,89 @@ class StraightThroughArgmax(CategoricalLayer):
     def __init__(
         self,
         temperature: Any = 1.0,
+        estimator: str = "straight_through_gumbel",
+        num_samples: int = 10,
+        gap: float = 1.0,
+        output_mode: str = "one_hot",
         axis: int = -1,
         inference: str = "argmax",
+        learn_temperature: bool = False,
+        precision: str = "standard",
+        logits_regularizer: Any = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(temperature, axis, inference, seed, **kwargs)
-
-    def sample(self, logits: Tensor, mask: Tensor | None) -> Tensor:
-        return gumbel_softmax(
-            logits,
-            self.current_temperature(),
-            hard=True,
-            axis=self.axis,
-            mask=mask,
-            seed=self.seed_generator,
+        owner = type(self).__name__
+        require_choice(owner, "estimator", estimator, ESTIMATORS)
+        require_positive_integer(owner, "num_samples", num_samples)
+        require_positive(owner, "gap", gap)
+        require_choice(owner, "output_mode", output_mode, ("one_hot", "index"))
+        if output_mode == "index" and inference == "softmax":
+            raise invalid_argument(
+                owner,
+                "inference",
+                "'argmax' or 'sample' with `output_mode='index'`",
+                inference,
+            )
+        super().__init__(
+            temperature,
+            axis,
+            inference,
+            seed,
+            learn_temperature=learn_temperature,
+            precision=precision,
+            logits_regularizer=logits_regularizer,
+            **kwargs,
         )
+        self.estimator = estimator
+        self.num_samples = num_samples
+        self.gap = gap
+        self.output_mode = output_mode
+
+    def infer(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        if self.output_mode == "index":
+            return gumbel_max(logits, self.axis, mask, noise=0.0)
+        return super().infer(logits, mask)
+
+    def sample(
+        self,
+        logits: Tensor,
+        temperature: Tensor,
+        mask: Tensor | None,
+        noise: Tensor,
+    ) -> Tensor:
+        if self.output_mode == "index":
+            return gumbel_max(logits, self.axis, mask, noise)
+        return sample_one_hot(
+            logits,
+            temperature,
+            self.estimator,
+            self.num_samples,
+            self.gap,
+            self.axis,
+            mask,
+            noise,
+            self.seed_generator,
+        )
+
+    def compute_output_spec(self, inputs: Tensor, **kwargs: Any) -> Any:
+        if self.output_mode == "one_hot":
+            return super().compute_output_spec(inputs, **kwargs)
+        return keras.KerasTensor(
+            self.compute_output_shape(inputs.shape), dtype="int32"
+        )
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        if self.output_mode == "one_hot":
+            return tuple(input_shape)
+        axis = self.axis % len(input_shape)
+        return (*input_shape[:axis], *input_shape[axis + 1 :])
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "estimator": self.estimator,
+            "num_samples": self.num_samples,
+            "gap": self.gap,
+            "output_mode": self.output_mode,
+        }

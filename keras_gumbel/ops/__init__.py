@@ -1,8 +1,16 @@
 """Pure functions: tensors in, tensors out, no variables."""
 
+from keras_gumbel.ops.bernoulli import relaxed_bernoulli as relaxed_bernoulli
+from keras_gumbel.ops.bernoulli import sample_bernoulli as sample_bernoulli
+from keras_gumbel.ops.discrete import categorical as categorical
+from keras_gumbel.ops.discrete import gumbel_max as gumbel_max
+from keras_gumbel.ops.discrete import one_hot_argmax as one_hot_argmax
+from keras_gumbel.ops.estimators import (
+    gapped_straight_through as gapped_straight_through,
+)
+from keras_gumbel.ops.estimators import gumbel_rao as gumbel_rao
+from keras_gumbel.ops.estimators import reinmax as reinmax
 from keras_gumbel.ops.estimators import straight_through as straight_through
 from keras_gumbel.ops.projection import project_capped_box as project_capped_box
-from keras_gumbel.ops.sampling import gumbel_max as gumbel_max
 from keras_gumbel.ops.sampling import gumbel_softmax as gumbel_softmax
-from keras_gumbel.ops.sampling import one_hot_argmax as one_hot_argmax
-from keras_gumbel.ops.sampling import relaxed_bernoulli as relaxed_bernoulli
+from keras_gumbel.ops.sampling import sample_one_hot as sample_one_hot

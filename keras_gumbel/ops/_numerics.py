@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_gumbel import random
+from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_broadcastable
@@ -89,3 +91,10 @@ def slope_carrier(logits: Tensor) -> Tensor:
     """Returns zeros that have the gradient of the logits."""
     finite = ops.where(is_allowed(logits), logits, 0.0)
     return finite - ops.stop_gradient(finite)
+
+
+def gumbel_like(logits: Tensor, noise: Tensor | None, seed: Seed) -> Tensor:
+    """Returns the noise given, or draws some for logits."""
+    if noise is None:
+        return random.gumbel(ops.shape(logits), logits.dtype, seed)
+    return ops.cast(noise, logits.dtype)

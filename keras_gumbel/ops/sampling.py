@@ -1,4 +1,4 @@
-"""Samples of categorical and Bernoulli variables, hard and relaxed.
+"""Samples of categorical variables with a gradient, relaxed and hard.
 
 Everything is computed in float32 (float64 for float64 inputs) and only the
 result is cast back to the dtype of the inputs.
@@ -9,60 +9,26 @@ from keras import ops
 from keras_gumbel import random
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
-from keras_gumbel._validation import require_axis
+from keras_gumbel._validation import require_choice
+from keras_gumbel._validation import require_positive
 from keras_gumbel._validation import require_positive_if_number
+from keras_gumbel._validation import require_positive_integer
+from keras_gumbel.ops._numerics import gumbel_like
 from keras_gumbel.ops._numerics import masked_logits
 from keras_gumbel.ops._numerics import tempered_softmax
-from keras_gumbel.ops._numerics import widen
+from keras_gumbel.ops.discrete import one_hot_argmax
+from keras_gumbel.ops.estimators import gapped_straight_through
+from keras_gumbel.ops.estimators import gumbel_rao
+from keras_gumbel.ops.estimators import reinmax
 from keras_gumbel.ops.estimators import straight_through
 
-# Keep-probabilities enter the logit no closer than this to 0 and 1. It is the
-# power of two next to 1e-6, so that 1 - p is exact in float32.
-_EDGE = 2.0**-20
-
-
-def gumbel_max(
-    logits: Tensor,
-    axis: int = -1,
-    mask: Tensor | None = None,
-    noise: Tensor | None = None,
-    seed: Seed = None,
-) -> Tensor:
-    """Draws the index of a class from the categorical distribution.
-
-    ```
-    y = argmax_k (x_k + z_k),  z ~ Gumbel(0, 1)^K                  # Eq. (5)
-    ```
-
-    so that P(y = k) = softmax(x)_k (Eq. 14). No gradient flows through it.
-
-    Args:
-        logits: Float tensor x of shape `(..., K)`, with K on `axis`; -inf
-            forbids a class.
-        axis: Integer, the axis of the K classes. Defaults to `-1`.
-        mask: Boolean tensor that broadcasts to `logits`, true where a class
-            may be chosen, or `None`. Defaults to `None`.
-        noise: Tensor of the shape of `logits`, Gumbel noise to use instead of
-            drawing some, or `None`. Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
-
-    Returns:
-        An int32 tensor of the shape of `logits` without `axis`. Where no
-        class may be chosen it is 0.
-
-    Raises:
-        ValueError: If `axis` is not an axis of `logits`.
-
-    Example:
-
-    >>> logits = keras.ops.array([[0.0, 100.0], [100.0, 0.0]])
-    >>> keras.ops.convert_to_numpy(keras_gumbel.ops.gumbel_max(logits)).tolist()
-    [1, 0]
-    """
-    logits, _ = masked_logits("gumbel_max", logits, axis, mask)
-    perturbed = logits + _gumbel_like(logits, noise, seed)
-    return ops.argmax(perturbed, axis=axis)
+ESTIMATORS = (
+    "straight_through_gumbel",
+    "straight_through",
+    "reinmax",
+    "gumbel_rao",
+    "gapped",
+)
 
 
 def gumbel_softmax(
@@ -73,6 +39,7 @@ def gumbel_softmax(
     mask: Tensor | None = None,
     noise: Tensor | None = None,
     seed: Seed = None,
+    backward_temperature: Tensor | None = None,
 ) -> Tensor:
     """Draws a relaxed one-hot vector, differentiable in the logits.
 
@@ -97,13 +64,17 @@ def gumbel_softmax(
             drawing some, or `None`. Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator` or `None`, as in
             `keras.random`. Defaults to `None`.
+        backward_temperature: Positive number or tensor, the temperature of
+            the sample whose gradient is returned, or `None` for
+            `temperature`. Defaults to `None`.
 
     Returns:
         A tensor of the shape and dtype of `logits`. Forbidden classes are
-        exactly 0, and so is a row in which no class may be chosen.
+        exactly 0, and so is a row in which no class may be chosen. A row with
+        a logit of NaN or +inf is NaN, and no other row is.
 
     Raises:
-        ValueError: If `temperature` is a number that is not positive, or
+        ValueError: If a temperature is a number that is not positive, or
             `axis` is not an axis of `logits`.
 
     Example:
@@ -115,130 +86,118 @@ def gumbel_softmax(
     References:
         - [Jang et al., 2016](https://arxiv.org/abs/1611.01144)
         - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
+        - [Shah et al., 2024](https://arxiv.org/abs/2410.13331), for
+          `backward_temperature`
     """
     require_positive_if_number("gumbel_softmax", "temperature", temperature)
     logits, dtype = masked_logits("gumbel_softmax", logits, axis, mask)
-    perturbed = logits + _gumbel_like(logits, noise, seed)
-    soft = tempered_softmax(perturbed, temperature, axis)
+    perturbed = logits + gumbel_like(logits, noise, seed)
+    if backward_temperature is None:
+        soft = tempered_softmax(perturbed, temperature, axis)
+    else:
+        require_positive_if_number(
+            "gumbel_softmax", "backward_temperature", backward_temperature
+        )
+        soft = tempered_softmax(perturbed, backward_temperature, axis)
+        if not hard:
+            value = tempered_softmax(perturbed, temperature, axis)
+            soft = straight_through(value, soft)
     soft = ops.cast(soft, dtype)
     if not hard:
         return soft
     return straight_through(one_hot_argmax(perturbed, axis), soft)  # Eq. (16)
 
 
-def one_hot_argmax(values: Tensor, axis: int = -1) -> Tensor:
-    """Returns the one-hot vector of the largest entry along an axis.
-
-    The first of several equal largest entries wins. A row of -inf alone has
-    no largest entry and gives zeros. Written with comparisons: `argmax` on
-    floats does not export from TensorFlow to ONNX, LiteRT or OpenVINO.
-
-    Args:
-        values: Float tensor of shape `(..., K)`, with K on `axis`.
-        axis: Integer, the axis to look along. Defaults to `-1`.
-
-    Returns:
-        A tensor of zeros and ones, of the shape and dtype of `values`.
-
-    Example:
-
-    >>> one_hot = keras_gumbel.ops.one_hot_argmax([0.5, 2.0, 2.0])
-    >>> keras.ops.convert_to_numpy(one_hot).tolist()
-    [0.0, 1.0, 0.0]
-    """
-    values = ops.stop_gradient(ops.convert_to_tensor(values))
-    axis = require_axis("one_hot_argmax", axis, values.shape)
-    classes = values.shape[axis]
-    positions = ops.arange(classes, dtype="int32")
-    positions = ops.reshape(
-        positions, [classes if i == axis else 1 for i in range(values.ndim)]
-    )
-    top = ops.max(values, axis=axis, keepdims=True)
-    largest = ops.logical_and(
-        values >= top, ops.not_equal(values, -float("inf"))
-    )
-    first = ops.min(
-        ops.where(largest, positions, classes), axis=axis, keepdims=True
-    )
-    return ops.cast(positions == first, values.dtype)
-
-
-def relaxed_bernoulli(
-    probs: Tensor,
+def sample_one_hot(
+    logits: Tensor,
     temperature: Tensor = 1.0,
-    hard: bool = False,
+    estimator: str = "straight_through_gumbel",
+    num_samples: int = 10,
+    gap: float = 1.0,
+    axis: int = -1,
+    mask: Tensor | None = None,
     noise: Tensor | None = None,
     seed: Seed = None,
 ) -> Tensor:
-    """Draws a relaxed Bernoulli variable (binary concrete).
+    """Draws an exact categorical sample, with the gradient of an estimator.
 
-    ```
-    m = sigmoid((log(s / (1 - s)) + e) / temperature)
-    e ~ Logistic(0, 1)                                            # Eq. (26)
-    ```
+    The value is the one-hot vector of `argmax_k (x_k + z_k)` (Eq. 5). The
+    gradient is, by `estimator`:
 
-    With `hard=True` the value is 1 where `log(s / (1 - s)) + e > 0` and 0
-    elsewhere, with the gradient of `m`: P(m = 1) = s (Eq. 18).
+    - `"straight_through_gumbel"`: the one of
+      `softmax((x + z) / temperature)`, with the same noise (Eq. 16).
+    - `"straight_through"`: the one of `softmax(x / temperature)`, without
+      noise.
+    - `"reinmax"`: see `reinmax`.
+    - `"gumbel_rao"`: see `gumbel_rao`.
+    - `"gapped"`: see `gapped_straight_through`.
 
-    At s = 0 and s = 1 the formula has no finite gradient. Here the logit is
-    that of s clipped to [2**-20, 1 - 2**-20], and the gradient passes through
-    the clip, so value and gradient are finite and a probability at the edge
-    can come back.
+    The value does not depend on the temperature, which is therefore the
+    backward temperature of decoupled straight-through.
 
     Args:
-        probs: Float tensor s of probabilities in [0, 1], of any shape.
-        temperature: Positive number or tensor that broadcasts to `probs`.
+        logits: Float tensor x of shape `(..., K)`, with K on `axis`; -inf
+            forbids a class.
+        temperature: Positive number or tensor that broadcasts to `logits`.
             Defaults to `1.0`.
-        hard: Boolean, whether the value is 0 or 1. Defaults to `False`.
-        noise: Tensor of the shape of `probs`, logistic noise to use instead
-            of drawing some, or `None`. Defaults to `None`.
+        estimator: String, one of the above. Defaults to
+            `"straight_through_gumbel"`.
+        num_samples: Positive integer, the draws of noise of `"gumbel_rao"`.
+            Defaults to `10`.
+        gap: Positive number, the gap of `"gapped"`. Defaults to `1.0`.
+        axis: Integer, the axis of the K classes. Defaults to `-1`.
+        mask: Boolean tensor that broadcasts to `logits`, true where a class
+            may be chosen, or `None`. Defaults to `None`.
+        noise: Tensor of the shape of `logits`, Gumbel noise to use instead of
+            drawing some, or `None`. Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator` or `None`, as in
             `keras.random`. Defaults to `None`.
 
     Returns:
-        A tensor of the shape and dtype of `probs`, in [0, 1].
+        A one-hot tensor of the shape and dtype of `logits`; zeros where no
+        class may be chosen.
 
     Raises:
-        ValueError: If `temperature` is a number that is not positive.
+        ValueError: If `temperature` or `gap` is a number that is not
+            positive, `num_samples` is not a positive integer, `estimator` is
+            unknown, or `axis` is not an axis of `logits`.
 
     Example:
 
-    >>> m = keras_gumbel.ops.relaxed_bernoulli(keras.ops.full((3,), 0.5))
-    >>> tuple(m.shape)
-    (3,)
+    >>> y = keras_gumbel.ops.sample_one_hot([0.0, 99.0], estimator="reinmax")
+    >>> keras.ops.convert_to_numpy(y).tolist()
+    [0.0, 1.0]
 
     References:
-        - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
+        - [Jang et al., 2016](https://arxiv.org/abs/1611.01144)
+        - [Bengio et al., 2013](https://arxiv.org/abs/1308.3432)
     """
-    require_positive_if_number("relaxed_bernoulli", "temperature", temperature)
-    probs, dtype = widen(probs)
-    if noise is None:
-        noise = random.logistic(ops.shape(probs), probs.dtype, seed)
-    perturbed = _safe_logit(probs) + ops.cast(noise, probs.dtype)
-    temperature = ops.convert_to_tensor(temperature, probs.dtype)
-    soft = ops.cast(_sigmoid(perturbed / temperature), dtype)
-    if not hard:
-        return soft
-    return straight_through(perturbed > 0, soft)  # Eq. (16)
-
-
-def _safe_logit(probs: Tensor) -> Tensor:
-    """`log(s / (1 - s))` of the clipped s, with the gradient of no clip."""
-    inside = ops.clip(probs, _EDGE, 1 - _EDGE)
-    inside = straight_through(inside, probs)
-    return ops.log(inside) - ops.log1p(-inside)
-
-
-def _sigmoid(x: Tensor) -> Tensor:
-    """The logistic function, with a gradient that does not vanish near 1.
-
-    The textbook gradient m (1 - m) is 0 as soon as m rounds to 1.
-    """
-    small = ops.sigmoid(ops.where(x > 0, -x, x))
-    return ops.where(x > 0, 1.0 - small, small)
-
-
-def _gumbel_like(logits: Tensor, noise: Tensor | None, seed: Seed) -> Tensor:
-    if noise is None:
-        return random.gumbel(ops.shape(logits), logits.dtype, seed)
-    return ops.cast(noise, logits.dtype)
+    owner = "sample_one_hot"
+    require_choice(owner, "estimator", estimator, ESTIMATORS)
+    require_positive_if_number(owner, "temperature", temperature)
+    require_positive_integer(owner, "num_samples", num_samples)
+    require_positive(owner, "gap", gap)
+    logits, dtype = masked_logits(owner, logits, axis, mask)
+    own, other = noise, None
+    if noise is None and estimator == "gumbel_rao":
+        # One draw for both: the same integer seed twice is the same noise.
+        shape = (num_samples + 1, *ops.shape(logits))
+        drawn = random.gumbel(shape, logits.dtype, seed)
+        own, other = drawn[0], drawn[1:]
+    perturbed = logits + gumbel_like(logits, own, seed)
+    hard = one_hot_argmax(perturbed, axis)
+    if estimator == "straight_through_gumbel":
+        soft = tempered_softmax(perturbed, temperature, axis)
+        sample = straight_through(hard, soft)  # Eq. (16)
+    elif estimator == "straight_through":
+        soft = tempered_softmax(logits, temperature, axis)
+        sample = straight_through(hard, soft)
+    elif estimator == "reinmax":
+        sample = reinmax(hard, logits, temperature, axis)
+    elif estimator == "gumbel_rao":
+        sample = gumbel_rao(
+            hard, logits, temperature, num_samples, axis, other, seed
+        )
+    else:
+        sample = gapped_straight_through(hard, logits, temperature, gap, axis)
+    return ops.cast(sample, dtype)

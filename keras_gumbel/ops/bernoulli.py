@@ -1,0 +1,181 @@
+"""Samples of Bernoulli variables, relaxed and hard.
+
+Everything is computed in float32 (float64 for float64 inputs) and only the
+result is cast back to the dtype of the inputs.
+"""
+
+from keras import ops
+
+from keras_gumbel import random
+from keras_gumbel._typing import Seed
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import require_choice
+from keras_gumbel._validation import require_positive_if_number
+from keras_gumbel.ops._numerics import widen
+from keras_gumbel.ops.estimators import straight_through
+
+BERNOULLI_ESTIMATORS = (
+    "binary_concrete",
+    "straight_through",
+    "identity",
+    "reinmax",
+)
+
+# Keep-probabilities enter the logit no closer than this to 0 and 1. It is the
+# power of two next to 1e-6, so that 1 - p is exact in float32.
+_EDGE = 2.0**-20
+
+
+def relaxed_bernoulli(
+    probs: Tensor,
+    temperature: Tensor = 1.0,
+    hard: bool = False,
+    noise: Tensor | None = None,
+    seed: Seed = None,
+) -> Tensor:
+    """Draws a relaxed Bernoulli variable (binary concrete).
+
+    ```
+    m = sigmoid((log(s / (1 - s)) + e) / temperature)
+    e ~ Logistic(0, 1)                                            # Eq. (26)
+    ```
+
+    With `hard=True` the value is 1 where `log(s / (1 - s)) + e > 0` and 0
+    elsewhere, with the gradient of `m`: P(m = 1) = s (Eq. 18). For other
+    gradients of hard samples see `sample_bernoulli`.
+
+    At s = 0 and s = 1 the formula has no finite gradient. Here the logit is
+    that of s clipped to [2**-20, 1 - 2**-20], and the gradient passes through
+    the clip, so value and gradient are finite and a probability at the edge
+    can come back.
+
+    Args:
+        probs: Float tensor s of probabilities in [0, 1], of any shape.
+        temperature: Positive number or tensor that broadcasts to `probs`.
+            Defaults to `1.0`.
+        hard: Boolean, whether the value is 0 or 1. Defaults to `False`.
+        noise: Tensor of the shape of `probs`, logistic noise to use instead
+            of drawing some, or `None`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
+            `keras.random`. Defaults to `None`.
+
+    Returns:
+        A tensor of the shape and dtype of `probs`, in [0, 1].
+
+    Raises:
+        ValueError: If `temperature` is a number that is not positive.
+
+    Example:
+
+    >>> m = keras_gumbel.ops.relaxed_bernoulli(keras.ops.full((3,), 0.5))
+    >>> tuple(m.shape)
+    (3,)
+
+    References:
+        - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
+    """
+    require_positive_if_number("relaxed_bernoulli", "temperature", temperature)
+    probs, dtype = widen(probs)
+    if noise is None:
+        noise = random.logistic(ops.shape(probs), probs.dtype, seed)
+    perturbed = _safe_logit(probs) + ops.cast(noise, probs.dtype)
+    temperature = ops.convert_to_tensor(temperature, probs.dtype)
+    soft = ops.cast(_sigmoid(perturbed / temperature), dtype)
+    if not hard:
+        return soft
+    return straight_through(_is_one(probs, perturbed), soft)  # Eq. (16)
+
+
+def sample_bernoulli(
+    probs: Tensor,
+    temperature: Tensor = 1.0,
+    estimator: str = "binary_concrete",
+    noise: Tensor | None = None,
+    seed: Seed = None,
+) -> Tensor:
+    """Draws zeros and ones, with the gradient of an estimator.
+
+    The value is 1 with probability s (Eq. 18). With the slope v of the loss
+    at the sample, the gradient in s is, by `estimator`:
+
+    - `"binary_concrete"`: v times the slope of the relaxed sample of
+      Eq. (26) with the same noise.
+    - `"straight_through"`: v times the slope of
+      `sigmoid(log(s / (1 - s)) / temperature)`, without noise.
+    - `"identity"`: v, without bias where the loss is linear in the sample.
+      The same as `"straight_through"` at temperature 1.
+    - `"reinmax"`: `v / (2 s)` where the sample is 1 and `v / (2 (1 - s))`
+      where it is 0, without bias where the loss is quadratic. Its variance
+      grows as 1 / s and 1 / (1 - s).
+
+    Only the first two depend on the temperature. All are finite at s = 0 and
+    s = 1, by the clip of `relaxed_bernoulli`.
+
+    Args:
+        probs: Float tensor s of probabilities in [0, 1], of any shape.
+        temperature: Positive number or tensor that broadcasts to `probs`.
+            Defaults to `1.0`.
+        estimator: String, one of the above. Defaults to `"binary_concrete"`.
+        noise: Tensor of the shape of `probs`, logistic noise to use instead
+            of drawing some, or `None`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
+            `keras.random`. Defaults to `None`.
+
+    Returns:
+        A tensor of zeros and ones, of the shape and dtype of `probs`.
+
+    Raises:
+        ValueError: If `temperature` is a number that is not positive or
+            `estimator` is unknown.
+
+    Example:
+
+    >>> m = keras_gumbel.ops.sample_bernoulli([0.0, 1.0], estimator="identity")
+    >>> keras.ops.convert_to_numpy(m).tolist()
+    [0.0, 1.0]
+
+    References:
+        - [Bengio et al., 2013](https://arxiv.org/abs/1308.3432)
+        - [Liu et al., 2023](https://arxiv.org/abs/2304.08612)
+    """
+    owner = "sample_bernoulli"
+    require_positive_if_number(owner, "temperature", temperature)
+    require_choice(owner, "estimator", estimator, BERNOULLI_ESTIMATORS)
+    probs, dtype = widen(probs)
+    if noise is None:
+        noise = random.logistic(ops.shape(probs), probs.dtype, seed)
+    logit = _safe_logit(probs)
+    perturbed = logit + ops.cast(noise, probs.dtype)
+    hard = _is_one(probs, perturbed)
+    temperature = ops.convert_to_tensor(temperature, probs.dtype)
+    if estimator == "binary_concrete":
+        soft = _sigmoid(perturbed / temperature)
+    elif estimator == "straight_through":
+        soft = _sigmoid(logit / temperature)
+    elif estimator == "identity":
+        soft = probs
+    else:
+        inside = ops.stop_gradient(ops.clip(probs, _EDGE, 1 - _EDGE))
+        soft = 0.5 * probs / ops.where(hard, inside, 1.0 - inside)
+    return ops.cast(straight_through(hard, soft), dtype)
+
+
+def _is_one(probs: Tensor, perturbed: Tensor) -> Tensor:
+    """Where the sample is 1: nowhere at s = 0, everywhere at s = 1."""
+    return ops.logical_and(probs > 0, ops.logical_or(perturbed > 0, probs >= 1))
+
+
+def _safe_logit(probs: Tensor) -> Tensor:
+    """`log(s / (1 - s))` of the clipped s, with the gradient of no clip."""
+    inside = ops.clip(probs, _EDGE, 1 - _EDGE)
+    inside = straight_through(inside, probs)
+    return ops.log(inside) - ops.log1p(-inside)
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    """The logistic function, with a gradient that does not vanish near 1.
+
+    The textbook gradient m (1 - m) is 0 as soon as m rounds to 1.
+    """
+    small = ops.sigmoid(ops.where(x > 0, -x, x))
+    return ops.where(x > 0, 1.0 - small, small)

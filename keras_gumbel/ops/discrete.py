@@ -1,0 +1,166 @@
+"""Samples of categorical variables without a gradient, and the argmax."""
+
+import math
+
+from keras import ops
+
+from keras_gumbel import random
+from keras_gumbel._typing import Seed
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import require_axis
+from keras_gumbel.ops._numerics import gumbel_like
+from keras_gumbel.ops._numerics import masked_logits
+
+# From here on, two draws among sqrt(K) are cheaper than one among K.
+_MANY = 256
+
+
+def gumbel_max(
+    logits: Tensor,
+    axis: int = -1,
+    mask: Tensor | None = None,
+    noise: Tensor | None = None,
+    seed: Seed = None,
+) -> Tensor:
+    """Draws the index of a class from the categorical distribution.
+
+    ```
+    y = argmax_k (x_k + z_k),  z ~ Gumbel(0, 1)^K                  # Eq. (5)
+    ```
+
+    so that P(y = k) = softmax(x)_k (Eq. 14). No gradient flows through it.
+
+    Args:
+        logits: Float tensor x of shape `(..., K)`, with K on `axis`; -inf
+            forbids a class.
+        axis: Integer, the axis of the K classes. Defaults to `-1`.
+        mask: Boolean tensor that broadcasts to `logits`, true where a class
+            may be chosen, or `None`. Defaults to `None`.
+        noise: Tensor of the shape of `logits`, Gumbel noise to use instead of
+            drawing some, or `None`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
+            `keras.random`. Defaults to `None`.
+
+    Returns:
+        An int32 tensor of the shape of `logits` without `axis`. Where no
+        class may be chosen it is 0.
+
+    Raises:
+        ValueError: If `axis` is not an axis of `logits`.
+
+    Example:
+
+    >>> logits = keras.ops.array([[0.0, 100.0], [100.0, 0.0]])
+    >>> keras.ops.convert_to_numpy(keras_gumbel.ops.gumbel_max(logits)).tolist()
+    [1, 0]
+    """
+    logits, _ = masked_logits("gumbel_max", logits, axis, mask)
+    perturbed = logits + gumbel_like(logits, noise, seed)
+    return ops.argmax(perturbed, axis=axis)
+
+
+def categorical(
+    logits: Tensor,
+    axis: int = -1,
+    mask: Tensor | None = None,
+    seed: Seed = None,
+) -> Tensor:
+    """Draws the index of a class fast, for many classes.
+
+    The distribution of `gumbel_max` with about 2 sqrt(K) random numbers in
+    place of K: the Gumbel-max trick (Eq. 5) draws one of sqrt(K) blocks of
+    classes, by the sums of their weights, and then a class of that block.
+
+    Args:
+        logits: Float tensor x of shape `(..., K)`, with K on `axis`; -inf
+            forbids a class, +inf leaves no other.
+        axis: Integer, the axis of the K classes. Defaults to `-1`.
+        mask: Boolean tensor that broadcasts to `logits`, true where a class
+            may be chosen, or `None`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
+            `keras.random`. Defaults to `None`.
+
+    Returns:
+        An int32 tensor of the shape of `logits` without `axis`. Where no
+        class may be chosen it is 0.
+
+    Raises:
+        ValueError: If `axis` is not an axis of `logits`.
+
+    Example:
+
+    >>> logits = keras.ops.array([[0.0, 100.0], [100.0, 0.0]])
+    >>> index = keras_gumbel.ops.categorical(logits)
+    >>> keras.ops.convert_to_numpy(index).tolist()
+    [1, 0]
+    """
+    logits, _ = masked_logits("categorical", logits, axis, mask)
+    logits = ops.moveaxis(logits, axis, -1)
+    classes = logits.shape[-1]
+    if classes is None or classes < _MANY:
+        return ops.argmax(logits + gumbel_like(logits, None, seed), axis=-1)
+    batch = ops.shape(logits)[:-1]
+    size = math.isqrt(classes)
+    count, rest = divmod(classes, size)
+    blocks = ops.reshape(logits[..., : count * size], (*batch, count, size))
+    weights = _log_sum(blocks)
+    if rest:
+        last = _log_sum(logits[..., count * size :])
+        weights = ops.concatenate([weights, last[..., None]], axis=-1)
+        count += 1
+    noise = random.gumbel((*batch, count + size), logits.dtype, seed)
+    start = size * ops.argmax(
+        weights + noise[..., :count], axis=-1, keepdims=True
+    )
+    positions = start + ops.arange(size, dtype="int32")
+    inside = ops.take_along_axis(
+        logits, ops.minimum(positions, classes - 1), axis=-1
+    )
+    inside = ops.where(positions < classes, inside, -float("inf"))
+    chosen = ops.argmax(inside + noise[..., count:], axis=-1)
+    return start[..., 0] + chosen
+
+
+def one_hot_argmax(values: Tensor, axis: int = -1) -> Tensor:
+    """Returns the one-hot vector of the largest entry along an axis.
+
+    The first of several equal largest entries wins. A row of -inf alone has
+    no largest entry and gives zeros. Written with comparisons: `argmax` on
+    floats does not export from TensorFlow to ONNX, LiteRT or OpenVINO.
+
+    Args:
+        values: Float tensor of shape `(..., K)`, with K on `axis`.
+        axis: Integer, the axis to look along. Defaults to `-1`.
+
+    Returns:
+        A tensor of zeros and ones, of the shape and dtype of `values`.
+
+    Example:
+
+    >>> one_hot = keras_gumbel.ops.one_hot_argmax([0.5, 2.0, 2.0])
+    >>> keras.ops.convert_to_numpy(one_hot).tolist()
+    [0.0, 1.0, 0.0]
+    """
+    values = ops.stop_gradient(ops.convert_to_tensor(values))
+    axis = require_axis("one_hot_argmax", axis, values.shape)
+    classes = values.shape[axis]
+    positions = ops.arange(classes, dtype="int32")
+    positions = ops.reshape(
+        positions, [classes if i == axis else 1 for i in range(values.ndim)]
+    )
+    top = ops.max(values, axis=axis, keepdims=True)
+    largest = ops.logical_and(
+        values >= top, ops.not_equal(values, -float("inf"))
+    )
+    first = ops.min(
+        ops.where(largest, positions, classes), axis=axis, keepdims=True
+    )
+    return ops.cast(positions == first, values.dtype)
+
+
+def _log_sum(blocks: Tensor) -> Tensor:
+    """`log(sum(exp))` along the last axis, right for -inf and +inf too."""
+    top = ops.max(blocks, axis=-1)
+    base = ops.where(ops.isfinite(top), top, 0.0)
+    total = ops.sum(ops.exp(blocks - base[..., None]), axis=-1)
+    return base + ops.log(total)

@@ -1,0 +1,116 @@
+"""Exact expectations of gradient estimators, in NumPy and float64.
+
+An estimator multiplies the slope of the loss at a one-hot sample h by a
+matrix that depends on h; its expectation sums over all samples. Where an
+estimator has noise besides h, the matrix is averaged over it by quadrature.
+"""
+
+import itertools
+
+import numpy as np
+
+from tests import reference
+
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(48)
+_UNIFORMS, _WEIGHTS = 0.5 * (_POINTS + 1), 0.5 * _WEIGHTS
+
+
+def jacobian(q):
+    """J(q) = diag(q) - q q^T, for points q of shape `(..., K)`."""
+    return (
+        q[..., :, None] * np.eye(q.shape[-1])
+        - q[..., :, None] * (q[..., None, :])
+    )
+
+
+def straight_through(x, h, temperature):
+    return jacobian(reference.softmax(x / temperature)) / temperature
+
+
+def reinmax(x, h, temperature):
+    q = 0.5 * (h + reference.softmax(x / temperature))
+    return 2 * jacobian(q) - 0.5 * jacobian(reference.softmax(x))
+
+
+def gapped(x, h, temperature, gap=1.0):
+    raised = np.where(h > 0, x.max(), np.minimum(x, x.max() - gap))
+    return straight_through(raised, h, temperature)
+
+
+def straight_through_gumbel(x, h, temperature):
+    """Mean over the noise of which the argmax is h.
+
+    The largest perturbed logit is Gumbel(log Z); the others are Gumbel(x_k),
+    truncated at it.
+    """
+    grid = np.meshgrid(*[_UNIFORMS] * len(x), indexing="ij")
+    weights = np.meshgrid(*[_WEIGHTS] * len(x), indexing="ij")
+    u = np.stack(grid, axis=-1).reshape(-1, len(x))
+    weights = np.prod(weights, axis=0).ravel()
+    chosen = int(h.argmax())
+    top = np.log(np.exp(x).sum()) - np.log(-np.log(u[:, chosen]))
+    below = -np.log(np.exp(-top)[:, None] - np.log(u) * np.exp(-x))
+    below[:, chosen] = top
+    y = reference.softmax(below / temperature)
+    return np.tensordot(weights, jacobian(y), 1) / temperature
+
+
+MATRICES = {
+    "straight_through_gumbel": straight_through_gumbel,
+    "straight_through": straight_through,
+    "reinmax": reinmax,
+    "gumbel_rao": straight_through_gumbel,
+    "gapped": gapped,
+}
+
+
+def one_layer(name, x, slope, temperature):
+    """Expectation of an estimator for a loss with `slope(h)`."""
+    p = reference.softmax(x)
+    return sum(
+        p[k] * MATRICES[name](x, h, temperature) @ slope(h)
+        for k, h in enumerate(np.eye(len(x)))
+    )
+
+
+def two_layers(name, x, weights, slopes, temperature):
+    """The same for h_1 ~ softmax(x), h_2 ~ softmax(weights h_1)."""
+    p = reference.softmax(x)
+    total = np.zeros_like(x)
+    for k, h in enumerate(np.eye(len(x))):
+        inner = weights @ h
+        q = reference.softmax(inner)
+        outer = MATRICES[name](x, h, temperature)
+        for j, g in enumerate(np.eye(len(inner))):
+            first, second = slopes(h, g)
+            back = MATRICES[name](inner, g, temperature) @ second
+            total += p[k] * q[j] * outer @ (first + weights.T @ back)
+    return total
+
+
+def exact_gradient(x, loss):
+    """The gradient of E[loss(h)], h ~ softmax(x): what all estimate."""
+    p = reference.softmax(x)
+    eye = np.eye(len(x))
+    return sum(p[k] * loss(eye[k]) * (eye[k] - p) for k in range(len(x)))
+
+
+def bernoulli(name, s, slope, temperature):
+    """Expectation of an estimator in s, for a loss with `slope(m)`."""
+    halves = [(0.0, 1.0 - s, 0.0), (1.0 - s, 1.0, 1.0)]
+    total = 0.0
+    for (low, high, m), u in itertools.product(halves, [_UNIFORMS]):
+        u = low + (high - low) * u
+        if name == "binary_concrete":
+            e = reference.logit(u)
+            y = reference.logistic_cdf((reference.logit(s) + e) / temperature)
+            factor = y * (1 - y) / (temperature * s * (1 - s))
+        elif name == "straight_through":
+            y = reference.logistic_cdf(reference.logit(s) / temperature)
+            factor = y * (1 - y) / (temperature * s * (1 - s))
+        elif name == "identity":
+            factor = 1.0
+        else:
+            factor = 0.5 / s if m else 0.5 / (1 - s)
+        total += (high - low) * (_WEIGHTS * factor * slope(m)).sum()
+    return total
