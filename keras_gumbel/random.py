@@ -68,7 +68,7 @@ def gumbel(
         w = (cell + part) / _CELLS  # 1 - u: the upper tail is at w = 0
         z = -ops.log(-ops.log1p(-ops.minimum(w, _LARGEST)))
     else:
-        z = -ops.log(-ops.log(_midpoint(_uniform(shape, seed))))
+        z = -ops.log(-ops.log(_midpoints(shape, seed)))
     return ops.cast(z, dtype)
 
 
@@ -122,27 +122,31 @@ def logistic(
         e = ops.log(u) - ops.log1p(-u)
         e = ops.where(cell > 2.0 * half, -e, e)
     else:
-        u = _midpoint(_uniform(shape, seed))
+        u = _midpoints(shape, seed)
         e = ops.log(u) - ops.log1p(-u)
     return ops.cast(e, dtype)
 
 
-def _uniform(shape: Sequence[Any], seed: Seed) -> Tensor:
-    return keras.random.uniform(shape, dtype="float32", seed=seed)
-
-
-def _midpoint(u: Tensor) -> Tensor:
-    """Moves uniforms to the middle of their cells, never 0 or 1."""
-    # The floor takes torch's grid of 2**24 cells to the one of JAX and
-    # TensorFlow; the minimum guards against a draw that was rounded up to 1.
-    u = (ops.floor(u * _CELLS) + 0.5) / _CELLS
-    return ops.minimum(u, _LARGEST)
+def _midpoints(shape: Sequence[Any], seed: Seed) -> Tensor:
+    """Draws uniforms from the middles of the cells, never 0 or 1."""
+    # Keras's uniforms are multiples of 2**-23 on JAX and TensorFlow, and of
+    # 2**-24 on torch.
+    if keras.backend.backend() == "torch":
+        return (_cells(shape, seed) + 0.5) / _CELLS
+    u = keras.random.uniform(shape, dtype="float32", seed=seed)
+    return u + 0.5 / _CELLS
 
 
 def _split_uniform(shape: Sequence[Any], seed: Seed) -> tuple[Tensor, Tensor]:
     """Draws the index of a cell, and where in the cell."""
-    u = _uniform((2, *shape), seed)
-    return ops.floor(u[0] * _CELLS), _midpoint(u[1])
+    cells = _cells((2, *shape), seed)
+    return cells[0], (cells[1] + 0.5) / _CELLS
+
+
+def _cells(shape: Sequence[Any], seed: Seed) -> Tensor:
+    """Draws indices of cells, as floats."""
+    u = keras.random.uniform(shape, 0.0, _CELLS, dtype="float32", seed=seed)
+    return ops.floor(u)
 
 
 def _checked(
