@@ -3,9 +3,11 @@
 from keras_gumbel import callbacks as callbacks
 from keras_gumbel import constraints as constraints
 from keras_gumbel import layers as layers
+from keras_gumbel import metrics as metrics
 from keras_gumbel import ops as ops
 from keras_gumbel import optimizers as optimizers
 from keras_gumbel import random as random
+from keras_gumbel import regularizers as regularizers
 from keras_gumbel import schedules as schedules
 from keras_gumbel import sparsity as sparsity
 from keras_gumbel import visualization as visualization

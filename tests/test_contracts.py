@@ -12,6 +12,7 @@ from keras_gumbel.layers import ConcreteMask
 from keras_gumbel.layers import GumbelSoftmax
 from keras_gumbel.layers import Sparsified
 from keras_gumbel.layers import StraightThroughArgmax
+from keras_gumbel.layers import SubsetSampler
 from keras_gumbel.schedules import LinearAnnealing
 from tests import contracts
 from tests.contracts import check_config_round_trip
@@ -71,6 +72,10 @@ def gumbel_rao_argmax(seed=0):
     )
 
 
+def subset_sampler(seed=0):
+    return SubsetSampler(2, inference="marginals", seed=seed)
+
+
 def concrete_mask(seed=0):
     return ConcreteMask(scores_initializer=HALF, seed=seed)
 
@@ -103,6 +108,7 @@ LAYERS = {
     hard_gumbel_softmax: (FLOATS, (0, 1, 1)),
     straight_through_argmax: (FLOATS, (0, 1, 1)),
     gumbel_rao_argmax: (FLOATS, (1, 1, 1)),
+    subset_sampler: (FLOATS, (0, 1, 1)),
     concrete_mask: (FLOATS, (1, 1, 1)),
     hard_concrete_mask: (FLOATS, (1, 1, 1)),
     sparsified_dense: (FLOATS, (3, 1, 1)),
@@ -131,6 +137,18 @@ ARGUMENTS = {
         "num_samples": 3,
         "gap": 0.5,
         "output_mode": "index",
+        "axis": 1,
+        "inference": "sample",
+        "learn_temperature": True,
+        "precision": "high",
+        "logits_regularizer": L2,
+        "seed": 7,
+    },
+    SubsetSampler: {
+        "k": 3,
+        "temperature": 0.7,
+        "estimator": "relaxed_top_k",
+        "hard": False,
         "axis": 1,
         "inference": "sample",
         "learn_temperature": True,

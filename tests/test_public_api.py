@@ -13,27 +13,65 @@ callbacks.SparsityLogger()
 constraints.CappedBox(budget)
 harden(model, density=None, budget=None)
 layers.ConcreteMask(axis=-1, temperature=0.6666666666666666, hard=False, \
-fixed=False, scores_initializer='ones', scores_constraint=None, \
-inference='mean', seed=None, **kwargs)
+estimator='binary_concrete', fixed=False, scores_initializer='ones', \
+scores_constraint=None, inference='mean', learn_temperature=False, \
+precision='standard', seed=None, **kwargs)
 layers.GumbelSoftmax(temperature=1.0, hard=False, axis=-1, \
-inference='argmax', seed=None, **kwargs)
+inference='argmax', learn_temperature=False, precision='standard', \
+logits_regularizer=None, backward_temperature=None, seed=None, **kwargs)
 layers.Sparsified(layer, temperature=0.6666666666666666, hard=False, \
-fixed=False, scores_initializer='ones', inference='mean', seed=None, **kwargs)
-layers.StraightThroughArgmax(temperature=1.0, axis=-1, inference='argmax', \
-seed=None, **kwargs)
+fixed=False, scores_initializer='ones', inference='mean', seed=None, \
+**kwargs)
+layers.StraightThroughArgmax(temperature=1.0, \
+estimator='straight_through_gumbel', num_samples=10, gap=1.0, \
+output_mode='one_hot', axis=-1, inference='argmax', learn_temperature=False, \
+precision='standard', logits_regularizer=None, seed=None, **kwargs)
+layers.SubsetSampler(k, temperature=1.0, estimator='simple', hard=True, \
+axis=-1, inference='top_k', learn_temperature=False, precision='standard', \
+logits_regularizer=None, seed=None, **kwargs)
 mark_scores(variable)
-ops.gumbel_max(logits, axis=-1, mask=None, noise=None, seed=None)
-ops.gumbel_softmax(logits, temperature=1.0, hard=False, axis=-1, mask=None, \
+metrics.CodePerplexity(num_classes, axis=-1, name='code_perplexity', \
+dtype=None)
+metrics.CodeUsage(num_classes, axis=-1, name='code_usage', dtype=None)
+ops.binary_concrete_log_prob(logit_sample, logits, temperature=1.0)
+ops.categorical(logits, axis=-1, mask=None, seed=None)
+ops.categorical_entropy(logits, axis=-1, mask=None)
+ops.categorical_kl(logits, prior_logits=None, axis=-1, mask=None)
+ops.concrete_log_prob(log_sample, logits, temperature=1.0, axis=-1, \
+mask=None)
+ops.exp_concrete_log_prob(log_sample, logits, temperature=1.0, axis=-1, \
+mask=None)
+ops.gapped_straight_through(hard, logits, temperature=1.0, gap=1.0, axis=-1)
+ops.gumbel_log_softmax(logits, temperature=1.0, axis=-1, mask=None, \
 noise=None, seed=None)
+ops.gumbel_max(logits, axis=-1, mask=None, noise=None, seed=None)
+ops.gumbel_rao(hard, logits, temperature=1.0, num_samples=10, axis=-1, \
+noise=None, seed=None)
+ops.gumbel_softmax(logits, temperature=1.0, hard=False, axis=-1, mask=None, \
+noise=None, seed=None, backward_temperature=None)
+ops.gumbel_top_k(logits, k, axis=-1, mask=None, noise=None, seed=None)
+ops.logit_binary_concrete_log_prob(logit_sample, logits, temperature=1.0)
+ops.logit_relaxed_bernoulli(logits, temperature=1.0, noise=None, seed=None)
 ops.one_hot_argmax(values, axis=-1)
 ops.project_capped_box(values, budget)
+ops.reinmax(hard, logits, temperature=1.0, axis=-1)
 ops.relaxed_bernoulli(probs, temperature=1.0, hard=False, noise=None, \
 seed=None)
+ops.relaxed_top_k(logits, k, temperature=1.0, hard=False, axis=-1, mask=None, \
+noise=None, seed=None)
+ops.sample_bernoulli(probs, temperature=1.0, estimator='binary_concrete', \
+noise=None, seed=None)
+ops.sample_one_hot(logits, temperature=1.0, \
+estimator='straight_through_gumbel', num_samples=10, gap=1.0, axis=-1, \
+mask=None, noise=None, seed=None)
+ops.sample_subset(logits, k, axis=-1, mask=None, noise=None, seed=None)
 ops.straight_through(hard, soft)
+ops.subset_marginals(logits, k, axis=-1, mask=None)
 optimizers.ProjectedOptimizer(inner_optimizer, density=None, budget=None, \
 score_optimizer=None, name=None)
-random.gumbel(shape, dtype=None, seed=None)
-random.logistic(shape, dtype=None, seed=None)
+random.gumbel(shape, dtype=None, seed=None, precision='standard')
+random.logistic(shape, dtype=None, seed=None, precision='standard')
+regularizers.CategoricalKL(factor=1.0, prior_logits=None, axis=-1)
 schedules.Constant(value)
 schedules.CosineAnnealing(initial, final, steps)
 schedules.CubicDensity(final, steps, initial=1.0, begin=0.0, end=0.6)
@@ -51,6 +89,9 @@ visualization.plot_sparsity(report, ax=None)
 
 REGISTERED = [
     "CappedBox",
+    "CategoricalKL",
+    "CodePerplexity",
+    "CodeUsage",
     "ConcreteMask",
     "Constant",
     "CosineAnnealing",
@@ -61,6 +102,7 @@ REGISTERED = [
     "ProjectedOptimizer",
     "Sparsified",
     "StraightThroughArgmax",
+    "SubsetSampler",
 ]
 
 

@@ -6,3 +6,4 @@ from keras_gumbel.layers.sparsified import Sparsified as Sparsified
 from keras_gumbel.layers.straight_through_argmax import (
     StraightThroughArgmax as StraightThroughArgmax,
 )
+from keras_gumbel.layers.subset_sampler import SubsetSampler as SubsetSampler

@@ -73,16 +73,16 @@ class CategoricalLayer(StochasticLayer):
         if temperature is None:
             temperature = self.current_temperature()
         if noise is None:
-            # Of float32 and not of the inputs: every dtype, one stream.
-            noise = random.gumbel(
-                ops.shape(inputs),
-                "float32",
-                self.seed_generator,
-                self.precision,
-            )
+            noise = self.draw_noise(ops.shape(inputs))
         outputs = self.sample(inputs, temperature, mask, noise)
         self.advance(training)
         return outputs
+
+    def draw_noise(self, shape: Any) -> Tensor:
+        """Draws noise in float32: every dtype has the same stream."""
+        return random.gumbel(
+            shape, "float32", self.seed_generator, self.precision
+        )
 
     def infer(self, logits: Tensor, mask: Tensor | None) -> Tensor:
         """Returns what the layer computes without noise."""

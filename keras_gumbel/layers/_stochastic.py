@@ -147,7 +147,7 @@ def serialize_temperature(temperature: Any) -> Any:
 
 def deserialize_temperature(config: dict[str, Any]) -> dict[str, Any]:
     """Returns a config with its temperatures made objects again."""
-    temperatures = {
+    temperatures: dict[str, Any] = {
         name: keras.saving.deserialize_keras_object(config[name])
         for name in ("temperature", "backward_temperature")
         if name in config

@@ -1,7 +1,20 @@
 """Pure functions: tensors in, tensors out, no variables."""
 
+from keras_gumbel.ops.bernoulli import (
+    logit_relaxed_bernoulli as logit_relaxed_bernoulli,
+)
 from keras_gumbel.ops.bernoulli import relaxed_bernoulli as relaxed_bernoulli
 from keras_gumbel.ops.bernoulli import sample_bernoulli as sample_bernoulli
+from keras_gumbel.ops.densities import (
+    binary_concrete_log_prob as binary_concrete_log_prob,
+)
+from keras_gumbel.ops.densities import concrete_log_prob as concrete_log_prob
+from keras_gumbel.ops.densities import (
+    exp_concrete_log_prob as exp_concrete_log_prob,
+)
+from keras_gumbel.ops.densities import (
+    logit_binary_concrete_log_prob as logit_binary_concrete_log_prob,
+)
 from keras_gumbel.ops.discrete import categorical as categorical
 from keras_gumbel.ops.discrete import gumbel_max as gumbel_max
 from keras_gumbel.ops.discrete import one_hot_argmax as one_hot_argmax
@@ -11,6 +24,15 @@ from keras_gumbel.ops.estimators import (
 from keras_gumbel.ops.estimators import gumbel_rao as gumbel_rao
 from keras_gumbel.ops.estimators import reinmax as reinmax
 from keras_gumbel.ops.estimators import straight_through as straight_through
+from keras_gumbel.ops.information import (
+    categorical_entropy as categorical_entropy,
+)
+from keras_gumbel.ops.information import categorical_kl as categorical_kl
 from keras_gumbel.ops.projection import project_capped_box as project_capped_box
+from keras_gumbel.ops.sampling import gumbel_log_softmax as gumbel_log_softmax
 from keras_gumbel.ops.sampling import gumbel_softmax as gumbel_softmax
 from keras_gumbel.ops.sampling import sample_one_hot as sample_one_hot
+from keras_gumbel.ops.subsets import gumbel_top_k as gumbel_top_k
+from keras_gumbel.ops.subsets import relaxed_top_k as relaxed_top_k
+from keras_gumbel.ops.subsets import sample_subset as sample_subset
+from keras_gumbel.ops.subsets import subset_marginals as subset_marginals

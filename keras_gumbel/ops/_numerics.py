@@ -14,6 +14,9 @@ from keras_gumbel._validation import require_axis
 # Further below the largest entry than this, in temperatures, exp gives 0.
 _NEGLIGIBLE = {"float32": 200.0, "float64": 1000.0}
 
+# The least logarithm of a share of an allowed class: it can still be scaled.
+_LEAST = -1e30
+
 # Stands for "below all others" where -inf would make inf - inf.
 _HUGE = 3e38
 
@@ -102,3 +105,25 @@ def gumbel_like(logits: Tensor, noise: Tensor | None, seed: Seed) -> Tensor:
     if noise is None:
         return random.gumbel(ops.shape(logits), logits.dtype, seed)
     return ops.cast(noise, logits.dtype)
+
+
+def tempered_log_softmax(
+    values: Tensor, temperature: Tensor, axis: int
+) -> Tensor:
+    """`log_softmax(values / temperature)`, finite in value and gradients.
+
+    Entries of -inf take no part and get 0. NaN or +inf gives a row of NaN.
+    """
+    temperature = ops.convert_to_tensor(temperature, values.dtype)
+    allowed = is_allowed(values)
+    top = ops.stop_gradient(ops.max(values, axis=axis, keepdims=True))
+    distance = ops.where(allowed, values - ops.maximum(top, -_HUGE), 0.0)
+    # NaN is not below.
+    below = distance <= _LEAST * temperature
+    scaled = ops.where(below, 0.0, distance) / temperature
+    scaled = ops.where(below, _LEAST, scaled)
+    total = ops.sum(
+        ops.where(allowed, ops.exp(scaled), 0.0), axis=axis, keepdims=True
+    )
+    total = ops.where(is_allowed(top), total, 1.0)
+    return ops.where(allowed, scaled - ops.log(total), 0.0)

@@ -86,6 +86,55 @@ def relaxed_bernoulli(
     return straight_through(_is_one(probs, perturbed), soft)  # Eq. (16)
 
 
+def logit_relaxed_bernoulli(
+    logits: Tensor,
+    temperature: Tensor = 1.0,
+    noise: Tensor | None = None,
+    seed: Seed = None,
+) -> Tensor:
+    """Draws the logit of a relaxed Bernoulli variable, a scaled logistic.
+
+    ```
+    log(m / (1 - m)) = (log(s / (1 - s)) + e) / temperature
+    e ~ Logistic(0, 1)
+    ```
+
+    the logit of Eq. (26), which rounds neither to 0 nor to 1.
+
+    Args:
+        logits: Finite float tensor log(s / (1 - s)), of any shape.
+        temperature: Positive number or tensor that broadcasts to `logits`.
+            Defaults to `1.0`.
+        noise: Tensor of the shape of `logits`, logistic noise to use instead
+            of drawing some, or `None`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
+            `keras.random`. Defaults to `None`.
+
+    Returns:
+        A tensor of the shape and dtype of `logits`.
+
+    Raises:
+        ValueError: If `temperature` is a number that is not positive.
+
+    Example:
+
+    >>> logit_m = keras_gumbel.ops.logit_relaxed_bernoulli([0.0, 2.0], 0.01)
+    >>> tuple(logit_m.shape)
+    (2,)
+
+    References:
+        - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
+    """
+    owner = "logit_relaxed_bernoulli"
+    require_positive_if_number(owner, "temperature", temperature)
+    logits, dtype = widen(logits)
+    if noise is None:
+        noise = random.logistic(ops.shape(logits), logits.dtype, seed)
+    perturbed = logits + ops.cast(noise, logits.dtype)
+    temperature = ops.convert_to_tensor(temperature, logits.dtype)
+    return ops.cast(perturbed / temperature, dtype)
+
+
 def sample_bernoulli(
     probs: Tensor,
     temperature: Tensor = 1.0,

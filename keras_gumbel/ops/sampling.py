@@ -14,7 +14,9 @@ from keras_gumbel._validation import require_positive
 from keras_gumbel._validation import require_positive_if_number
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.ops._numerics import gumbel_like
+from keras_gumbel.ops._numerics import is_allowed
 from keras_gumbel.ops._numerics import masked_logits
+from keras_gumbel.ops._numerics import tempered_log_softmax
 from keras_gumbel.ops._numerics import tempered_softmax
 from keras_gumbel.ops.discrete import one_hot_argmax
 from keras_gumbel.ops.estimators import gapped_straight_through
@@ -106,6 +108,61 @@ def gumbel_softmax(
     if not hard:
         return soft
     return straight_through(one_hot_argmax(perturbed, axis), soft)  # Eq. (16)
+
+
+def gumbel_log_softmax(
+    logits: Tensor,
+    temperature: Tensor = 1.0,
+    axis: int = -1,
+    mask: Tensor | None = None,
+    noise: Tensor | None = None,
+    seed: Seed = None,
+) -> Tensor:
+    """Draws the logarithm of a relaxed one-hot vector (ExpConcrete).
+
+    ```
+    log y = log_softmax((x + z) / temperature),  z ~ Gumbel(0, 1)^K
+    ```
+
+    the logarithm of Eq. (15), which does not underflow.
+
+    Args:
+        logits: Float tensor x of shape `(..., K)`, with K on `axis`; -inf
+            forbids a class.
+        temperature: Positive number or tensor that broadcasts to `logits`.
+            Defaults to `1.0`.
+        axis: Integer, the axis of the K classes. Defaults to `-1`.
+        mask: Boolean tensor that broadcasts to `logits`, true where a class
+            may be chosen, or `None`. Defaults to `None`.
+        noise: Tensor of the shape of `logits`, Gumbel noise to use instead of
+            drawing some, or `None`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
+            `keras.random`. Defaults to `None`.
+
+    Returns:
+        A tensor of the shape and dtype of `logits`, -inf for forbidden
+        classes.
+
+    Raises:
+        ValueError: If `temperature` is a number that is not positive, or
+            `axis` is not an axis of `logits`.
+
+    Example:
+
+    >>> logits = keras.ops.array([0.0, 0.0])
+    >>> log_y = keras_gumbel.ops.gumbel_log_softmax(logits, 0.01)
+    >>> float(keras_gumbel.ops.exp_concrete_log_prob(log_y, logits, 0.01)) < 0
+    True
+
+    References:
+        - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
+    """
+    owner = "gumbel_log_softmax"
+    require_positive_if_number(owner, "temperature", temperature)
+    logits, dtype = masked_logits(owner, logits, axis, mask)
+    perturbed = logits + gumbel_like(logits, noise, seed)
+    log_y = tempered_log_softmax(perturbed, temperature, axis)
+    return ops.cast(ops.where(is_allowed(logits), log_y, -float("inf")), dtype)
 
 
 def sample_one_hot(

@@ -1,0 +1,138 @@
+"""Sums of independent Bernoulli variables, and what they say of the items.
+
+The conditional Bernoulli distribution is that of n independent Bernoulli
+variables given that their sum is k, whatever constant c is taken off the
+logits. With c such that the sum is k on average, P(sum = k) is at least 1 /
+(n + 1), and sums and products of probabilities give all the rest: without
+logarithms or differences, nothing overflows or loses digits.
+"""
+
+import math
+
+from keras import ops
+
+from keras_gumbel._typing import Tensor
+from keras_gumbel.ops._numerics import is_allowed
+
+# Leaves the tilt within 0.1 % of its bracket, which is wide only where the
+# sum is k almost everywhere in it.
+_BISECTIONS = 12
+
+
+def _centred(logits: Tensor, k: int) -> Tensor:
+    """Takes c off the logits such that sigmoid(x - c) sums to k."""
+    items = logits.shape[-1]
+    top = ops.top_k(ops.stop_gradient(logits), min(k + 1, items))[0]
+    kth, following = top[..., k - 1 : k], top[..., -1:]
+    # Where k items or fewer are allowed, no c does and any will do.
+    solvable = is_allowed(following)
+    logits = logits - ops.where(solvable, kth, 0.0)
+    low = ops.where(solvable, following - kth, 0.0) - math.log(k)
+    high = ops.full_like(low, math.log(max(items - k, 1)))
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * low + 0.5 * high
+        odds = ops.sigmoid(ops.stop_gradient(logits) - middle)
+        many = ops.sum(odds, axis=-1, keepdims=True) > k
+        low = ops.where(many, middle, low)
+        high = ops.where(many, high, middle)
+    return logits - 0.5 * low - 0.5 * high
+
+
+def bernoulli_sums(logits: Tensor, k: int) -> list[Tensor]:
+    """P(sum = 0), ..., P(sum = k) of 1, 2, 4, ... neighbours, up to all.
+
+    The items are the leaves of a binary tree, filled up with items that are
+    never drawn. Level l has the shape `(rows, nodes, min(2**l, k) + 1)`.
+    """
+    items = logits.shape[-1]
+    missing = 2 ** (items - 1).bit_length() - items
+    logits = ops.pad(
+        _centred(logits, k), [(0, 0), (0, missing)], "constant", -float("inf")
+    )
+    # Of both probabilities the smaller one keeps its digits and its slope.
+    small = ops.sigmoid(ops.where(logits > 0, -logits, logits))
+    drawn = ops.where(logits > 0, 1.0 - small, small)
+    left_out = ops.where(logits > 0, small, 1.0 - small)
+    levels = [ops.stack([left_out, drawn], axis=-1)]
+    while levels[-1].shape[1] > 1:
+        pairs = _pairs(levels[-1])
+        level = _convolve(pairs[:, :, 0], pairs[:, :, 1])[..., : k + 1]
+        levels.append(level)
+    return levels
+
+
+def _pairs(level: Tensor) -> Tensor:
+    """Puts neighbours together: `(rows, nodes / 2, 2, ...)`."""
+    nodes, length = level.shape[1:]
+    return ops.reshape(level, (-1, nodes // 2, 2, length))
+
+
+def _convolve(one: Tensor, other: Tensor) -> Tensor:
+    """The polynomial product along the last axis, for every other index."""
+    product = one[..., :, None] * other[..., None, :]
+    *nodes, rows, columns = product.shape[1:]
+    # Cutting a padded matrix into rows one shorter moves row i i places on.
+    padding = [(0, 0)] * (product.ndim - 1) + [(0, rows)]
+    flat = ops.reshape(
+        ops.pad(product, padding), (-1, *nodes, rows * (rows + columns))
+    )
+    shape = (-1, *nodes, rows, rows + columns - 1)
+    return ops.sum(ops.reshape(flat[..., :-rows], shape), axis=-2)
+
+
+def marginals(logits: Tensor, sums: list[Tensor], k: int) -> Tensor:
+    """P(item drawn) given that k are, from the sums of all the others."""
+    # P(sum of the others = k - j) for j drawn in a node, from the root down.
+    others = ops.one_hot([[k]], k + 1, dtype=logits.dtype)
+    for level in sums[-2::-1]:
+        siblings = ops.flip(_pairs(level), axis=2)
+        length = level.shape[-1]
+        others = _convolve(others[:, :, None], ops.flip(siblings, axis=-1))
+        others = others[..., length - 1 : 2 * length - 1]
+        others = ops.reshape(others, (-1, *level.shape[1:]))
+    joint = (sums[0] * others)[:, : logits.shape[-1]]
+    total = ops.sum(joint, axis=-1)
+    forced = allowed_count(logits, -1) <= k
+    share = joint[..., 1] / ops.where(forced, 1.0, total)
+    return ops.where(forced, ops.cast(is_allowed(logits), share.dtype), share)
+
+
+def drawn_items(
+    logits: Tensor, sums: list[Tensor], noise: Tensor, k: int
+) -> Tensor:
+    """Splits k among the halves of every node, from the root down.
+
+    A node splits with the noise of the first item of its right half: every
+    item but the first one has one node.
+    """
+    missing = sums[0].shape[1] - noise.shape[-1]
+    odds = ops.exp(ops.pad(noise, [(0, 0), (0, missing)]))
+    counts = ops.full_like(sums[-1][..., 0], k, dtype="int32")
+    for level in sums[-2::-1]:
+        nodes, length = level.shape[1:]
+        pairs = ops.stop_gradient(_pairs(level))
+        left = ops.arange(length, dtype="int32")
+        right = counts[..., None] - left
+        possible = ops.logical_and(right >= 0, right < length)
+        weight = pairs[:, :, 0] * ops.take_along_axis(
+            pairs[:, :, 1], ops.clip(right, 0, length - 1), axis=-1
+        )
+        weight = ops.where(possible, weight, 0.0)
+        upto = ops.cumsum(weight, axis=-1)
+        above = ops.flip(ops.cumsum(ops.flip(weight, axis=-1), axis=-1), -1)
+        above = ops.pad(above[..., 1:], [(0, 0), (0, 0), (0, 1)])
+        stride = 2 * sums[0].shape[1] // nodes
+        node_odds = odds[:, stride // 2 :: stride, None]
+        # u > P(at most j on the left), where u / (1 - u) is `node_odds`.
+        exceeded = ops.cast(node_odds * above > upto, "int32")
+        first = ops.sum(exceeded, axis=-1)
+        counts = ops.stack([first, counts - first], axis=-1)
+        counts = ops.reshape(counts, (-1, nodes))
+    drawn = counts[:, : logits.shape[-1]] > 0
+    forced = allowed_count(logits, -1) <= k
+    return ops.where(forced, is_allowed(logits), drawn)
+
+
+def allowed_count(logits: Tensor, axis: int) -> Tensor:
+    allowed = ops.cast(is_allowed(logits), "int32")
+    return ops.sum(allowed, axis=axis, keepdims=True)

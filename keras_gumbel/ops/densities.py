@@ -1,0 +1,323 @@
+"""Log-densities of relaxed samples, and entropy and KL of categorical ones.
+
+A relaxed sample at a low temperature is so close to a vertex that its own
+dtype rounds it there, where the density is 0 or infinite. So the densities
+take the logarithm or the logit of the sample, which `gumbel_log_softmax` and
+`logit_relaxed_bernoulli` draw.
+Densities are returned in float32 or wider: that of 200 classes at
+temperature 0.01 does not fit float16.
+"""
+
+import numpy as np
+from keras import ops
+
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import require_axis
+from keras_gumbel._validation import require_positive_if_number
+from keras_gumbel.ops._numerics import dtype_of
+from keras_gumbel.ops._numerics import is_allowed
+from keras_gumbel.ops._numerics import masked_logits
+from keras_gumbel.ops._numerics import widen
+
+_INF = float("inf")
+
+# Stands for "below all others" where -inf would make inf - inf.
+_HUGE = 3e38
+
+
+def concrete_log_prob(
+    log_sample: Tensor,
+    logits: Tensor,
+    temperature: Tensor = 1.0,
+    axis: int = -1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Log-density of a relaxed one-hot vector y, given log y (Concrete).
+
+    ```
+    p(y) = (K - 1)! temperature^(K - 1)
+           prod_k softmax(x - temperature log y)_k / y_k
+    ```
+
+    in the first K - 1 coordinates of y, the density of Eq. (15). Forbidden
+    classes take no part: K counts the allowed ones. Where y_k = 0 for an
+    allowed class, it is the limit in which all such y_k are equal.
+
+    Args:
+        log_sample: Float tensor log y, from `gumbel_log_softmax`. Its shape
+            and that of `logits` broadcast, counted from the end.
+        logits: Float tensor x of shape `(..., K)`, with K on `axis`; -inf
+            forbids a class.
+        temperature: Positive number or tensor that broadcasts to `logits`, of
+            length 1 on `axis`. Defaults to `1.0`.
+        axis: Integer, the axis of the K classes in `logits`. Defaults to
+            `-1`.
+        mask: Boolean tensor that broadcasts to `logits`, true where a class
+            may be chosen, or `None`. Defaults to `None`.
+
+    Returns:
+        A tensor of the broadcast shape without `axis`, of float32, or float64
+        if an argument has it. Where no class may be chosen it is 0.
+
+    Raises:
+        ValueError: If `temperature` is a number that is not positive or has
+            an entry for every class, `axis` is not an axis of `logits`, or
+            `log_sample` has another number of classes.
+
+    Example:
+
+    >>> log_y = keras.ops.log([0.25, 0.75])
+    >>> round(float(keras_gumbel.ops.concrete_log_prob(log_y, [0.0, 0.0])), 4)
+    0.0
+
+    References:
+        - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
+    """
+    return _concrete_log_prob(
+        "concrete_log_prob", log_sample, logits, temperature, axis, mask, 1.0
+    )
+
+
+def exp_concrete_log_prob(
+    log_sample: Tensor,
+    logits: Tensor,
+    temperature: Tensor = 1.0,
+    axis: int = -1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Log-density of the logarithm of a relaxed one-hot vector (ExpConcrete).
+
+    ```
+    p(log y) = (K - 1)! temperature^(K - 1)
+               prod_k softmax(x - temperature log y)_k
+    ```
+
+    in the measure `d(log y_1) ... d(log y_(K-1)) / y_K` of the paper, which
+    treats all classes alike. The ratio of two such densities is the one of
+    `concrete_log_prob`, and smaller numbers make it. It is -inf where
+    y_k = 0 for an allowed class.
+
+    Args:
+        log_sample: Float tensor log y, from `gumbel_log_softmax`. Its shape
+            and that of `logits` broadcast, counted from the end.
+        logits: Float tensor x of shape `(..., K)`, with K on `axis`; -inf
+            forbids a class.
+        temperature: Positive number or tensor that broadcasts to `logits`, of
+            length 1 on `axis`. Defaults to `1.0`.
+        axis: Integer, the axis of the K classes in `logits`. Defaults to
+            `-1`.
+        mask: Boolean tensor that broadcasts to `logits`, true where a class
+            may be chosen, or `None`. Defaults to `None`.
+
+    Returns:
+        A tensor of the broadcast shape without `axis`, of float32, or float64
+        if an argument has it. Where no class may be chosen it is 0.
+
+    Raises:
+        ValueError: If `temperature` is a number that is not positive or has
+            an entry for every class, `axis` is not an axis of `logits`, or
+            `log_sample` has another number of classes.
+
+    Example:
+
+    >>> log_y = keras.ops.log([0.5, 0.5])
+    >>> log_p = keras_gumbel.ops.exp_concrete_log_prob(log_y, [0.0, 0.0])
+    >>> round(float(log_p), 4)
+    -1.3863
+
+    References:
+        - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
+    """
+    return _concrete_log_prob(
+        "exp_concrete_log_prob",
+        log_sample,
+        logits,
+        temperature,
+        axis,
+        mask,
+        0.0,
+    )
+
+
+def binary_concrete_log_prob(
+    logit_sample: Tensor, logits: Tensor, temperature: Tensor = 1.0
+) -> Tensor:
+    """Log-density of a relaxed Bernoulli variable m, given its logit.
+
+    ```
+    p(m) = temperature sigmoid(u) sigmoid(-u) / (m (1 - m))
+    u = temperature log(m / (1 - m)) - log(s / (1 - s))
+    ```
+
+    the density of Eq. (26) on (0, 1). At m = 0 and m = 1 it is the limit.
+
+    Args:
+        logit_sample: Float tensor log(m / (1 - m)), from
+            `logit_relaxed_bernoulli`. It broadcasts with `logits`.
+        logits: Finite float tensor log(s / (1 - s)), of any shape.
+        temperature: Positive number or tensor that broadcasts to `logits`.
+            Defaults to `1.0`.
+
+    Returns:
+        A tensor of the broadcast shape, of float32, or float64 if an argument
+        has it.
+
+    Raises:
+        ValueError: If `temperature` is a number that is not positive.
+
+    Example:
+
+    >>> float(keras_gumbel.ops.binary_concrete_log_prob(3.0, 0.0))
+    0.0
+
+    References:
+        - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
+    """
+    return _binary_concrete_log_prob(
+        "binary_concrete_log_prob", logit_sample, logits, temperature, 1.0
+    )
+
+
+def logit_binary_concrete_log_prob(
+    logit_sample: Tensor, logits: Tensor, temperature: Tensor = 1.0
+) -> Tensor:
+    """Log-density of the logit of a relaxed Bernoulli variable.
+
+    ```
+    p(log(m / (1 - m))) = temperature sigmoid(u) sigmoid(-u)
+    u = temperature log(m / (1 - m)) - log(s / (1 - s))
+    ```
+
+    a logistic distribution of scale 1 / temperature. The ratio of two such
+    densities is the one of `binary_concrete_log_prob`.
+
+    Args:
+        logit_sample: Float tensor log(m / (1 - m)), from
+            `logit_relaxed_bernoulli`. It broadcasts with `logits`.
+        logits: Finite float tensor log(s / (1 - s)), of any shape.
+        temperature: Positive number or tensor that broadcasts to `logits`.
+            Defaults to `1.0`.
+
+    Returns:
+        A tensor of the broadcast shape, of float32, or float64 if an argument
+        has it.
+
+    Raises:
+        ValueError: If `temperature` is a number that is not positive.
+
+    Example:
+
+    >>> log_p = keras_gumbel.ops.logit_binary_concrete_log_prob(0.0, 0.0)
+    >>> round(float(log_p), 4)
+    -1.3863
+
+    References:
+        - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
+    """
+    return _binary_concrete_log_prob(
+        "logit_binary_concrete_log_prob",
+        logit_sample,
+        logits,
+        temperature,
+        0.0,
+    )
+
+
+def _concrete_log_prob(
+    owner: str,
+    log_sample: Tensor,
+    logits: Tensor,
+    temperature: Tensor,
+    axis: int,
+    mask: Tensor | None,
+    power: float,
+) -> Tensor:
+    """The log-density of log y, less `power` times the sum of log y."""
+    require_positive_if_number(owner, "temperature", temperature)
+    logits, _ = masked_logits(owner, logits, axis, mask)
+    log_sample, logits, t = _alike(log_sample, logits, temperature)
+    classes = logits.shape[axis]
+    axis = require_axis(owner, axis, logits.shape) - len(logits.shape)
+    _require_classes(owner, "log_sample", log_sample, axis, classes)
+    if len(t.shape) >= -axis:
+        _require_classes(owner, "temperature", t, axis, 1)
+    allowed = is_allowed(logits)
+    zero = ops.logical_and(allowed, ops.equal(log_sample, -_INF))
+    log_y = ops.where(
+        ops.logical_and(allowed, ops.logical_not(zero)), log_sample, 0.0
+    )
+    weights = logits - t * log_y
+    count, zeros = (
+        ops.sum(ops.cast(x, logits.dtype), axis=axis, keepdims=True)
+        for x in (allowed, zero)
+    )
+    # Where some y_k are 0, their weights y_k^-t outgrow all others.
+    leading = ops.where(zeros > 0, zero, allowed)
+    top = ops.where(leading, weights, -_HUGE)
+    top = ops.stop_gradient(ops.max(top, axis=axis, keepdims=True))
+    weights = weights - top
+    shares = ops.exp(ops.where(leading, weights, -_HUGE))
+    total = ops.sum(shares, axis=axis, keepdims=True)
+    total = ops.log(ops.where(count > 0, total, 1.0))
+    terms = ops.where(allowed, weights - total - power * log_y, 0.0)
+    # log((K - 1)!) for K = 0, 1, ...; Keras has no lgamma.
+    factors = np.log(np.maximum(np.arange(-1, classes), 1))
+    log_factorial = ops.convert_to_tensor(np.cumsum(factors), logits.dtype)
+    value = (
+        ops.take(log_factorial, ops.cast(count, "int32"))
+        + ops.where(count > 0, count - 1.0, 0.0) * ops.log(t)
+        + ops.sum(terms, axis=axis, keepdims=True)
+        + _limit(zeros > 0, zeros * (power + t) - count * t)
+    )
+    return ops.squeeze(value, axis=axis)
+
+
+def _binary_concrete_log_prob(
+    owner: str,
+    logit_sample: Tensor,
+    logits: Tensor,
+    temperature: Tensor,
+    power: float,
+) -> Tensor:
+    """The log-density of the logit, less `power` times log(m (1 - m))."""
+    require_positive_if_number(owner, "temperature", temperature)
+    logits, _ = widen(logits)
+    logit, logits, t = _alike(logit_sample, logits, temperature)
+    sign = ops.cast(ops.where(logit >= 0, 1.0, -1.0), logit.dtype)
+    edge = ops.isinf(logit)
+    size = ops.where(edge, 0.0, logit) * sign
+    # With |logit m| in one place, two large numbers are never subtracted.
+    bounded = ops.log_sigmoid(t * size - sign * logits)
+    bounded = 2.0 * (bounded - power * ops.log_sigmoid(size))
+    value = ops.log(t) + sign * logits + (power - t) * size
+    return value + ops.where(edge, 0.0, bounded) + _limit(edge, power - t)
+
+
+def _alike(
+    sample: Tensor, logits: Tensor, temperature: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns all three in float32, or in float64 if a tensor has it."""
+    sample, _ = widen(sample)
+    dtypes = dtype_of(sample), dtype_of(logits)
+    dtype = "float64" if "float64" in dtypes else "float32"
+    temperature = ops.convert_to_tensor(temperature, dtype)
+    return ops.cast(sample, dtype), ops.cast(logits, dtype), temperature
+
+
+def _limit(edge: Tensor, slope: Tensor) -> Tensor:
+    """`slope * inf` on the edge, 0 for a slope of 0, without a gradient."""
+    limit = ops.where(slope > 0, _INF, ops.where(slope < 0, -_INF, 0.0))
+    return ops.cast(ops.where(edge, limit, 0.0), slope.dtype)
+
+
+def _require_classes(
+    owner: str, name: str, tensor: Tensor, axis: int, length: int
+) -> None:
+    if len(tensor.shape) < -axis or tensor.shape[axis] not in (length, None):
+        raise invalid_argument(
+            owner,
+            name,
+            f"a tensor of length {length} on axis {axis}",
+            tuple(tensor.shape),
+        )
