@@ -2,6 +2,7 @@
 
 from keras_gumbel import callbacks as callbacks
 from keras_gumbel import constraints as constraints
+from keras_gumbel import diagnostics as diagnostics
 from keras_gumbel import layers as layers
 from keras_gumbel import metrics as metrics
 from keras_gumbel import ops as ops
@@ -13,6 +14,7 @@ from keras_gumbel import sparsity as sparsity
 from keras_gumbel import visualization as visualization
 from keras_gumbel._scores import mark_scores as mark_scores
 from keras_gumbel._version import __version__ as __version__
+from keras_gumbel.diagnostics import gradient_report as gradient_report
 from keras_gumbel.sparsity import harden as harden
 from keras_gumbel.sparsity import sparsify as sparsify
 from keras_gumbel.sparsity import sparsity_report as sparsity_report

@@ -54,6 +54,53 @@ BAD_VALUES = {
     "projection values": (lambda: kg.ops.project_capped_box([], 1), "values"),
     "gumbel dtype": (lambda: kg.random.gumbel((2,), "int32"), "dtype"),
     "logistic dtype": (lambda: kg.random.logistic((2,), "bool"), "dtype"),
+    "report of nothing": (lambda: kg.gradient_report(ops.sum), "logits"),
+    "report of both": (
+        lambda: kg.gradient_report(ops.sum, [0.0, 1.0], [0.5]),
+        "logits",
+    ),
+    "report of too much": (
+        lambda: kg.gradient_report(ops.sum, [[0.0, 1.0]] * 17),
+        "logits",
+    ),
+    "report of too many masks": (
+        lambda: kg.gradient_report(ops.sum, probs=[0.5] * 17),
+        "probs",
+    ),
+    "report of wrong probabilities": (
+        lambda: kg.gradient_report(ops.sum, probs=[1.5]),
+        "probs",
+    ),
+    "report of a total": (
+        lambda: kg.gradient_report(ops.sum, [0.0, 1.0]),
+        "function",
+    ),
+    "report of a constant": (
+        lambda: kg.gradient_report(lambda h: h[:, 0] * 0.0, [0.0, 1.0]),
+        "function",
+    ),
+    "report estimator": (
+        lambda: kg.gradient_report(
+            lambda h: h[:, 0], [0.0, 1.0], estimators=["identity"]
+        ),
+        "estimators",
+    ),
+    "report temperature": (
+        lambda: kg.gradient_report(
+            lambda h: h[:, 0], [0.0, 1.0], temperature=0.0
+        ),
+        "temperature",
+    ),
+    "report samples": (
+        lambda: kg.gradient_report(
+            lambda h: h[:, 0], [0.0, 1.0], num_samples=0
+        ),
+        "num_samples",
+    ),
+    "report seed": (
+        lambda: kg.gradient_report(lambda h: h[:, 0], [0.0, 1.0], seed=-1),
+        "seed",
+    ),
     "layer temperature": (
         lambda: kg.layers.GumbelSoftmax(temperature=0.0),
         "temperature",

@@ -11,6 +11,10 @@ API = """
 __version__
 callbacks.SparsityLogger()
 constraints.CappedBox(budget)
+diagnostics.GradientReport(rows, gradient)
+diagnostics.GradientRow(estimator, bias, bias_error, variance, cosine)
+gradient_report(function, logits=None, probs=None, estimators=None, \
+temperature=1.0, num_samples=10000, seed=None)
 harden(model, density=None, budget=None)
 layers.ConcreteMask(axis=-1, temperature=0.6666666666666666, hard=False, \
 estimator='binary_concrete', fixed=False, scores_initializer='ones', \

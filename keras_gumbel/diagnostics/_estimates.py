@@ -1,0 +1,167 @@
+"""Gradients of expectations: exactly by enumeration, and by sampling."""
+
+import itertools
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_gumbel._seeds import seed_generator
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+
+Function = Callable[[Tensor], Tensor]
+Sampler = Callable[..., Tensor]
+
+_MOST_OUTCOMES = 2**16
+_CHUNK = 2**20  # entries of the samples held at once
+
+
+def one_hot_outcomes(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lists what independent categorical variables can be.
+
+    Args:
+        logits: Array x of shape `(..., K)`.
+
+    Returns:
+        The one-hot outcomes h of shape `(count, ..., K)`, and the derivative
+        of the probability of each in x, of the same shape.
+    """
+    rows = logits.reshape(-1, logits.shape[-1])
+    odds = np.exp(rows - rows.max(axis=-1, keepdims=True))
+    p = odds / odds.sum(axis=-1, keepdims=True)
+    h = np.eye(p.shape[-1])[_grid("logits", *p.shape)]  # (count, variables, K)
+    weights = (h * p).sum(axis=-1).prod(axis=-1)
+    slopes = weights[:, None, None] * (h - p)
+    shape = (-1, *logits.shape)
+    return h.reshape(shape), slopes.reshape(shape)
+
+
+def mask_outcomes(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lists what independent binary masks can be.
+
+    Args:
+        probs: Array s of any shape.
+
+    Returns:
+        The outcomes m of shape `(count, *probs.shape)`, and the derivative of
+        the probability of each in s, of the same shape.
+    """
+    s = probs.ravel()
+    if not ((s >= 0) & (s <= 1)).all():
+        raise invalid_argument(
+            "gradient_report", "probs", "probabilities in [0, 1]", probs
+        )
+    m = _grid("probs", s.size, 2)  # (count, masks)
+    weights = np.where(m == 1, s, 1 - s)
+    others = [np.delete(weights, i, axis=1).prod(axis=1) for i in range(s.size)]
+    slopes = np.stack(others, axis=1) * (2 * m - 1)
+    shape = (-1, *probs.shape)
+    return m.reshape(shape), slopes.reshape(shape)
+
+
+def exact_gradient(
+    function: Function, outcomes: np.ndarray, slopes: np.ndarray
+) -> np.ndarray:
+    """Returns `sum_h f(h) dP(h)`.
+
+    Args:
+        function: Callable f.
+        outcomes: Array of all h, along the first axis.
+        slopes: Array of the same shape, the derivatives of P(h).
+
+    Returns:
+        A float64 array of the shape of one outcome.
+    """
+    values = ops.convert_to_numpy(function(ops.cast(outcomes, "float32")))
+    if values.shape != outcomes.shape[:1]:
+        raise invalid_argument(
+            "gradient_report",
+            "function",
+            "one that returns one number for each sample, a tensor of shape "
+            f"{outcomes.shape[:1]} for samples of shape {outcomes.shape}",
+            values.shape,
+        )
+    values = values.astype("float64")
+    # The derivatives sum to zero, so that an offset of f is rounding alone.
+    return np.tensordot(values - values.mean(), slopes, axes=1)
+
+
+def moments(
+    function: Function,
+    point: np.ndarray,
+    sampler: Sampler,
+    num_samples: int,
+    seed: int | None,
+) -> tuple[np.ndarray, float]:
+    """Samples an estimator.
+
+    Args:
+        function: Callable f.
+        point: Array, the parameters of the samples.
+        sampler: Callable of a tensor of parameters and a `seed`.
+        num_samples: Integer.
+        seed: Integer or `None`.
+
+    Returns:
+        The mean of the gradients of f(sample) in the parameters, and the mean
+        squared distance to it.
+    """
+    chunk = min(num_samples, max(1, _CHUNK // max(1, point.size)))
+    layer = _Samples(function, point, sampler, chunk, seed)
+    model = keras.Sequential([keras.Input((1,)), layer])
+    # A step of plain gradient descent of length 1, from 0, is the gradient
+    # itself: the one way to it that Keras has on every backend.
+    model.compile(optimizer=keras.optimizers.SGD(1.0), jit_compile=False)
+    total, squares, left = np.zeros_like(point), 0.0, num_samples
+    while left:
+        layer.shift.assign(ops.zeros(layer.shift.shape))
+        model.train_on_batch(np.zeros((1, 1)))
+        drawn = -ops.convert_to_numpy(layer.shift.value)[:left].astype(
+            "float64"
+        )
+        total += drawn.sum(axis=0)
+        squares += float((drawn**2).sum())
+        left -= len(drawn)
+    mean = total / num_samples
+    return mean, max(0.0, squares / num_samples - float((mean**2).sum()))
+
+
+class _Samples(keras.layers.Layer):
+    """Adds the loss `sum_i f(sample(x + shift_i))` to a model."""
+
+    def __init__(
+        self,
+        function: Function,
+        point: np.ndarray,
+        sampler: Sampler,
+        count: int,
+        seed: int | None,
+    ) -> None:
+        super().__init__(dtype="float32")
+        self.function = function
+        self.sampler = sampler
+        self.point = ops.cast(point, "float32")
+        self.seed_generator = seed_generator(seed)
+        self.shift = self.add_weight(
+            shape=(count, *point.shape), initializer="zeros"
+        )
+
+    def call(self, inputs: Tensor) -> Tensor:
+        x = self.point + self.shift
+        samples = self.sampler(x, seed=self.seed_generator)
+        self.add_loss(ops.sum(self.function(samples)))
+        return inputs
+
+
+def _grid(name: str, count: int, choices: int) -> np.ndarray:
+    """All ways to choose one of `choices`, `count` times, one in a row."""
+    if choices**count > _MOST_OUTCOMES:
+        raise invalid_argument(
+            "gradient_report",
+            name,
+            f"few enough to sum over at most {_MOST_OUTCOMES} values",
+            f"{choices}**{count} values",
+        )
+    return np.array(list(itertools.product(range(choices), repeat=count)))

@@ -1,0 +1,225 @@
+"""Bias and variance of gradient estimators on a given function."""
+
+import dataclasses
+import functools
+import io
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_gumbel import ops as kg_ops
+from keras_gumbel._seeds import require_seed
+from keras_gumbel._seeds import spawn_seeds
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import require_choice
+from keras_gumbel._validation import require_positive
+from keras_gumbel._validation import require_positive_integer
+from keras_gumbel.diagnostics._estimates import Sampler
+from keras_gumbel.diagnostics._estimates import exact_gradient
+from keras_gumbel.diagnostics._estimates import mask_outcomes
+from keras_gumbel.diagnostics._estimates import moments
+from keras_gumbel.diagnostics._estimates import one_hot_outcomes
+from keras_gumbel.ops.bernoulli import BERNOULLI_ESTIMATORS
+from keras_gumbel.ops.sampling import ESTIMATORS
+
+_CATEGORICAL: dict[str, Sampler] = {"gumbel_softmax": kg_ops.gumbel_softmax} | {
+    name: functools.partial(kg_ops.sample_one_hot, estimator=name)
+    for name in ESTIMATORS
+}
+_BERNOULLI: dict[str, Sampler] = {
+    "relaxed_bernoulli": kg_ops.relaxed_bernoulli
+} | {
+    name: functools.partial(kg_ops.sample_bernoulli, estimator=name)
+    for name in BERNOULLI_ESTIMATORS
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientRow:
+    """One estimator in a `GradientReport`.
+
+    Lengths are in units of the length of the exact gradient.
+
+    Attributes:
+        estimator: String, its name.
+        bias: Float, the distance of its mean to the exact gradient.
+        bias_error: Float, the standard error of that mean. A bias that is
+            not larger may be none.
+        variance: Float, the mean squared distance to its own mean.
+        cosine: Float, of the angle between its mean and the exact gradient.
+    """
+
+    estimator: str
+    bias: float
+    bias_error: float
+    variance: float
+    cosine: float
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientReport:
+    """Bias, variance and direction of gradient estimators.
+
+    `print` shows it as a table.
+
+    Attributes:
+        rows: Tuple of `GradientRow`, one for each estimator.
+        gradient: NumPy array, the exact gradient.
+    """
+
+    rows: tuple[GradientRow, ...]
+    gradient: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as plain data, for JSON."""
+        return dataclasses.asdict(self) | {"gradient": self.gradient.tolist()}
+
+    def __str__(self) -> str:
+        # Keras depends on rich; importing it here keeps ours quick.
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table()
+        table.add_column("estimator")
+        for title in ("bias", "±", "variance", "cosine"):
+            table.add_column(title, justify="right")
+        for row in self.rows:
+            table.add_row(
+                row.estimator,
+                f"{row.bias:.3f}",
+                f"{row.bias_error:.3f}",
+                f"{row.variance:.3f}",
+                f"{row.cosine:.3f}",
+            )
+        text = io.StringIO()
+        Console(file=text, width=100).print(table)
+        return text.getvalue().rstrip()
+
+
+def gradient_report(
+    function: Callable[[Tensor], Tensor],
+    logits: Any = None,
+    probs: Any = None,
+    estimators: Iterable[str] | Mapping[str, Sampler] | None = None,
+    temperature: float = 1.0,
+    num_samples: int = 10_000,
+    seed: int | None = None,
+) -> GradientReport:
+    """Compares gradient estimators with the exact gradient of a function.
+
+    ```
+    d/dx E[f(h)],  h ~ softmax(x)       or       d/ds E[f(m)],  P(m = 1) = s
+    ```
+
+    is computed exactly, as a sum over all values of h or of m, and the mean
+    and the variance of each estimator from samples.
+
+    Args:
+        function: Callable f, of `keras.ops`. It takes a float32 tensor of
+            samples of shape `(batch, *logits.shape)` or
+            `(batch, *probs.shape)` and returns one number for each, of shape
+            `(batch,)`.
+        logits: Float array x of shape `(..., K)`, of independent variables
+            with K classes each, or `None`. Defaults to `None`.
+        probs: Float array s in [0, 1] of any shape, of independent binary
+            masks, or `None`. Exactly one of `logits` and `probs` must be
+            given. Defaults to `None`.
+        estimators: Sequence of names, those of `ops.sample_one_hot` and
+            `"gumbel_softmax"`, the relaxed sample, or for masks those of
+            `ops.sample_bernoulli` and `"relaxed_bernoulli"`; or dictionary of
+            names to functions `sampler(x, seed)` of your own, which return a
+            sample for each row of a tensor x; or `None` for all names.
+            Defaults to `None`.
+        temperature: Positive float, of the named estimators. Defaults to
+            `1.0`.
+        num_samples: Positive integer, the samples of each estimator. Defaults
+            to `10000`.
+        seed: Integer or `None`. Defaults to `None`.
+
+    Returns:
+        A `GradientReport`.
+
+    Raises:
+        ValueError: If both or neither of `logits` and `probs` are given,
+            there are more than 65536 values to sum over, a probability is
+            not in [0, 1], an estimator is unknown, `function` does not return
+            one number for each sample, or the exact gradient is zero or not
+            finite.
+
+    Example:
+
+    >>> report = keras_gumbel.gradient_report(
+    ...     lambda h: keras.ops.tanh(h[:, 0] - 0.3 * h[:, 2]),
+    ...     logits=[0.8, -0.4, 0.1],
+    ...     estimators=["straight_through", "reinmax"],
+    ...     seed=0,
+    ... )
+    >>> straight_through, reinmax = report.rows
+    >>> reinmax.bias < straight_through.bias
+    True
+    """
+    owner = "gradient_report"
+    if (logits is None) == (probs is None):
+        raise invalid_argument(
+            owner, "logits", "given, or else `probs`", logits
+        )
+    require_positive(owner, "temperature", temperature)
+    require_positive_integer(owner, "num_samples", num_samples)
+    point, outcomes, named = (
+        (logits, one_hot_outcomes, _CATEGORICAL)
+        if probs is None
+        else (probs, mask_outcomes, _BERNOULLI)
+    )
+    point = np.asarray(ops.convert_to_numpy(point), "float64")
+    exact = exact_gradient(function, *outcomes(point))
+    scale = float(np.linalg.norm(exact))
+    if not 0.0 < scale < float("inf"):
+        raise invalid_argument(
+            owner,
+            "function",
+            "one whose exact gradient is finite and not zero",
+            function,
+        )
+    samplers = _samplers(owner, estimators, named, temperature)
+    seeds = spawn_seeds(require_seed(owner, seed), len(samplers))
+    rows = []
+    for (name, sampler), own in zip(samplers.items(), seeds, strict=True):
+        mean, variance = moments(function, point, sampler, num_samples, own)
+        rows.append(
+            GradientRow(
+                estimator=name,
+                bias=float(np.linalg.norm(mean - exact)) / scale,
+                bias_error=(variance / num_samples) ** 0.5 / scale,
+                variance=variance / scale**2,
+                cosine=_cosine(mean, exact),
+            )
+        )
+    return GradientReport(tuple(rows), exact)
+
+
+def _samplers(
+    owner: str,
+    estimators: Iterable[str] | Mapping[str, Sampler] | None,
+    named: dict[str, Sampler],
+    temperature: float,
+) -> dict[str, Sampler]:
+    """Returns functions of a tensor and a seed, by name."""
+    if isinstance(estimators, Mapping):
+        return dict(estimators)
+    names = tuple(named if estimators is None else estimators)
+    for name in names:
+        require_choice(owner, "estimators", name, tuple(named))
+    return {
+        name: functools.partial(named[name], temperature=temperature)
+        for name in names
+    }
+
+
+def _cosine(mean: np.ndarray, exact: np.ndarray) -> float:
+    lengths = np.linalg.norm(mean) * np.linalg.norm(exact)
+    return float((mean * exact).sum() / lengths) if lengths else 0.0
