@@ -51,6 +51,14 @@ def reinmax(x, seed):
     return kg.ops.sample_one_hot(x, 1.0, "reinmax", seed=seed)
 
 
+def gumbel_rao(x, seed):
+    return kg.ops.sample_one_hot(x, TEMPERATURE, "gumbel_rao", seed=seed)
+
+
+def gapped(x, seed):
+    return kg.ops.sample_one_hot(x, TEMPERATURE, "gapped", seed=seed)
+
+
 def precise(x, seed):
     noise = kg.random.gumbel(ops.shape(x), seed=seed, precision="high")
     return kg.ops.gumbel_softmax(x, TEMPERATURE, noise=noise)
@@ -74,6 +82,8 @@ RELAXED = {
     "keras_gumbel": soft,
     "keras_gumbel, hard": hard,
     "keras_gumbel, ReinMax": reinmax,
+    "keras_gumbel, gapped": gapped,
+    "keras_gumbel, Gumbel-Rao of 10": gumbel_rao,
     'keras_gumbel, precision="high"': precise,
 }
 INDICES = {

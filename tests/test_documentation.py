@@ -15,6 +15,11 @@ MODULES = [
     for path in sorted((ROOT / "keras_gumbel").rglob("*.py"))
     if ">>> " in path.read_text()
 ]
+PAGES = [
+    path
+    for path in sorted((ROOT / "docs").rglob("*.md"))
+    if "```python" in path.read_text()
+]
 
 
 def _markdown(path):
@@ -47,6 +52,27 @@ def test_readme_blocks_run(tmp_path, monkeypatch):
 
     assert count == 2
     assert (tmp_path / "small.keras").exists()
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_pages_run(path):
+    assert _run(_markdown(path)) > 0
+
+
+def test_quoted_measurements_are_those_of_the_benchmark():
+    quoted = _table_rows("docs/estimators.md")
+    printed = _table_rows("docs/benchmarks/estimators.md")
+
+    measured = [row for row in quoted if len(row) == 6 and row[2][0].isdigit()]
+    assert len(measured) == 11
+    for name, *numbers in measured:
+        assert [name.split()[0].strip("`"), *numbers] in printed
+
+
+def _table_rows(path):
+    lines = (ROOT / path).read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
 
 
 @pytest.mark.parametrize("path", MODULES)
