@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
@@ -11,7 +12,9 @@ from keras_gumbel._validation import require_choice
 from keras_gumbel._validation import require_positive
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.layers._categorical import CategoricalLayer
+from keras_gumbel.ops._numerics import masked_logits
 from keras_gumbel.ops.discrete import gumbel_max
+from keras_gumbel.ops.discrete import one_hot_argmax
 from keras_gumbel.ops.sampling import ESTIMATORS
 from keras_gumbel.ops.sampling import sample_one_hot
 
@@ -144,9 +147,12 @@ class StraightThroughArgmax(CategoricalLayer):
         self.output_mode = output_mode
 
     def infer(self, logits: Tensor, mask: Tensor | None) -> Tensor:
-        if self.output_mode == "index":
-            return gumbel_max(logits, self.axis, mask, noise=0.0)
-        return super().infer(logits, mask)
+        if self.output_mode == "one_hot":
+            return super().infer(logits, mask)
+        logits, _ = masked_logits(self.name, logits, self.axis, mask)
+        one_hot = one_hot_argmax(logits, self.axis)
+        # Unlike that of floats, `argmax` of integers exports everywhere.
+        return ops.argmax(ops.cast(one_hot, "int32"), axis=self.axis)
 
     def sample(
         self,
