@@ -43,7 +43,7 @@ $(TEST_ENV)/ready: pyproject.toml
 	$(TEST_ENV)/bin/pip install -q --upgrade pip
 	$(TEST_ENV)/bin/pip install -q $(TORCH)
 	$(TEST_ENV)/bin/pip install -q -e '.[jax,tensorflow,torch,examples]' \
-		--group lint --group test
+		--group lint --group test --group export
 	touch $@
 
 $(DEMO_ENV)/ready: pyproject.toml

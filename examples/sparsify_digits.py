@@ -35,7 +35,8 @@ from sklearn.model_selection import train_test_split
 import keras_gumbel as kg
 
 DENSITY = 0.05
-EPOCHS = 80
+EPOCHS = 60
+FINE_TUNING = 20
 BATCH_SIZE = 64
 OUTPUT = pathlib.Path("sparsify_digits")
 
@@ -57,7 +58,8 @@ x_train, x_test, y_train, y_test = train_test_split(
     stratify=labels,
     random_state=0,
 )
-steps = EPOCHS * int(np.ceil(len(x_train) / BATCH_SIZE))
+steps_per_epoch = int(np.ceil(len(x_train) / BATCH_SIZE))
+steps = EPOCHS * steps_per_epoch
 
 """
 ## The dense network
@@ -92,8 +94,11 @@ within the run.
 """
 
 
-def cosine(learning_rate):
-    return keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+def cosine(learning_rate, epochs=EPOCHS):
+    """A learning rate that falls to 0 within a number of epochs."""
+    return keras.optimizers.schedules.CosineDecay(
+        learning_rate, epochs * steps_per_epoch
+    )
 
 
 sparse = kg.sparsify(
@@ -101,7 +106,7 @@ sparse = kg.sparsify(
 )
 sparse.compile(
     optimizer=kg.optimizers.ProjectedOptimizer(
-        keras.optimizers.SGD(cosine(0.2), momentum=0.9),
+        keras.optimizers.SGD(cosine(0.1), momentum=0.9),
         density=kg.schedules.CubicDensity(DENSITY, steps),
         score_optimizer=keras.optimizers.Adam(cosine(0.05)),
     ),
@@ -120,13 +125,22 @@ history = sparse.fit(
 ## What is kept
 
 The report counts the final mask: the largest scores of the whole network,
-exactly as many as the budget. `strip` folds it into the kernels.
+exactly as many as the budget. `harden` fixes it, so that a plain `fit` trains
+the weights that are left. `strip` folds the mask into the kernels.
 """
 
 report = kg.sparsity_report(sparse)
 print(report)
 
-small = kg.strip(sparse)
+hard = kg.harden(sparse)
+hard.compile(
+    keras.optimizers.SGD(cosine(0.1, FINE_TUNING), momentum=0.9),
+    loss=loss,
+    metrics=["accuracy"],
+)
+hard.fit(x_train, y_train, batch_size=BATCH_SIZE, epochs=FINE_TUNING)
+
+small = kg.strip(hard)
 small.compile(loss=loss, metrics=["accuracy"])
 dense_accuracy = dense.evaluate(x_test, y_test, verbose=0)[1]
 sparse_accuracy = small.evaluate(x_test, y_test, verbose=0)[1]

@@ -13,16 +13,20 @@ from keras import ops
 
 from keras_gumbel._typing import Tensor
 from keras_gumbel.ops._numerics import is_allowed
+from keras_gumbel.ops._numerics import top_values
 
 # Leaves the tilt within 0.1 % of its bracket, which is wide only where the
 # sum is k almost everywhere in it.
 _BISECTIONS = 12
 
+# The logit of probability 0. ONNX from TensorFlow multiplies it with 0.
+_NEVER = -1e4
+
 
 def _centred(logits: Tensor, k: int) -> Tensor:
     """Takes c off the logits such that sigmoid(x - c) sums to k."""
     items = logits.shape[-1]
-    top = ops.top_k(ops.stop_gradient(logits), min(k + 1, items))[0]
+    top = top_values(ops.stop_gradient(logits), min(k + 1, items))
     kth, following = top[..., k - 1 : k], top[..., -1:]
     # Where k items or fewer are allowed, no c does and any will do.
     solvable = is_allowed(following)
@@ -39,26 +43,32 @@ def _centred(logits: Tensor, k: int) -> Tensor:
 
 
 def bernoulli_sums(logits: Tensor, k: int) -> list[Tensor]:
-    """P(sum = 0), ..., P(sum = k) of 1, 2, 4, ... neighbours, up to all.
+    """P(sum = 0), ..., P(sum = k) of 1, 2, 4, ... neighbours, up to a half.
 
     The items are the leaves of a binary tree, filled up with items that are
     never drawn. Level l has the shape `(rows, nodes, min(2**l, k) + 1)`.
     """
-    items = logits.shape[-1]
+    items = int(logits.shape[-1])  # a tensor while torch traces for ONNX
     missing = 2 ** (items - 1).bit_length() - items
     logits = ops.pad(
-        _centred(logits, k), [(0, 0), (0, missing)], "constant", -float("inf")
+        _centred(logits, k), [(0, 0), (0, missing)], "constant", _NEVER
     )
+    logits = ops.where(logits > _NEVER, logits, _NEVER)
     # Of both probabilities the smaller one keeps its digits and its slope.
     small = ops.sigmoid(ops.where(logits > 0, -logits, logits))
     drawn = ops.where(logits > 0, 1.0 - small, small)
     left_out = ops.where(logits > 0, small, 1.0 - small)
     levels = [ops.stack([left_out, drawn], axis=-1)]
-    while levels[-1].shape[1] > 1:
+    while levels[-1].shape[1] > 2:
         pairs = _pairs(levels[-1])
         level = _convolve(pairs[:, :, 0], pairs[:, :, 1])[..., : k + 1]
         levels.append(level)
     return levels
+
+
+def _downwards(sums: list[Tensor]) -> list[Tensor]:
+    """The levels below the root, from it down: none if it is the only item."""
+    return [level for level in reversed(sums) if level.shape[1] > 1]
 
 
 def _pairs(level: Tensor) -> Tensor:
@@ -84,7 +94,7 @@ def marginals(logits: Tensor, sums: list[Tensor], k: int) -> Tensor:
     """P(item drawn) given that k are, from the sums of all the others."""
     # P(sum of the others = k - j) for j drawn in a node, from the root down.
     others = ops.one_hot([[k]], k + 1, dtype=logits.dtype)
-    for level in sums[-2::-1]:
+    for level in _downwards(sums):
         siblings = ops.flip(_pairs(level), axis=2)
         length = level.shape[-1]
         others = _convolve(others[:, :, None], ops.flip(siblings, axis=-1))
@@ -107,8 +117,8 @@ def drawn_items(
     """
     missing = sums[0].shape[1] - noise.shape[-1]
     odds = ops.exp(ops.pad(noise, [(0, 0), (0, missing)]))
-    counts = ops.full_like(sums[-1][..., 0], k, dtype="int32")
-    for level in sums[-2::-1]:
+    counts = ops.full_like(sums[-1][:, :1, 0], k, dtype="int32")
+    for level in _downwards(sums):
         nodes, length = level.shape[1:]
         pairs = ops.stop_gradient(_pairs(level))
         left = ops.arange(length, dtype="int32")

@@ -26,6 +26,7 @@ from keras_gumbel.ops._numerics import gumbel_like
 from keras_gumbel.ops._numerics import is_allowed
 from keras_gumbel.ops._numerics import masked_logits
 from keras_gumbel.ops._numerics import tempered_softmax
+from keras_gumbel.ops._numerics import top_values
 from keras_gumbel.ops.discrete import one_hot_argmax
 from keras_gumbel.ops.estimators import straight_through
 
@@ -281,14 +282,15 @@ def _prepared(
 
 def _largest(values: Tensor, k: int, axis: int) -> Tensor:
     """The k-hot vector of the k largest entries; the first of equals win."""
-    values = ops.moveaxis(ops.stop_gradient(values), axis, -1)
-    least = ops.top_k(values, k)[0][..., -1:]
+    last = len(values.shape) - 1
+    values = ops.moveaxis(ops.stop_gradient(values), axis, last)
+    least = top_values(values, k)[..., -1:]
     above = values > least
     level = ops.logical_and(values == least, is_allowed(values))
     left = k - ops.sum(ops.cast(above, "int32"), axis=-1, keepdims=True)
     place = ops.cumsum(ops.cast(level, "int32"), axis=-1)
     chosen = ops.logical_or(above, ops.logical_and(level, place <= left))
-    return ops.moveaxis(ops.cast(chosen, values.dtype), -1, axis)
+    return ops.moveaxis(ops.cast(chosen, values.dtype), last, axis)
 
 
 def _log_rest(
@@ -329,6 +331,6 @@ def _as_rows(values: Tensor, axis: int) -> tuple[Tensor, Any]:
     shape = ops.shape(values)
 
     def restore(rows: Tensor) -> Tensor:
-        return ops.moveaxis(ops.reshape(rows, shape), -1, axis)
+        return ops.moveaxis(ops.reshape(rows, shape), len(shape) - 1, axis)
 
     return ops.reshape(values, (-1, values.shape[-1])), restore
