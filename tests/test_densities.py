@@ -317,6 +317,8 @@ def test_tensorflow_probability_has_no_density_of_a_cold_sample():
 @pytest.mark.parametrize("log_prob", CONCRETE)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_concrete_of_own_cold_samples_is_finite(log_prob, dtype):
+    # NaN for 99.5 % of TFP's own fresh samples and 92 % of torch's in float32,
+    # 99.98 % of torch's in float16; the share depends on the logits.
     x = tensor(np.broadcast_to(X[:1], (20_000, 4)), dtype)
     log_y = run(gumbel_log_softmax, x, temperature=COLD, seed=1)
 
@@ -371,6 +373,7 @@ def test_concrete_has_the_gradient_of_its_formula(loss, temperature, jit):
 
 
 def test_concrete_takes_batches_that_broadcast():
+    # For temperatures of shape (3, 1) torch's `log_prob` has the shape (3, 3).
     log_y = np.stack([log_y_of(0.5), log_y_of(0.5, EPS)])[:, :, None]
     t = np.linspace(0.5, 2.0, 36)[:, None, None].astype("float32")
     x = X[:5]
@@ -591,6 +594,7 @@ def test_binary_concrete_is_that_of_tensorflow_probability(temperature):
 @pytest.mark.parametrize("log_prob", BINARY)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_binary_concrete_of_own_cold_samples_is_finite(log_prob, dtype):
+    # inf for 77 % at 0.01 and 21 % at 0.1 in float32 (TFP, logit 0.3).
     x = tensor(np.full((20_000, 1), 0.3), dtype)
     logit = run(logit_relaxed_bernoulli, x, temperature=COLD, seed=1)
 
@@ -637,6 +641,8 @@ def test_binary_concrete_has_the_gradient_of_its_formula(
     [(0.1, [INF, INF]), (1.0, [-0.5, 0.5]), (2.0, [-INF, -INF])],
 )
 def test_binary_concrete_at_zero_and_one_is_the_limit(temperature, expected):
+    # At m = 0 torch gives 75.8, -0.5, -inf at these temperatures, at m = 1
+    # 11.97, 0.5, -14.75: it clamps m.
     logit = tensor([-INF, INF])
 
     of_m = binary_concrete_log_prob(logit, 0.5, temperature)

@@ -63,6 +63,8 @@ NEIGHBOURS = [0, 1, 2, 3, LARGEST, LARGEST - 1, 2**31, 2**31 - 1]
 
 
 def test_seeds_give_streams_that_do_not_overlap():
+    # On torch `keras.layers.GaussianNoise(1.0, seed=3)` adds in its second call
+    # what `seed=4` adds in its first.
     streams = streams_of(NEIGHBOURS)
 
     overlaps = {

@@ -622,3 +622,16 @@ def test_subset_refuses_a_bad_axis_and_mask(function):
 def test_relaxed_top_k_refuses_a_bad_temperature(temperature):
     with pytest.raises(ValueError, match="`temperature` of `relaxed_top_k`"):
         relaxed_top_k(tensor(X), 2, temperature)
+
+
+@pytest.mark.parametrize(
+    "function", [gumbel_top_k, relaxed_top_k, sample_subset, subset_marginals]
+)
+def test_a_logit_of_nan_spoils_its_row_alone(function):
+    x = np.zeros((2, 4), "float32")
+    x[0, 1] = np.nan
+
+    y = to_numpy(function(tensor(x), 2))
+
+    assert np.isnan(y[0]).all()
+    assert y[1].sum() == pytest.approx(2, abs=1e-5)

@@ -53,7 +53,7 @@ def bernoulli_sums(logits: Tensor, k: int) -> list[Tensor]:
     logits = ops.pad(
         _centred(logits, k), [(0, 0), (0, missing)], "constant", _NEVER
     )
-    logits = ops.where(logits > _NEVER, logits, _NEVER)
+    logits = ops.where(logits < _NEVER, _NEVER, logits)
     # Of both probabilities the smaller one keeps its digits and its slope.
     small = ops.sigmoid(ops.where(logits > 0, -logits, logits))
     drawn = ops.where(logits > 0, 1.0 - small, small)

@@ -58,6 +58,15 @@ def masked_logits(
     return logits, dtype
 
 
+def moved_axis(values: Tensor, axis: int, to: int) -> Tensor:
+    """Moves an axis, if it has to be: `torch.vmap` knows no `moveaxis`."""
+    rank = len(values.shape)
+    if axis % rank == to % rank:
+        return values
+    # An axis counted from the end does not export from torch to ONNX.
+    return ops.moveaxis(values, axis % rank, to % rank)
+
+
 def top_values(values: Tensor, count: int) -> Tensor:
     """Returns the largest entries along the last axis, in falling order."""
     if keras.config.backend() == "jax":
@@ -88,7 +97,7 @@ def tempered_softmax(
     Returns:
         A tensor of the shape and dtype of `values`.
     """
-    top = ops.stop_gradient(ops.max(values, axis=axis, keepdims=True))
+    top = ops.stop_gradient(ops.amax(values, axis=axis, keepdims=True))
     # Only differences survive a division by a small temperature.
     distance = values - ops.maximum(top, -_HUGE)
     if not is_number(temperature):
@@ -125,7 +134,7 @@ def tempered_log_softmax(
     """
     temperature = ops.convert_to_tensor(temperature, values.dtype)
     allowed = is_allowed(values)
-    top = ops.stop_gradient(ops.max(values, axis=axis, keepdims=True))
+    top = ops.stop_gradient(ops.amax(values, axis=axis, keepdims=True))
     distance = ops.where(allowed, values - ops.maximum(top, -_HUGE), 0.0)
     # NaN is not below.
     below = distance <= _LEAST * temperature

@@ -8,7 +8,8 @@ Densities are returned in float32 or wider: that of 200 classes at
 temperature 0.01 does not fit float16.
 """
 
-import numpy as np
+import math
+
 from keras import ops
 
 from keras_gumbel._typing import Tensor
@@ -255,15 +256,15 @@ def _concrete_log_prob(
     # Where some y_k are 0, their weights y_k^-t outgrow all others.
     leading = ops.where(zeros > 0, zero, allowed)
     top = ops.where(leading, weights, -_HUGE)
-    top = ops.stop_gradient(ops.max(top, axis=axis, keepdims=True))
+    top = ops.stop_gradient(ops.amax(top, axis=axis, keepdims=True))
     weights = weights - top
     shares = ops.exp(ops.where(leading, weights, -_HUGE))
     total = ops.sum(shares, axis=axis, keepdims=True)
     total = ops.log(ops.where(count > 0, total, 1.0))
     terms = ops.where(allowed, weights - total - power * log_y, 0.0)
     # log((K - 1)!) for K = 0, 1, ...; Keras has no lgamma.
-    factors = np.log(np.maximum(np.arange(-1, classes), 1))
-    log_factorial = ops.convert_to_tensor(np.cumsum(factors), logits.dtype)
+    table = [math.lgamma(max(k, 1)) for k in range(classes + 1)]
+    log_factorial = ops.convert_to_tensor(table, logits.dtype)
     value = (
         ops.take(log_factorial, ops.cast(count, "int32"))
         + ops.where(count > 0, count - 1.0, 0.0) * ops.log(t)

@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 from keras import ops
 
 from keras_gumbel import random
@@ -10,6 +11,7 @@ from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import require_axis
 from keras_gumbel.ops._numerics import gumbel_like
 from keras_gumbel.ops._numerics import masked_logits
+from keras_gumbel.ops._numerics import moved_axis
 
 # From here on, two draws among sqrt(K) are cheaper than one among K.
 _MANY = 256
@@ -43,7 +45,8 @@ def gumbel_max(
 
     Returns:
         An int32 tensor of the shape of `logits` without `axis`. Where no
-        class may be chosen it is 0.
+        class may be chosen it is 0, and where a logit is NaN it is the index
+        of that.
 
     Raises:
         ValueError: If `axis` is not an axis of `logits`.
@@ -56,7 +59,7 @@ def gumbel_max(
     """
     logits, _ = masked_logits("gumbel_max", logits, axis, mask)
     perturbed = logits + gumbel_like(logits, noise, seed)
-    return ops.argmax(perturbed, axis=axis)
+    return _argmax(perturbed, axis)
 
 
 def categorical(
@@ -82,7 +85,8 @@ def categorical(
 
     Returns:
         An int32 tensor of the shape of `logits` without `axis`. Where no
-        class may be chosen it is 0.
+        class may be chosen it is 0, and where a logit is NaN it is the index
+        of that.
 
     Raises:
         ValueError: If `axis` is not an axis of `logits`.
@@ -95,10 +99,10 @@ def categorical(
     [1, 0]
     """
     logits, _ = masked_logits("categorical", logits, axis, mask)
-    logits = ops.moveaxis(logits, axis, -1)
+    logits = moved_axis(logits, axis, -1)
     classes = logits.shape[-1]
     if classes is None or classes < _MANY:
-        return ops.argmax(logits + gumbel_like(logits, None, seed), axis=-1)
+        return _argmax(logits + gumbel_like(logits, None, seed), -1)
     batch = ops.shape(logits)[:-1]
     size = math.isqrt(classes)
     count, rest = divmod(classes, size)
@@ -109,15 +113,13 @@ def categorical(
         weights = ops.concatenate([weights, last[..., None]], axis=-1)
         count += 1
     noise = random.gumbel((*batch, count + size), logits.dtype, seed)
-    start = size * ops.argmax(
-        weights + noise[..., :count], axis=-1, keepdims=True
-    )
+    start = size * _argmax(weights + noise[..., :count], -1)[..., None]
     positions = start + ops.arange(size, dtype="int32")
     inside = ops.take_along_axis(
         logits, ops.minimum(positions, classes - 1), axis=-1
     )
     inside = ops.where(positions < classes, inside, -float("inf"))
-    chosen = ops.argmax(inside + noise[..., count:], axis=-1)
+    chosen = _argmax(inside + noise[..., count:], -1)
     return start[..., 0] + chosen
 
 
@@ -148,19 +150,26 @@ def one_hot_argmax(values: Tensor, axis: int = -1) -> Tensor:
     positions = ops.reshape(
         positions, [classes if i == axis else 1 for i in range(values.ndim)]
     )
-    top = ops.max(values, axis=axis, keepdims=True)
+    top = ops.amax(values, axis=axis, keepdims=True)
     largest = ops.logical_and(
         values >= top, ops.not_equal(values, -float("inf"))
     )
-    first = ops.min(
+    first = ops.amin(
         ops.where(largest, positions, classes), axis=axis, keepdims=True
     )
     return ops.cast(positions == first, values.dtype)
 
 
+def _argmax(values: Tensor, axis: int) -> Tensor:
+    """The first of the largest entries, or of those that are NaN."""
+    if keras.config.backend() == "tensorflow":  # which passes NaN over
+        values = ops.where(ops.isnan(values), float("inf"), values)
+    return ops.argmax(values, axis=axis)
+
+
 def _log_sum(blocks: Tensor) -> Tensor:
     """`log(sum(exp))` along the last axis, right for -inf and +inf too."""
-    top = ops.max(blocks, axis=-1)
+    top = ops.amax(blocks, axis=-1)
     base = ops.where(ops.isfinite(top), top, 0.0)
     total = ops.sum(ops.exp(blocks - base[..., None]), axis=-1)
     return base + ops.log(total)

@@ -221,7 +221,7 @@ def gapped_straight_through(
     require_positive_if_number(owner, "temperature", temperature)
     require_positive(owner, "gap", gap)
     logits, dtype = masked_logits(owner, logits, axis, None)
-    top = ops.max(logits, axis=axis, keepdims=True)
+    top = ops.amax(logits, axis=axis, keepdims=True)
     shifted = ops.where(
         ops.cast(hard, "bool"), top, ops.minimum(logits, top - gap)
     )

@@ -25,6 +25,7 @@ from keras_gumbel.ops._conditional_bernoulli import marginals
 from keras_gumbel.ops._numerics import gumbel_like
 from keras_gumbel.ops._numerics import is_allowed
 from keras_gumbel.ops._numerics import masked_logits
+from keras_gumbel.ops._numerics import moved_axis
 from keras_gumbel.ops._numerics import tempered_softmax
 from keras_gumbel.ops._numerics import top_values
 from keras_gumbel.ops.discrete import one_hot_argmax
@@ -68,7 +69,7 @@ def gumbel_top_k(
     Returns:
         A tensor of the shape and dtype of `logits` with exactly k ones and
         zeros elsewhere; the first of equals win. Where fewer than k items are
-        allowed, all of them are drawn.
+        allowed, all of them are drawn. A row with a logit of NaN is NaN.
 
     Raises:
         ValueError: If `k` is not an integer from 1 to n, or `axis` is not an
@@ -130,7 +131,7 @@ def relaxed_top_k(
     Returns:
         A tensor of the shape and dtype of `logits`, at least 0, with sum k.
         Forbidden items are exactly 0; where fewer than k items are allowed
-        the sum is their number.
+        the sum is their number. A row with a logit of NaN or +inf is NaN.
 
     Raises:
         ValueError: If `k` is not an integer from 1 to n, `temperature` is a
@@ -185,7 +186,8 @@ def subset_marginals(
     Returns:
         A tensor of the shape and dtype of `logits`, in [0, 1], with sum k.
         Forbidden items are exactly 0; where k items or fewer are allowed,
-        these are exactly 1 and have no gradient.
+        these are exactly 1 and have no gradient. A row with a logit of NaN,
+        or with several of +inf, is NaN.
 
     Raises:
         ValueError: If `k` is not an integer from 1 to n, or `axis` is not an
@@ -237,7 +239,7 @@ def sample_subset(
     Returns:
         A tensor of the shape and dtype of `logits` with exactly k ones and
         zeros elsewhere. Where fewer than k items are allowed, all of them are
-        drawn.
+        drawn. A row with a logit of NaN, or with several of +inf, is NaN.
 
     Raises:
         ValueError: If `k` is not an integer from 1 to n, or `axis` is not an
@@ -282,15 +284,16 @@ def _prepared(
 
 def _largest(values: Tensor, k: int, axis: int) -> Tensor:
     """The k-hot vector of the k largest entries; the first of equals win."""
-    last = len(values.shape) - 1
-    values = ops.moveaxis(ops.stop_gradient(values), axis, last)
+    values = moved_axis(ops.stop_gradient(values), axis, -1)
     least = top_values(values, k)[..., -1:]
     above = values > least
     level = ops.logical_and(values == least, is_allowed(values))
     left = k - ops.sum(ops.cast(above, "int32"), axis=-1, keepdims=True)
     place = ops.cumsum(ops.cast(level, "int32"), axis=-1)
     chosen = ops.logical_or(above, ops.logical_and(level, place <= left))
-    return ops.moveaxis(ops.cast(chosen, values.dtype), last, axis)
+    wrong = ops.any(ops.isnan(values), axis=-1, keepdims=True)
+    chosen = ops.where(wrong, float("nan"), ops.cast(chosen, values.dtype))
+    return moved_axis(chosen, -1, axis)
 
 
 def _log_rest(
@@ -306,7 +309,7 @@ def _log_rest(
     others = ops.where(first, -float("inf"), scores)
     top, second = (
         ops.maximum(
-            ops.stop_gradient(ops.max(values, axis=axis, keepdims=True)), -3e38
+            ops.stop_gradient(ops.amax(values, axis=axis, keepdims=True)), -3e38
         )
         for values in (scores, others)
     )
@@ -327,10 +330,10 @@ def _log_rest(
 
 def _as_rows(values: Tensor, axis: int) -> tuple[Tensor, Any]:
     """Returns values of shape `(rows, n)`, and what puts such back."""
-    values = ops.moveaxis(values, axis, -1)
+    values = moved_axis(values, axis, -1)
     shape = ops.shape(values)
 
     def restore(rows: Tensor) -> Tensor:
-        return ops.moveaxis(ops.reshape(rows, shape), len(shape) - 1, axis)
+        return moved_axis(ops.reshape(rows, shape), -1, axis)
 
     return ops.reshape(values, (-1, values.shape[-1])), restore
