@@ -47,7 +47,7 @@ class CappedBox(keras.constraints.Constraint):
         self.budget = budget
 
     def __call__(self, w: Tensor) -> Tensor:
-        return project_capped_box(w, self.budget)
+        return project_capped_box(w, self.budget, differentiable=False)
 
     def get_config(self) -> dict[str, Any]:
         return {"budget": self.budget}

@@ -309,7 +309,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
     def _project(self, variables: list[keras.Variable]) -> None:
         values = [ops.stop_gradient(v) for v in variables]
         budget = self._budget(self._iterations)
-        projected = project_capped_box(values, budget)
+        projected = project_capped_box(values, budget, differentiable=False)
         for variable, value in zip(variables, projected, strict=True):
             variable.assign(value)
 

@@ -57,7 +57,8 @@ ops.gumbel_top_k(logits, k, axis=-1, mask=None, noise=None, seed=None)
 ops.logit_binary_concrete_log_prob(logit_sample, logits, temperature=1.0)
 ops.logit_relaxed_bernoulli(logits, temperature=1.0, noise=None, seed=None)
 ops.one_hot_argmax(values, axis=-1)
-ops.project_capped_box(values, budget)
+ops.project_capped_box(values, budget, costs=None, equality=False, axis=None, \
+differentiable=True)
 ops.reinmax(hard, logits, temperature=1.0, axis=-1)
 ops.relaxed_bernoulli(probs, temperature=1.0, hard=False, noise=None, \
 seed=None)

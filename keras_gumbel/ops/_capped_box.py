@@ -1,0 +1,313 @@
+"""The search for the shift lambda of a projection (Eq. 33)."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+from typing import TypeAlias
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_gumbel import _keras_private
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import is_number
+from keras_gumbel.ops import _sums
+from keras_gumbel.ops._root_finding import find_root
+
+# The sum falls short of the budget by more than the error of sums, and by at
+# most the margin and the tolerance together, as shares of the budget.
+_MARGIN = 5e-7
+_TOLERANCE = 4.5e-7
+
+# Pairs of a tensor z and of what its scores cost: a number or a tensor c in
+# (0, 1].
+Pairs: TypeAlias = list[tuple[Tensor, Any]]
+
+
+def project(
+    pairs: Pairs, budget: Any, aim: Any, equality: bool, joint: bool
+) -> tuple[list[Tensor], Any]:
+    """Finds lambda, and returns `clip(z - lambda c, 0, 1)`.
+
+    Args:
+        pairs: List of tensors z and costs c.
+        budget: Number or tensor K.
+        aim: Number or tensor of at most K, for the sum where K is active.
+        equality: Boolean, whether K is always active.
+        joint: Boolean, whether all tensors share one K, or each row along the
+            last axis of the only tensor has its own.
+
+    Returns:
+        The scores of every tensor, and lambda: a number, or a tensor with 1
+        in place of the last axis.
+    """
+    given = [budget, *(part for pair in pairs for part in pair)]
+    tensors = filter(ops.is_tensor, given)
+    search = _Eager if all(map(_keras_private.is_eager, tensors)) else _Graph
+    return search(pairs, joint).project(budget, aim, equality)
+
+
+class _Search:
+    """What searches among numbers (`_Eager`) and in a graph have in common."""
+
+    xp: Any
+
+    def __init__(self, pairs: Pairs, joint: bool) -> None:
+        self.pairs = pairs
+        self.joint = joint
+        self.dtype = keras.backend.standardize_dtype(pairs[0][0].dtype)
+        self.largest = float(np.finfo(self.dtype).max)
+
+    def project(
+        self, budget: Any, aim: Any, equality: bool
+    ) -> tuple[list[Tensor], Any]:
+        base, x = self.find_shift(budget, aim, equality)
+        found = [_clipped(z, c, base, x) for z, c in self.pairs]
+        return found, sum(part for part in (base, x) if part is not None)
+
+    def find_shift(
+        self, budget: Any, aim: Any, equality: bool
+    ) -> tuple[Any, Any]:
+        """Returns two numbers or tensors, whose sum is lambda."""
+        xp = self.xp
+        budget, aim = self.number(budget), self.number(aim)
+        at_zero = self.excess(None, None, budget)
+        fits = xp.logical_and(at_zero <= 0, not equality)
+        if xp is np and fits.all():
+            return None, None
+        at_zero = at_zero + (1.0 - _MARGIN) * (budget - aim)
+        far, at_far = self.top, -(1.0 - _MARGIN) * aim
+        if equality:
+            full = self.number(self.capacity(1)) + at_far
+            at_far = xp.where(at_zero > 0, at_far, full)
+            far = xp.where(at_zero > 0, far, -self.maximum(_rise_to_one))
+        tolerance = _TOLERANCE * aim
+        # A search that starts on its target ends there.
+        at_zero = xp.where(fits, -0.5 * tolerance, at_zero)
+        # The sum falls by at most this per unit of the shift. The root is no
+        # nearer than that, and after a step of training rarely three times as
+        # far: points on both sides of it are worth more than a bound.
+        first = 3.0 * at_zero / self.number(self.capacity(2))
+        with np.errstate(all="ignore"):
+            base, x = find_root(
+                lambda base, x: self.excess(base, x, aim),
+                at_zero,
+                far,
+                at_far,
+                first,
+                tolerance,
+                self.dtype,
+                xp,
+            )
+        # Nothing brings more scores of infinity than the budget under it.
+        endless = xp.abs(base + x) >= self.largest
+        x = xp.where(endless, float("nan"), x)
+        return self.subtrahend(base), self.subtrahend(x)
+
+    def excess(self, base: Any, x: Any, budget: Any) -> Any:
+        """Returns the sum at a shift less the budget, less its margin.
+
+        Where the sum is too near the budget to tell whether it fits, it is
+        computed exactly, and if it does the search is over: such sums are
+        those of scores that are all 0 or 1.
+        """
+        xp = self.xp
+        shift = self.subtrahend(base), self.subtrahend(x)
+        above = self.sum_less(budget, *shift)
+        margin = _MARGIN * budget
+        if any(not _is_one(c) for _, c in self.pairs):
+            return above + margin  # products are rounded: none is exact
+        unsure = xp.abs(above) <= margin
+        above = self.exact_where(unsure, above, budget, *shift)
+        done = xp.logical_and(unsure, above <= 0)
+        return xp.where(done, -0.5 * _TOLERANCE * budget, above + margin)
+
+    @functools.cached_property
+    def top(self) -> Any:
+        """The shift from which on all scores are 0."""
+        return self.maximum(_fall_to_zero)
+
+    def maximum(self, function: Callable[[Tensor, Any], Tensor]) -> Any:
+        """Returns the largest value of a function of z and c."""
+        axis = None if self.joint else -1
+        found = [
+            ops.amax(function(z, c), axis=axis, keepdims=not self.joint)
+            for z, c in self.pairs
+        ]
+        return self.shift(ops.amax(ops.stack(found), axis=0))
+
+    def capacity(self, power: int) -> Any:
+        """Returns the sum of c**power of all scores, or of every row."""
+        total: Any = 0.0
+        for z, c in self.pairs:
+            if ops.is_tensor(c):
+                axis = None if self.joint else -1
+                c = ops.broadcast_to(c, z.shape) ** power
+                total = total + ops.sum(c, axis=axis, keepdims=not self.joint)
+            else:
+                shape = z.shape if self.joint else z.shape[-1:]
+                total = total + float(math.prod(shape)) * c**power
+        return total
+
+    def number(self, value: Any) -> Any:
+        """Converts a number of at least 0, without rounding it up."""
+        raise NotImplementedError
+
+    def shift(self, value: Tensor) -> Any:
+        """Converts a shift to what the search computes with."""
+        raise NotImplementedError
+
+    def subtrahend(self, shift: Any) -> Any:
+        """Converts it to what is subtracted; `None` is no shift."""
+        raise NotImplementedError
+
+    def sum_less(self, budget: Any, base: Any, x: Any) -> Any:
+        """Adds up costs at a shift, less the budget, to within 3e-7 of it."""
+        raise NotImplementedError
+
+    def exact_where(
+        self, unsure: Any, above: Any, budget: Any, base: Any, x: Any
+    ) -> Any:
+        """Replaces sums that are not exact enough to tell whether they fit."""
+        raise NotImplementedError
+
+
+class _Eager(_Search):
+    """Scalars are NumPy's, quicker than tensors, and sums are in float64."""
+
+    xp = np
+
+    def __init__(self, pairs: Pairs, joint: bool) -> None:
+        super().__init__(pairs, joint)
+        self.parts = [part for z, c in pairs for part in self.split(z, c)]
+
+    def number(self, value: Any) -> Any:
+        return np.asarray(ops.convert_to_numpy(value), "float64")
+
+    def shift(self, value: Tensor) -> Any:
+        value = np.asarray(ops.convert_to_numpy(value), self.dtype)
+        return np.clip(value, -self.largest, self.largest)
+
+    def subtrahend(self, shift: Any) -> Any:
+        if shift is None or not shift.any():
+            return None
+        if self.joint:
+            return float(shift)
+        return ops.convert_to_tensor(shift, dtype=self.dtype)
+
+    def split(self, z: Tensor, c: Any) -> Pairs:
+        """Cuts a large tensor, and costs of the same shape, into pieces."""
+        if not self.joint:
+            return [(z, c)]
+        pieces = _sums.chunks(z)
+        if not ops.is_tensor(c):
+            return [(piece, c) for piece in pieces]
+        costs = _sums.chunks(ops.broadcast_to(c, z.shape))
+        return list(zip(pieces, costs, strict=True))
+
+    def scores(self, z: Tensor, c: Any, base: Any, x: Any) -> Tensor:
+        return _clipped(z, c, base, x)
+
+    def sum_less(self, budget: Any, base: Any, x: Any) -> Any:
+        total = -budget
+        for z, c in self.parts:
+            spent = _costing(self.scores(z, c, base, x), c)
+            total = total + self.added(_sums.row_sums(spent, self.joint))
+        return total
+
+    def added(self, values: Tensor) -> Any:
+        values = ops.convert_to_numpy(values)
+        if self.joint:
+            return values.sum(dtype="float64")
+        return values.sum(axis=-1, keepdims=True, dtype="float64")
+
+    def exact_where(
+        self, unsure: Any, above: Any, budget: Any, base: Any, x: Any
+    ) -> Any:
+        if not unsure.any():
+            return above
+        found = [self.scores(z, c, base, x) for z, c in self.parts]
+        return sum(map(self.added, found)) - budget
+
+
+class _Graph(_Search):
+    """Scalars are tensors of the dtype of the scores."""
+
+    xp = ops
+
+    def number(self, value: Any) -> Any:
+        if not is_number(value):
+            return ops.cast(value, self.dtype)
+        rounded = np.asarray(value, self.dtype)
+        if float(rounded) > value:
+            rounded = np.nextafter(rounded, np.asarray(0.0, self.dtype))
+        return ops.convert_to_tensor(rounded)
+
+    def shift(self, value: Tensor) -> Any:
+        return ops.clip(value, -self.largest, self.largest)
+
+    def subtrahend(self, shift: Any) -> Any:
+        return self.zero if shift is None else shift
+
+    @functools.cached_property
+    def zero(self) -> Tensor:
+        """A zero that no compiler knows.
+
+        With constant bounds, or without a shift, JAX would write all scores
+        to memory before it adds them up.
+        """
+        return ops.where(self.top == self.top, 0.0, self.top)
+
+    def scores(self, z: Tensor, c: Any, base: Any, x: Any) -> Tensor:
+        z = _shifted(z, c, base, x)
+        return ops.minimum(ops.maximum(z, self.zero), self.zero + 1.0)
+
+    def sum_less(self, budget: Any, base: Any, x: Any) -> Any:
+        whole = ops.floor(budget)
+        units, rest = -ops.cast(whole, "int32"), whole - budget
+        for z, c in self.pairs:
+            spent = _costing(self.scores(z, c, base, x), c)
+            own, fraction = _sums.add_exactly(_sums.row_sums(spent, self.joint))
+            if self.joint:
+                own, fraction = own[0], fraction[0]
+            units, rest = units + own, rest + fraction
+        return ops.cast(units, self.dtype) + rest
+
+    def exact_where(
+        self, unsure: Any, above: Any, budget: Any, base: Any, x: Any
+    ) -> Any:
+        def exactly() -> Tensor:
+            found = [self.scores(z, c, base, x) for z, c in self.pairs]
+            exact = _sums.exact_excess(found, budget, self.joint)
+            return ops.where(unsure, exact, above)
+
+        return ops.cond(ops.any(unsure), exactly, lambda: above)
+
+
+def _is_one(cost: Any) -> bool:
+    return isinstance(cost, float) and cost == 1.0
+
+
+def _costing(s: Tensor, c: Any) -> Tensor:
+    return s if _is_one(c) else s * c
+
+
+def _shifted(z: Tensor, c: Any, *shifts: Any) -> Tensor:
+    for shift in shifts:
+        if shift is not None:
+            z = z - (shift if _is_one(c) else shift * c)
+    return z
+
+
+def _clipped(z: Tensor, c: Any, *shifts: Any) -> Tensor:
+    return ops.clip(_shifted(z, c, *shifts), 0.0, 1.0)
+
+
+def _fall_to_zero(z: Tensor, c: Any) -> Tensor:
+    return z if _is_one(c) else z / c
+
+
+def _rise_to_one(z: Tensor, c: Any) -> Tensor:
+    return _fall_to_zero(1.0 - z, c)
