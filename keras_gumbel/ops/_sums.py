@@ -14,7 +14,7 @@ from keras import ops
 from keras_gumbel._typing import Tensor
 
 _ROW = 32  # the fastest length under XLA on a CPU
-_CHUNK = 2**18  # numbers that stay in the cache from one operation to the next
+_CHUNK = 2**20  # numbers that stay in the cache from one operation to the next
 _EXACT_BITS = 22
 
 

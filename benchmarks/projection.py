@@ -1,0 +1,321 @@
+"""Times projections onto the budget.
+
+    KERAS_BACKEND=jax python benchmarks/projection.py
+
+prints CPU time as a multiple of one clip of the same scores, in place, for
+points after a step of training and for a cold start: of ours, of 30 halvings,
+of a guarded Newton method, of sorting and of jaxopt's `projection_box_section`
+if it is installed. On JAX and TensorFlow all are compiled by XLA, on torch
+they are eager. The second table is the cost of `ProjectedOptimizer(Adam)`
+over Adam. `--huge` adds a projection of 1e8 scores and its error.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import argparse
+import importlib.util
+import math
+
+import keras
+import numpy as np
+from keras import ops
+from timing import median_ratios
+from timing import print_table
+from timing import versions
+
+import keras_gumbel as kg
+
+BACKEND = keras.config.backend()
+PACKAGES = {"tensorflow": "tensorflow-cpu"}.get(BACKEND, BACKEND)
+DENSITY = 0.1
+
+
+def after_a_step(shape, generator):
+    kept = generator.random(shape) < DENSITY
+    return (kept + 0.01 * generator.normal(size=shape)).astype("float32")
+
+
+def cold(shape, generator):
+    return generator.random(shape).astype("float32")
+
+
+def ours(z, budget):
+    return kg.ops.project_capped_box(z, budget, differentiable=False)
+
+
+def bisection(z, budget):
+    """30 halvings of the interval from 0 to the largest score."""
+
+    def halve(step, low, high):
+        middle = 0.5 * (low + high)
+        above = sum(ops.sum(ops.clip(x - middle, 0.0, 1.0)) for x in z) > budget
+        low, high = (
+            ops.where(above, middle, low),
+            ops.where(above, high, middle),
+        )
+        return step + 1, low, high
+
+    high = ops.amax(ops.stack([ops.amax(x) for x in z]))
+    state = (0, ops.zeros_like(high), high)
+    if BACKEND == "torch":
+        for _ in range(30):
+            state = halve(*state)
+    else:
+        state = ops.while_loop(lambda step, *_: step < 30, halve, state)
+    return [ops.clip(x - state[2], 0.0, 1.0) for x in z]
+
+
+def newton(z, budget):
+    """Newton's method for 10 steps, inside the bracket found so far."""
+
+    def step(i, shift, low, high):
+        shifted = [x - shift for x in z]
+        clipped = [ops.clip(x, 0.0, 1.0) for x in shifted]
+        excess = sum(map(ops.sum, clipped)) - budget
+        inside = sum(
+            ops.sum(ops.cast((x > 0) & (x < 1), "float32")) for x in shifted
+        )
+        low = ops.where(excess > 0, shift, low)
+        high = ops.where(excess > 0, high, shift)
+        following = shift + excess / ops.maximum(inside, 1.0)
+        safe = ops.logical_and(following > low, following < high)
+        return (
+            i + 1,
+            ops.where(safe, following, 0.5 * (low + high)),
+            low,
+            high,
+        )
+
+    high = ops.amax(ops.stack([ops.amax(x) for x in z]))
+    zero = ops.zeros_like(high)
+    state = (0, zero, zero - 1e-6, high)
+    if BACKEND == "torch":
+        for _ in range(10):
+            state = step(*state)
+    else:
+        state = ops.while_loop(lambda i, *_: i < 10, step, state)
+    return [ops.clip(x - state[3], 0.0, 1.0) for x in z]
+
+
+def sorting(z, budget):
+    """The exact solution, from the sorted corners of the sum (one tensor)."""
+    (x,) = z
+    corners = ops.flip(ops.sort(ops.concatenate([x - 1.0, x])))
+    falls = ops.flip(ops.sort(x))
+    above = ops.cumsum(falls)
+    size = x.shape[0]
+    entered = ops.searchsorted(-falls, -corners, side="left")
+    full = ops.searchsorted(-(falls - 1.0), -corners, side="left")
+    padded = ops.concatenate([ops.zeros((1,)), above])
+    entered, full = (ops.minimum(i, size) for i in (entered, full))
+    sums = ops.take(padded, entered) - ops.take(padded, full)
+    count = ops.cast(entered - full, "float32")
+    sums = sums - count * corners + ops.cast(full, "float32")
+    last = ops.sum(ops.cast(sums <= budget, "int32")) - 1
+    rest = budget - ops.take(sums, last)
+    slope = ops.maximum(ops.take(count, last), 1.0)
+    return [ops.clip(x - (ops.take(corners, last) - rest / slope), 0.0, 1.0)]
+
+
+def jaxopt_section(z, budget):
+    import jax.numpy as jnp
+    from jaxopt.projection import projection_box_section
+
+    (x,) = z
+    weights = jnp.ones_like(x)
+    return [projection_box_section(x, (0 * x, weights, weights, budget))]
+
+
+def contenders(shapes, case):
+    """Returns functions without arguments, the clip first."""
+    generator = np.random.default_rng(0)
+    z = [case(shape, generator) for shape in shapes]
+    budget = DENSITY * sum(x.size for x in z)
+    functions = {"ours": ours, "30 halvings": bisection, "Newton": newton}
+    size = sum(x.size for x in z)
+    if len(z) == 1 and size <= 1_000_000:
+        functions["sorting"] = sorting
+        if BACKEND == "jax" and importlib.util.find_spec("jaxopt"):
+            functions["jaxopt"] = jaxopt_section
+    runs = {"clip in place": clip_in_place(z)}
+    for name, function in functions.items():
+        runs[name] = runner(function, z, budget)
+    return runs
+
+
+def clip_in_place(z):
+    if BACKEND == "jax":
+        import jax
+
+        run = jax.jit(
+            lambda z: [ops.clip(x, 0.0, 1.0) for x in z], donate_argnums=0
+        )
+        state = [[jax.numpy.array(x) for x in z]]
+
+        def clip():
+            state[0] = run(state[0])
+            jax.block_until_ready(state[0])
+
+    elif BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        variables = [tf.Variable(x) for x in z]
+
+        @tf.function(jit_compile=True)
+        def clip():
+            for v in variables:
+                v.assign(tf.clip_by_value(v, 0.0, 1.0))
+
+    else:
+        import torch
+
+        tensors = [torch.tensor(x) for x in z]
+
+        def clip():
+            for x in tensors:
+                x.clamp_(0.0, 1.0)
+
+    return clip
+
+
+def runner(function, z, budget):
+    """Compiles a projection of these scores, which stay as they are."""
+    if BACKEND == "jax":
+        import jax
+
+        z = [jax.numpy.array(x) for x in z]
+        run = jax.jit(lambda z: function(z, budget))
+        return lambda: jax.block_until_ready(run(z))
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        z = [tf.constant(x) for x in z]
+        return tf.function(lambda: function(z, budget), jit_compile=True)
+    import torch
+
+    z = [torch.tensor(x) for x in z]
+    return lambda: function(z, budget)
+
+
+def measure_sizes(rounds):
+    cases = {
+        "10 000": [(10_000,)],
+        "1e6": [(1_000_000,)],
+        "1e7": [(10_000_000,)],
+        "20 x (512, 1024)": [(512, 1024)] * 20,
+    }
+    for title, case in (
+        ("After a step of training", after_a_step),
+        ("Cold start, uniform scores", cold),
+    ):
+        columns = []
+        for shapes in cases.values():
+            ratios, unit = median_ratios(contenders(shapes, case), rounds)
+            column = {name: f"{ratio:.1f}" for name, ratio in ratios.items()}
+            column["clip in place"] = f"{1e3 * unit:.3f} ms"
+            columns.append(column)
+        names = columns[1]  # the one with all contenders
+        rows = [[name, *(c.get(name, "-") for c in columns)] for name in names]
+        print_table(title, ["multiples of a clip", *cases], rows)
+
+
+def measure_optimizer(rounds):
+    """Prints the cost of a step with and without the projection."""
+    generator = np.random.default_rng(0)
+    start = generator.random((2500, 4000)).astype("float32")
+    gradient = ops.convert_to_tensor(
+        1e-3 * generator.normal(size=start.shape).astype("float32")
+    )
+
+    def stepper(projected):
+        optimizer = keras.optimizers.Adam(1e-3)
+        variable = keras.Variable(start, autocast=False)
+        if projected:
+            kg.mark_scores(variable)
+            optimizer = kg.optimizers.ProjectedOptimizer(optimizer, DENSITY)
+        optimizer.build([variable])
+        return optimizer_step(optimizer, variable, gradient)
+
+    ratios, unit = median_ratios(
+        {"Adam": stepper(False), "ProjectedOptimizer(Adam)": stepper(True)},
+        rounds,
+    )
+    print_table(
+        "One optimizer step, 1e7 scores",
+        ["optimizer", "multiples of Adam"],
+        [
+            ["Adam", f"{1e3 * unit:.1f} ms"],
+            [
+                "ProjectedOptimizer(Adam)",
+                f"{ratios['ProjectedOptimizer(Adam)']:.2f}",
+            ],
+        ],
+    )
+
+
+def optimizer_step(optimizer, variable, gradient):
+    if BACKEND == "jax":
+        import jax
+
+        run = jax.jit(
+            lambda own, values, g: optimizer.stateless_apply(own, [g], values),
+            donate_argnums=(0, 1),
+        )
+        state = [
+            [jax.numpy.array(v.value) for v in optimizer.variables],
+            [jax.numpy.array(variable.value)],
+        ]
+
+        def step():
+            values, own = run(*state, gradient)
+            state[:] = [own, values]
+            jax.block_until_ready(state)
+
+        return step
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(
+            lambda: optimizer.apply([gradient], [variable]), jit_compile=True
+        )
+    return lambda: optimizer.apply([gradient], [variable])
+
+
+def measure_huge():
+    """Prints the error of one projection of 1e8 scores."""
+    rows = []
+    for name, z in {
+        "all 0.7": np.full(10**8, 0.7, "float32"),
+        "after a step": after_a_step((10**8,), np.random.default_rng(0)),
+    }.items():
+        budget = DENSITY * z.size
+        (s,) = runner(ours, [z], budget)()
+        total = math.fsum(
+            np.asarray(part, "float64").sum()
+            for part in np.array_split(ops.convert_to_numpy(s), 100)
+        )
+        rows.append([name, f"{(total - budget) / budget:+.1e}"])
+    print_table("1e8 scores", ["case", "(sum - K) / K"], rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--huge", action="store_true")
+    options = parser.parse_args()
+    if BACKEND == "torch":
+        import torch
+
+        torch.set_num_threads(1)
+    print(versions(PACKAGES))
+    measure_sizes(options.rounds)
+    measure_optimizer(options.rounds)
+    if options.huge:
+        measure_huge()
+
+
+if __name__ == "__main__":
+    main()
