@@ -15,6 +15,7 @@ from keras_gumbel._typing import Tensor
 
 _ROW = 32  # the fastest length under XLA on a CPU
 _CHUNK = 2**20  # numbers that stay in the cache from one operation to the next
+_FEW = 1024  # so many numbers may be added one by one
 _EXACT_BITS = 22
 
 
@@ -53,11 +54,11 @@ def add_exactly(sums: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The sum of the whole parts in int32, and of the fractions in float.
     """
-    bits = _free_bits(sums.shape[-1])
     whole, fractions = _digits(sums, 0)
-    parts, rest = _digits(fractions, bits)
-    fraction = ops.cast(_total(parts), sums.dtype) + _total(rest)
-    return _total(whole), fraction / 2.0**bits
+    if sums.shape[-1] <= _FEW:
+        return _total(whole), _total(fractions)
+    more, rest = add_exactly(row_sums(fractions, joint=False))
+    return _total(whole) + more, rest
 
 
 def exact_excess(values: list[Tensor], budget: Tensor, joint: bool) -> Tensor:
