@@ -1,6 +1,9 @@
 """The optimizer that holds the scores under the budget (Algorithm 1)."""
 
+import dataclasses
 import math
+import re
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,13 +29,13 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
     """Any optimizer, followed by the projection onto the budget.
 
     After each step the scores of all masked layers together are brought back
-    to the nearest point that keeps at most K of them in expectation
-    (Algorithm 1):
+    to the nearest point that keeps at most K of them in expectation, or
+    spends at most K if they have costs (Algorithm 1):
 
     ```
     w, z <- inner step on the gradients of w, s
     s <- argmin_s 1/2 ||s - z||^2
-         subject to 0 <= s_i <= 1 and sum_i s_i <= K              # Eq. (30)
+         subject to 0 <= s_i <= 1 and sum_i c_i s_i <= K          # Eq. (30)
     ```
 
     The scores are the trainable variables that the masked layers have marked;
@@ -48,23 +51,31 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
     Args:
         inner_optimizer: Optimizer, its name, or its config.
         density: Number in (0, 1], the kept share of all scores: K is this
-            share of their number. Or a `LearningRateSchedule` of the steps
-            taken so far, such as `keras_gumbel.schedules.CubicDensity`.
-            Defaults to `None`.
-        budget: Positive number K of scores to keep, or a
-            `LearningRateSchedule`. Give either `density` or `budget`.
-            Defaults to `None`.
+            share of their number, or of the sum of their costs. Or a
+            `LearningRateSchedule` of the steps taken so far, such as
+            `keras_gumbel.schedules.CubicDensity`. Or a dictionary of regex
+            strings to one of these, for scores with budgets of their own: a
+            variable belongs to the first one found in its path. Defaults to
+            `None`.
+        budget: Positive number K of scores to keep, or of what they may cost,
+            a `LearningRateSchedule`, or a dictionary of these. Give either
+            `density` or `budget`. Defaults to `None`.
         score_optimizer: Optimizer, name or config for the scores, so that
             they have a learning rate of their own, or `None` to leave them to
             the inner optimizer. Defaults to `None`.
+        costs: Dictionary of regex strings to positive numbers c, what one
+            score of a variable costs, such as the multiply-adds of a weight:
+            the first regex found in its path counts, and 1 if there is none.
+            Defaults to `None`.
         name: String or `None`. Defaults to `None`.
 
     Raises:
         TypeError: If an optimizer is not one, or is itself a
             `LossScaleOptimizer` or `ProjectedOptimizer`.
         ValueError: If both or neither of `density` and `budget` are given, or
-            one is out of range; at build, if no variable is marked, a score
-            has a constraint, or the budget exceeds the number of scores.
+            one or a cost is out of range; at build, if no variable is marked,
+            a score has a constraint or no budget, a regex is found in no
+            path, or the budget exceeds what all scores cost.
 
     Example:
 
@@ -84,6 +95,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         density: Any = None,
         budget: Any = None,
         score_optimizer: Any = None,
+        costs: dict[str, float] | None = None,
         name: str | None = None,
     ) -> None:
         if (density is None) == (budget is None):
@@ -94,10 +106,14 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
                 density,
                 f"Received also: budget={budget!r}.",
             )
-        if density is not None and not is_schedule(density):
-            require_density("ProjectedOptimizer", "density", density)
-        if budget is not None and not is_schedule(budget):
-            require_positive("ProjectedOptimizer", "budget", budget)
+        for limit in _values(density):
+            if not is_schedule(limit):
+                require_density("ProjectedOptimizer", "density", limit)
+        for limit in _values(budget):
+            if not is_schedule(limit):
+                require_positive("ProjectedOptimizer", "budget", limit)
+        for cost in (costs or {}).values():
+            require_positive("ProjectedOptimizer", "costs", cost)
         inner_optimizer = _require_optimizer("inner_optimizer", inner_optimizer)
         if score_optimizer is not None:
             score_optimizer = _require_optimizer(
@@ -110,6 +126,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         super().__init__(learning_rate=0.0, name=name)
         self.density = density
         self.budget = budget
+        self.costs = costs
         self.inner_optimizer = inner_optimizer
         self.score_optimizer = score_optimizer
 
@@ -163,7 +180,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         for optimizer in self.optimizers:
             _keras_private.exclude_from_weight_decay(optimizer, scores)
         with _keras_private.outside_graph():
-            self._project(scores)
+            self._project(scores, scores)
 
     def apply(
         self,
@@ -190,12 +207,22 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         self._project_all()
 
     def current_budget(self) -> float:
-        """Returns K as it stands after the steps taken so far."""
-        return float(ops.convert_to_numpy(self._budget(self._iterations)))
+        """Returns K, summed over all budgets, after the steps so far."""
+        return sum(k for k, _ in self.current_budgets())
 
     def final_budget(self) -> float:
-        """Returns K as it stands at the end of its schedule."""
-        return float(ops.convert_to_numpy(self._budget(_LAST_STEP)))
+        """Returns K, summed over all budgets, at the end of the schedules."""
+        return sum(_number(g.budget_at(_LAST_STEP)) for g in self.groups())
+
+    def current_budgets(self) -> list[tuple[float, "ScoreGroup"]]:
+        """Returns every K after the steps so far, and the scores under it."""
+        return [
+            (_number(g.budget_at(self._iterations)), g) for g in self.groups()
+        ]
+
+    def groups(self) -> list["ScoreGroup"]:
+        """Returns the scores under each budget."""
+        return self._groups(marked_scores(self._trainable_variables))
 
     def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
         for part, own in self._share(var_list):
@@ -237,6 +264,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             "density": serialize(self.density),
             "budget": serialize(self.budget),
             "score_optimizer": serialize(self.score_optimizer),
+            "costs": self.costs,
         }
 
     @classmethod
@@ -285,14 +313,58 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
                     f"{score.constraint!r}. Two projections in a row are not "
                     "the projection: remove the constraint."
                 )
-        count = _count(scores)
-        if is_number(self.budget) and self.budget > count:
-            raise invalid_argument(
-                "ProjectedOptimizer",
-                "budget",
-                f"at most {count}, the number of scores of the model",
-                self.budget,
+        for name in ("density", "budget", "costs"):
+            for pattern in _patterns(getattr(self, name)):
+                if not any(re.search(pattern, v.path) for v in scores):
+                    raise invalid_argument(
+                        "ProjectedOptimizer",
+                        name,
+                        "a dictionary of regexes that are found in the paths "
+                        f"of scores, {_paths(scores)}",
+                        pattern,
+                    )
+        for group in self._groups(scores):
+            most = group.total_cost
+            if is_number(group.budget) and group.budget > most:
+                raise invalid_argument(
+                    "ProjectedOptimizer",
+                    "budget",
+                    f"at most {most:g}, what all of these scores cost: "
+                    f"{_paths(group.variables)}",
+                    group.budget,
+                )
+
+    def _groups(self, scores: list[keras.Variable]) -> list["ScoreGroup"]:
+        name = "budget" if self.density is None else "density"
+        limits = getattr(self, name)
+        if not isinstance(limits, dict):
+            limits = {"": limits}
+        members: dict[str, list[keras.Variable]] = {key: [] for key in limits}
+        for variable in scores:
+            pattern = _first_found(limits, variable)
+            if pattern is None:
+                raise invalid_argument(
+                    "ProjectedOptimizer",
+                    name,
+                    "a number, or a dictionary with a regex for all scores",
+                    limits,
+                    f"No regex is found in {variable.path}.",
+                )
+            members[pattern].append(variable)
+        return [
+            ScoreGroup(
+                variables=variables,
+                costs=[self._cost(v) for v in variables],
+                **{name: limits[pattern]},
             )
+            for pattern, variables in members.items()
+            if variables
+        ]
+
+    def _cost(self, variable: keras.Variable) -> float:
+        costs = self.costs or {}
+        pattern = _first_found(costs, variable)
+        return 1.0 if pattern is None else float(costs[pattern])
 
     def _project_all(self) -> None:
         """Brings the scores, and their moving averages, under the budget."""
@@ -302,25 +374,58 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             for optimizer in self.optimizers
             for average in _keras_private.moving_averages(optimizer, scores)
         ]
-        self._project(scores)
+        self._project(scores, scores)
         if averages:
-            self._project(averages)
+            self._project(averages, scores)
 
-    def _project(self, variables: list[keras.Variable]) -> None:
-        values = [ops.stop_gradient(v) for v in variables]
-        budget = self._budget(self._iterations)
-        projected = project_capped_box(values, budget, differentiable=False)
-        for variable, value in zip(variables, projected, strict=True):
-            variable.assign(value)
+    def _project(
+        self, variables: list[keras.Variable], scores: list[keras.Variable]
+    ) -> None:
+        """Projects scores, or as many averages of them."""
+        own = {id(s): v for s, v in zip(scores, variables, strict=True)}
+        for group in self._groups(scores):
+            targets = [own[id(s)] for s in group.variables if id(s) in own]
+            projected = project_capped_box(
+                [ops.stop_gradient(v) for v in targets],
+                group.budget_at(self._iterations),
+                costs=group.costs if self.costs else None,
+                differentiable=False,
+            )
+            for variable, value in zip(targets, projected, strict=True):
+                variable.assign(value)
 
-    def _budget(self, step: Any) -> Tensor:
-        """K, a number or a scalar tensor, after a number of steps."""
+
+@dataclasses.dataclass(frozen=True)
+class ScoreGroup:
+    """Scores that share a budget.
+
+    Args:
+        variables: List of variables.
+        costs: List of floats, what one score of each variable costs.
+        density: Number, schedule or `None`, K as a share of all costs.
+            Defaults to `None`.
+        budget: Number, schedule or `None`, K. Defaults to `None`.
+    """
+
+    variables: list[keras.Variable]
+    costs: list[float]
+    density: Any = None
+    budget: Any = None
+
+    @property
+    def total_cost(self) -> float:
+        """The sum of the costs of all scores."""
+        return sum(
+            math.prod(v.shape) * c
+            for v, c in zip(self.variables, self.costs, strict=True)
+        )
+
+    def budget_at(self, step: Any) -> Any:
+        """Returns K, a number or a scalar tensor, after a number of steps."""
         limit = self.budget if self.density is None else self.density
         if is_schedule(limit):
             limit = ops.cast(limit(step), "float32")
-        if self.density is None:
-            return limit
-        return limit * _count(marked_scores(self._trainable_variables))
+        return limit if self.density is None else limit * self.total_cost
 
 
 def _require_optimizer(name: str, value: Any) -> keras.optimizers.Optimizer:
@@ -375,5 +480,27 @@ def _require_partner(
         )
 
 
-def _count(variables: list[keras.Variable]) -> int:
-    return sum(math.prod(v.shape) for v in variables)
+def _number(value: Any) -> float:
+    return float(ops.convert_to_numpy(value))
+
+
+def _values(limit: Any) -> list[Any]:
+    """Lists the numbers and schedules of a budget, a density, or `None`."""
+    if isinstance(limit, dict):
+        return list(limit.values())
+    return [] if limit is None else [limit]
+
+
+def _patterns(limit: Any) -> list[str]:
+    return list(limit) if isinstance(limit, dict) else []
+
+
+def _first_found(
+    patterns: Iterable[str], variable: keras.Variable
+) -> str | None:
+    found = (p for p in patterns if re.search(p, variable.path))
+    return next(found, None)
+
+
+def _paths(variables: list[keras.Variable]) -> str:
+    return ", ".join(v.path for v in variables)

@@ -1067,3 +1067,131 @@ def test_set_weights_before_build_raises():
 def test_arguments_of_the_inner_optimizer_are_not_taken(argument):
     with pytest.raises(TypeError, match=argument):
         ProjectedOptimizer("adam", density=0.5, **{argument: 1})
+
+
+# Costs, and budgets of their own.
+
+FLOPS = {"first": 9.0, "second": 2.0}
+
+
+def two_scores():
+    rng = np.random.default_rng(0)
+    return [
+        marked(rng.random(30), "first"),
+        marked(rng.random((4, 5)), "second"),
+    ]
+
+
+def test_scores_spend_their_costs():
+    scores = two_scores()
+    start = [ops.convert_to_numpy(s) for s in scores]
+    optimizer = ProjectedOptimizer(SGD(0.0), budget=100.0, costs=FLOPS)
+
+    optimizer.build(scores)
+    apply(optimizer, scores, [np.zeros(30), np.zeros((4, 5))])
+
+    expected = project_capped_box(start, 100.0, costs=[9.0, 2.0])
+    spent = 9 * flat(scores[:1]).sum() + 2 * flat(scores[1:]).sum()
+    assert 100 * (1 - 2e-6) <= spent <= 100
+    np.testing.assert_allclose(flat(scores), flat(expected), atol=1e-5)
+
+
+def test_scores_without_a_cost_cost_one():
+    scores = two_scores()
+    optimizer = ProjectedOptimizer(SGD(0.0), budget=50, costs={"first": 3.0})
+
+    optimizer.build(scores)
+
+    spent = 3 * flat(scores[:1]).sum() + flat(scores[1:]).sum()
+    assert spent == pytest.approx(50, rel=2e-6)
+
+
+def test_density_is_a_share_of_the_costs():
+    optimizer = ProjectedOptimizer(SGD(0.1), density=0.1, costs=FLOPS)
+
+    optimizer.build(two_scores())
+
+    assert optimizer.current_budget() == pytest.approx(0.1 * (270 + 40))
+
+
+@pytest.mark.parametrize("use_ema", [False, True])
+def test_scores_keep_to_budgets_of_their_own(use_ema):
+    scores = two_scores()
+    optimizer = ProjectedOptimizer(
+        SGD(1.0, use_ema=use_ema),
+        budget={"first": 4.0, "": LinearAnnealing(8.0, 2.0, steps=2)},
+    )
+    optimizer.build(scores)
+
+    for step, most in enumerate([8.0, 5.0, 2.0]):
+        assert flat(scores[:1]).sum() == pytest.approx(4, rel=2e-6)
+        assert flat(scores[1:]).sum() == pytest.approx(most, rel=2e-6)
+        assert optimizer.current_budget() == pytest.approx(4 + most)
+        averages = by_path(optimizer.variables, "second_average")
+        assert all(flat([a]).sum() <= most for a in averages), step
+        apply(optimizer, scores, [np.full(30, -0.1), np.full((4, 5), -0.1)])
+
+    assert len(averages) == use_ema
+    assert optimizer.final_budget() == pytest.approx(6)
+
+
+def test_fit_keeps_costs_and_budgets_when_compiled():
+    optimizer = ProjectedOptimizer(
+        Adam(0.1), density={"dense/": 0.5, "dense_1": 0.2}, costs={"": 2.5}
+    )
+    model = sparse_model()
+    model.compile(optimizer, loss="mse")
+
+    fit(model, epochs=2)
+
+    first, second = (flat([s]).sum() for s in scores_of(model))
+    assert 0.2 * 24 < first <= 12
+    assert 2 < second <= 0.2 * 18
+
+
+def test_serialization_keeps_costs_and_budgets():
+    optimizer = ProjectedOptimizer(
+        "sgd",
+        density={"first": 0.5, "": CubicDensity(0.1, steps=9)},
+        costs=FLOPS,
+    )
+
+    restored = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(optimizer)
+    )
+
+    assert restored.costs == FLOPS
+    assert list(restored.density) == ["first", ""]
+    assert restored.density["first"] == 0.5
+    assert isinstance(restored.density[""], CubicDensity)
+
+
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("costs", {"budget": 5, "costs": {"third": 1.0}}),
+        ("budget", {"budget": {"first": 5, "second": 5, "third": 5}}),
+        ("budget", {"budget": {"first": 5}}),
+        ("budget", {"budget": {"first": 31, "second": 5}}),
+        ("budget", {"budget": 311, "costs": FLOPS}),
+        ("density", {"density": {"third": 0.5, "": 0.5}}),
+    ],
+)
+def test_limits_that_fit_no_score_raise_at_build(name, limits):
+    optimizer = ProjectedOptimizer("sgd", **limits)
+
+    with pytest.raises(ValueError, match=f"`{name}` of `ProjectedOptimizer`"):
+        optimizer.build(two_scores())
+
+
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("costs", {"budget": 5, "costs": {"first": 0.0}}),
+        ("budget", {"budget": {"first": -1.0}}),
+        ("density", {"density": {"first": 2.0}}),
+    ],
+)
+def test_limits_out_of_range_raise(name, limits):
+    with pytest.raises(ValueError, match=f"`{name}` of `ProjectedOptimizer`"):
+        ProjectedOptimizer("sgd", **limits)

@@ -628,6 +628,34 @@ def test_harden_before_the_schedule_has_ended_warns():
     assert flat(scores_of(keras_gumbel.harden(sparse, budget=4))).sum() == 4
 
 
+def test_harden_keeps_the_budget_of_every_layer():
+    sparse = with_scores(keras_gumbel.sparsify(sequential()))
+    sparse = compiled(sparse, budget={"hidden": 7, "out": 5})
+
+    hard = keras_gumbel.harden(sparse)
+
+    assert [flat([s]).sum() for s in scores_of(hard)] == [7, 5]
+    report = keras_gumbel.sparsity_report(sparse)
+    assert [row.kept for row in report.rows] == [7, 5]
+    assert report.budget == 12
+
+
+def test_harden_keeps_what_can_be_paid_for():
+    costs = {"hidden": 3.0, "out": 2.0}
+    sparse = with_scores(keras_gumbel.sparsify(sequential()))
+    optimizer = ProjectedOptimizer("sgd", budget=40, costs=costs)
+    sparse = compiled(sparse, optimizer)
+
+    hard = keras_gumbel.harden(sparse)
+
+    hidden, out = (flat([s]) for s in scores_of(hard))
+    spent = 3 * hidden.sum() + 2 * out.sum()
+    assert 37 < spent <= 40
+    learned = np.concatenate([flat([s]) for s in scores_of(sparse)])
+    kept = np.concatenate([hidden, out]) == 1
+    assert learned[kept].min() >= learned[~kept].max()
+
+
 def test_harden_leaves_the_original_untouched():
     sparse = with_scores(keras_gumbel.sparsify(build("functional")))
     sparse = compiled(sparse, density=0.5)

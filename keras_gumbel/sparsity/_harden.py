@@ -7,10 +7,10 @@ import keras
 from keras_gumbel import _keras_private
 from keras_gumbel.layers.concrete_mask import ConcreteMask
 from keras_gumbel.layers.sparsified import Sparsified
-from keras_gumbel.sparsity._masks import decide_budget
+from keras_gumbel.sparsity._masks import decide_budgets
+from keras_gumbel.sparsity._masks import final_masks
 from keras_gumbel.sparsity._masks import find_masks
 from keras_gumbel.sparsity._masks import find_projected
-from keras_gumbel.sparsity._masks import top_k
 from keras_gumbel.sparsity._rewrite import copy_layer
 from keras_gumbel.sparsity._rewrite import copy_sparsified
 from keras_gumbel.sparsity._rewrite import copy_weights
@@ -26,7 +26,9 @@ def harden(
     """Returns a copy of a model with its final mask, of exactly K ones.
 
     The K largest scores of the whole model become 1 and all others 0; of
-    equal scores the one on the larger weight is kept. The mask is fixed: it
+    equal scores the one on the larger weight is kept. Under several budgets
+    these are the largest scores of each, and with costs as many of them as
+    can be paid for. The mask is fixed: it
     draws no noise and is not trainable, so that `fit` fine-tunes the weights
     that are kept. The model that was passed, and the scores it has learned,
     do not change.
@@ -61,18 +63,18 @@ def harden(
     """
     require_rewritable("harden", model)
     masks = find_masks("harden", model)
-    decided = decide_budget("harden", model, masks, density, budget)
-    if decided is None:
+    shares = decide_budgets("harden", model, masks, density, budget)
+    if shares is None:
         raise ValueError(
             "`harden` needs to know how many scores to keep. Pass `density` "
             "or `budget`, or compile the model with a `ProjectedOptimizer` "
             f"and fit it. Received: the model {model.name!r} with neither."
         )
     if density is None and budget is None:
-        _warn_if_early(model, decided)
+        _warn_if_early(model)
     finals = {
         id(m.mask): final
-        for m, final in zip(masks, top_k(masks, decided), strict=True)
+        for m, final in zip(masks, final_masks(masks, shares), strict=True)
     }
 
     def replace(layer: keras.Layer) -> keras.Layer:
@@ -105,16 +107,17 @@ def harden(
     return hardened
 
 
-def _warn_if_early(model: keras.Model, budget: int) -> None:
+def _warn_if_early(model: keras.Model) -> None:
     optimizer = find_projected(getattr(model, "optimizer", None))
     if optimizer is None or not optimizer.built:
         return
-    final = optimizer.final_budget()
+    budget, final = optimizer.current_budget(), optimizer.final_budget()
     if budget > final + 1:
+        what = "in costs" if optimizer.costs else "scores"
         warnings.warn(
-            f"The final mask keeps {budget} scores, the budget where training "
-            f"stands; its schedule ends at {final:.0f}. Train to the end of "
-            "the schedule, or pass `density` or `budget` to `harden`.",
+            f"The final mask keeps {budget:.0f} {what}, the budget where "
+            f"training stands; its schedule ends at {final:.0f}. Train to the "
+            "end of the schedule, or pass `density` or `budget` to `harden`.",
             stacklevel=3,
         )
 

@@ -1,7 +1,6 @@
 """The masks of a model, and the final mask that keeps exactly K."""
 
 import dataclasses
-import math
 
 import keras
 import numpy as np
@@ -15,7 +14,7 @@ from keras_gumbel.layers.concrete_mask import ConcreteMask
 from keras_gumbel.layers.sparsified import Sparsified
 from keras_gumbel.optimizers import ProjectedOptimizer
 
-# A float32 schedule may leave K this much below the whole number it means.
+# A float32 schedule may leave K this much below the number it means.
 _WHOLE = 1e-3
 
 
@@ -98,16 +97,31 @@ def find_projected(
     return next((part for part in found if part is not None), None)
 
 
-def decide_budget(
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Masks that share a budget.
+
+    Attributes:
+        masks: List of `Masked`.
+        budget: Number K, the ones to keep, or what they may cost.
+        costs: List of floats, what a one of each mask costs.
+    """
+
+    masks: list[Masked]
+    budget: float
+    costs: list[float]
+
+
+def decide_budgets(
     owner: str,
     model: keras.Model,
     masks: list[Masked],
     density: float | None = None,
-    budget: int | None = None,
-) -> int | None:
-    """Returns the number of ones of the final mask.
+    budget: float | None = None,
+) -> list[Share] | None:
+    """Returns what the final mask may keep.
 
-    It is the argument where one is given, else the budget in force in the
+    It is the argument where one is given, else what is in force in the
     optimizer the model is compiled with, else the number of ones of masks
     that are fixed already, else `None`.
     """
@@ -118,7 +132,7 @@ def decide_budget(
         )
     if density is not None:
         require_density(owner, "density", density)
-        return math.floor(density * count + _WHOLE)
+        return [together(masks, density * count)]
     if budget is not None:
         if not is_number(budget) or not 0 < budget <= count:
             raise invalid_argument(
@@ -127,31 +141,67 @@ def decide_budget(
                 f"a number in (0, {count}], the number of scores of the model",
                 budget,
             )
-        return math.floor(budget)
+        return [together(masks, budget)]
     optimizer = find_projected(getattr(model, "optimizer", None))
     if optimizer is not None and optimizer.built:
-        return math.floor(optimizer.current_budget() + _WHOLE)
+        return _budgets_in_force(optimizer, masks)
     if all(m.mask.fixed for m in masks):
-        return round(sum(float(m.scores().sum()) for m in masks))
+        return [together(masks, sum(float(m.scores().sum()) for m in masks))]
     return None
 
 
-def top_k(masks: list[Masked], budget: int) -> list[np.ndarray]:
-    """Keeps the largest scores of all masks together, exactly `budget`.
+def together(masks: list[Masked], budget: float) -> Share:
+    """Puts all masks under one budget, the number of ones."""
+    return Share(masks, budget, [1.0] * len(masks))
+
+
+def _budgets_in_force(
+    optimizer: ProjectedOptimizer, masks: list[Masked]
+) -> list[Share]:
+    budgets = optimizer.current_budgets()
+    if len(budgets) == 1 and not optimizer.costs:
+        return [together(masks, budgets[0][0])]
+    by_scores = {id(m.mask.mask_scores): m for m in masks}
+    shares = []
+    for budget, group in budgets:
+        pairs = [
+            (by_scores.pop(id(v)), c)
+            for v, c in zip(group.variables, group.costs, strict=True)
+            if id(v) in by_scores
+        ]
+        shares.append(
+            Share([m for m, _ in pairs], budget, [c for _, c in pairs])
+        )
+    for m in by_scores.values():  # under no budget: kept as they are
+        shares.append(together([m], float(m.scores().sum())))
+    return shares
+
+
+def final_masks(masks: list[Masked], shares: list[Share]) -> list[np.ndarray]:
+    """Keeps the largest scores, as many as fit the budgets.
 
     Of equal scores the one on the larger weight is kept.
 
     Returns:
         A list of float32 arrays of zeros and ones, one for each mask.
     """
-    scores = np.concatenate([m.scores().ravel() for m in masks])
-    magnitudes = np.concatenate([m.magnitudes().ravel() for m in masks])
-    kept = np.lexsort((-magnitudes, -scores))[:budget]
-    chosen = np.zeros(scores.size, "float32")
-    chosen[kept] = 1.0
-    shapes = [m.scores().shape for m in masks]
-    ends = np.cumsum([math.prod(shape) for shape in shapes])
-    parts = np.split(chosen, ends[:-1])
-    return [
-        part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)
-    ]
+    kept = {}
+    for share in shares:
+        for m, final in zip(share.masks, _largest(share), strict=True):
+            kept[id(m)] = final
+    return [kept[id(m)] for m in masks]
+
+
+def _largest(share: Share) -> list[np.ndarray]:
+    scores = [m.scores() for m in share.masks]
+    magnitudes = np.concatenate([m.magnitudes().ravel() for m in share.masks])
+    order = np.lexsort(
+        (-magnitudes, -np.concatenate([s.ravel() for s in scores]))
+    )
+    sizes = [s.size for s in scores]
+    spent = np.cumsum(np.repeat(share.costs, sizes)[order])
+    fitting = np.searchsorted(spent, share.budget + _WHOLE, side="right")
+    chosen = np.zeros(order.size, "float32")
+    chosen[order[:fitting]] = 1.0
+    parts = np.split(chosen, np.cumsum(sizes)[:-1])
+    return [p.reshape(s.shape) for p, s in zip(parts, scores, strict=True)]

@@ -7,9 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_gumbel.sparsity._masks import decide_budget
+from keras_gumbel.sparsity._masks import decide_budgets
+from keras_gumbel.sparsity._masks import final_masks
 from keras_gumbel.sparsity._masks import find_masks
-from keras_gumbel.sparsity._masks import top_k
+from keras_gumbel.sparsity._masks import together
 from keras_gumbel.sparsity._rewrite import require_rewritable
 from keras_gumbel.sparsity._sparsify import unmasked_layers
 
@@ -136,9 +137,12 @@ def sparsity_report(model: keras.Model) -> SparsityReport:
     require_rewritable("sparsity_report", model)
     masks = find_masks("sparsity_report", model)
     scores = [m.scores() for m in masks]
-    budget = decide_budget("sparsity_report", model, masks)
-    if budget is None:
-        budget = round(sum(float(s.sum(dtype="float64")) for s in scores))
+    shares = decide_budgets("sparsity_report", model, masks)
+    if shares is None:
+        mean = round(sum(float(s.sum(dtype="float64")) for s in scores))
+        shares = [together(masks, mean)]
+    finals = final_masks(masks, shares)
+    budget = int(sum(np.count_nonzero(final) for final in finals))
     low, high = _UNDECIDED
     rows = [
         SparsityRow(
@@ -148,7 +152,7 @@ def sparsity_report(model: keras.Model) -> SparsityReport:
             expected=float(s.sum(dtype="float64")),
             undecided=int(np.count_nonzero((s > low) & (s < high))),
         )
-        for m, s, final in zip(masks, scores, top_k(masks, budget), strict=True)
+        for m, s, final in zip(masks, scores, finals, strict=True)
     ]
     return SparsityReport(tuple(rows), budget, unmasked_layers(model))
 
