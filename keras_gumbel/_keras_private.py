@@ -131,6 +131,21 @@ def moving_averages(
     return [averages[known[key]] for key in keys if key in known]
 
 
+def sum_over_replicas(gradients: list[Tensor]) -> tuple[list[Tensor], int]:
+    """Returns gradients of the whole batch, and the number of replicas.
+
+    Under `tf.distribute`, Keras adds gradients up only after optimizers have
+    seen them. Elsewhere they arrive as sums.
+    """
+    if keras.config.backend() == "tensorflow":
+        context = lazy_tensorflow.distribute.get_replica_context()
+        if context is not None and context.num_replicas_in_sync > 1:
+            return context.all_reduce("SUM", gradients), (
+                context.num_replicas_in_sync
+            )
+    return gradients, 1
+
+
 def outside_graph() -> contextlib.AbstractContextManager[Any]:
     """Lets `assign` act at once while TensorFlow traces a function.
 

@@ -2,6 +2,7 @@
 
 from keras_gumbel.layers.concrete_mask import ConcreteMask as ConcreteMask
 from keras_gumbel.layers.gumbel_softmax import GumbelSoftmax as GumbelSoftmax
+from keras_gumbel.layers.saliency_mask import SaliencyMask as SaliencyMask
 from keras_gumbel.layers.sparsified import Sparsified as Sparsified
 from keras_gumbel.layers.straight_through_argmax import (
     StraightThroughArgmax as StraightThroughArgmax,

@@ -18,6 +18,10 @@ from keras_gumbel.layers._stochastic import StochasticLayer
 from keras_gumbel.ops.bernoulli import BERNOULLI_ESTIMATORS
 from keras_gumbel.ops.bernoulli import relaxed_bernoulli
 from keras_gumbel.ops.bernoulli import sample_bernoulli
+from keras_gumbel.ops.gates import hard_concrete
+from keras_gumbel.ops.gates import stochastic_gate
+
+RELAXATIONS = ("binary_concrete", "hard_concrete", "gaussian", "mean")
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
@@ -53,6 +57,12 @@ class ConcreteMask(StochasticLayer):
             `2 / 3`.
         hard: Boolean, whether the mask in training is 0 or 1, with the
             gradient of `estimator`. Defaults to `False`.
+        relaxation: String, the mask in training: `"binary_concrete"` for
+            the one above, `"hard_concrete"` or `"gaussian"` for samples that
+            are 0 and 1 with positive probability, as in
+            `keras_gumbel.ops.hard_concrete` and
+            `keras_gumbel.ops.stochastic_gate`, or `"mean"` for s itself, the
+            expectation, without noise. Defaults to `"binary_concrete"`.
         estimator: String, the gradient of a hard mask: `"binary_concrete"`
             for the one of the relaxed mask (Eq. 16), `"straight_through"`,
             `"identity"` or `"reinmax"`, as in
@@ -110,6 +120,7 @@ class ConcreteMask(StochasticLayer):
         temperature: Any = 2 / 3,
         hard: bool = False,
         estimator: str = "binary_concrete",
+        relaxation: str = "binary_concrete",
         fixed: bool = False,
         scores_initializer: Any = "ones",
         scores_constraint: Any = None,
@@ -130,6 +141,14 @@ class ConcreteMask(StochasticLayer):
         require_choice(
             "ConcreteMask", "estimator", estimator, BERNOULLI_ESTIMATORS
         )
+        require_choice("ConcreteMask", "relaxation", relaxation, RELAXATIONS)
+        if hard and relaxation != "binary_concrete":
+            raise invalid_argument(
+                "ConcreteMask",
+                "relaxation",
+                "'binary_concrete' with `hard=True`",
+                relaxation,
+            )
         if estimator != "binary_concrete" and not hard:
             raise invalid_argument(
                 "ConcreteMask",
@@ -149,6 +168,7 @@ class ConcreteMask(StochasticLayer):
         self.axis = axis
         self.hard = hard
         self.estimator = estimator
+        self.relaxation = relaxation
         self.fixed = fixed
         self.scores_initializer = keras.initializers.get(scores_initializer)
         self.scores_constraint = keras.constraints.get(scores_constraint)
@@ -193,20 +213,35 @@ class ConcreteMask(StochasticLayer):
         scores = ops.convert_to_tensor(self.mask_scores)
         if self.fixed:
             return scores
+        if training and self.relaxation == "mean":
+            self.advance(training)
+            return scores
         if not self.draws(training):
             if self.inference == "mode":
                 return ops.cast(scores > 0.5, scores.dtype)
             return ops.clip(scores, 0.0, 1.0)
-        temperature = self.current_temperature()
+        mask = self._sample(scores)
+        self.advance(training)
+        return mask
+
+    def _sample(self, scores: Tensor) -> Tensor:
+        if self.relaxation == "gaussian":
+            noise = keras.random.normal(
+                scores.shape, dtype="float32", seed=self.seed_generator
+            )
+            return stochastic_gate(scores, noise=noise)
         noise = random.logistic(
             scores.shape, "float32", self.seed_generator, self.precision
         )
+        temperature = self.current_temperature()
         if self.hard:
-            mask = sample_bernoulli(scores, temperature, self.estimator, noise)
-        else:
-            mask = relaxed_bernoulli(scores, temperature, noise=noise)
-        self.advance(training)
-        return mask
+            return sample_bernoulli(scores, temperature, self.estimator, noise)
+        relaxed = (
+            hard_concrete
+            if self.relaxation == "hard_concrete"
+            else relaxed_bernoulli
+        )
+        return relaxed(scores, temperature, noise=noise)
 
     def broadcast(self, mask: Tensor) -> Tensor:
         """Returns a mask in a shape that broadcasts to the inputs.
@@ -241,6 +276,7 @@ class ConcreteMask(StochasticLayer):
             "axis": self.axis,
             "hard": self.hard,
             "estimator": self.estimator,
+            "relaxation": self.relaxation,
             "fixed": self.fixed,
             "scores_initializer": keras.initializers.serialize(
                 self.scores_initializer

@@ -11,9 +11,8 @@ from keras_gumbel._seeds import spawn_seeds
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
-from keras_gumbel.layers._stochastic import deserialize_temperature
-from keras_gumbel.layers._stochastic import serialize_temperature
 from keras_gumbel.layers.concrete_mask import ConcreteMask
+from keras_gumbel.layers.saliency_mask import SaliencyMask
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
@@ -25,12 +24,13 @@ class Sparsified(keras.layers.Wrapper):
     it can.
 
     ```
-    m ~ relaxed Bernoulli(s)                                # Eqs. (18), (26)
     output = layer(inputs) with kernel * m in place of the kernel # Eq. (17)
     ```
 
-    There is one score for each entry of the kernel, in a `ConcreteMask`, and
-    one mask is drawn for all examples of a batch. Biases are not masked. A
+    There is one score for each entry of the kernel. By default the mask is s
+    itself, without noise. With
+    `mask=ConcreteMask(relaxation="binary_concrete")` one is drawn for all
+    examples of a batch (Eqs. 18, 26). Biases are not masked. A
     kernel regularizer of the layer sees the kernel without the mask.
 
     Layers with a kernel that are known: Dense, EinsumDense, Conv1D, Conv2D,
@@ -39,15 +39,12 @@ class Sparsified(keras.layers.Wrapper):
 
     Args:
         layer: The Keras layer to wrap, built or not.
-        temperature: Positive number, or a schedule of the mask's own step.
-            Defaults to `2 / 3`.
-        hard: Boolean, whether the mask in training is 0 or 1, with the
-            gradient of the relaxed one (Eq. 16). Defaults to `False`.
+        mask: A `ConcreteMask` or `SaliencyMask`, the pattern of the masks:
+            every kernel gets one with its arguments, for the shape of the
+            kernel and with noise of its own. `None` is
+            `ConcreteMask(relaxation="mean")`. Defaults to `None`.
         fixed: Boolean, whether the scores are a final mask: not trainable,
             applied as they are, without noise. Defaults to `False`.
-        scores_initializer: Initializer of the scores. Defaults to `"ones"`.
-        inference: String, the mask in inference: `"mean"`, `"mode"` or
-            `"sample"`, as in `ConcreteMask`. Defaults to `"mean"`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Base layer keyword arguments. The `name` defaults to that of
             the layer behind `sparsified_`, the `dtype` to the layer's.
@@ -80,11 +77,8 @@ class Sparsified(keras.layers.Wrapper):
     def __init__(
         self,
         layer: keras.Layer,
-        temperature: Any = 2 / 3,
-        hard: bool = False,
+        mask: ConcreteMask | SaliencyMask | None = None,
         fixed: bool = False,
-        scores_initializer: Any = "ones",
-        inference: str = "mean",
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -107,15 +101,22 @@ class Sparsified(keras.layers.Wrapper):
                 layer,
                 "See the documentation of `Sparsified` for the list.",
             )
+        if mask is None:
+            mask = ConcreteMask(relaxation="mean")
+        if not isinstance(mask, (ConcreteMask, SaliencyMask)):
+            raise invalid_argument(
+                "Sparsified",
+                "mask",
+                "a `ConcreteMask`, a `SaliencyMask` or `None`",
+                mask,
+                error=TypeError,
+            )
         seed = require_seed("Sparsified", seed)
+        pattern = keras.saving.serialize_keras_object(mask)
         masks = [
-            ConcreteMask(
-                axis=None,
-                temperature=temperature,
-                hard=hard,
+            _like(
+                pattern,
                 fixed=fixed,
-                scores_initializer=scores_initializer,
-                inference=inference,
                 seed=mask_seed,
                 name=f"{name.strip('_')}_mask",
                 dtype=layer.dtype_policy,
@@ -127,11 +128,8 @@ class Sparsified(keras.layers.Wrapper):
         kwargs.setdefault("name", f"sparsified_{layer.name}")
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
-        self.temperature = temperature
-        self.hard = hard
+        self.pattern = pattern
         self.fixed = fixed
-        self.scores_initializer = keras.initializers.get(scores_initializer)
-        self.inference = inference
         self.seed = seed
         self.masks = masks
         self.supports_masking = layer.supports_masking
@@ -145,6 +143,8 @@ class Sparsified(keras.layers.Wrapper):
         super().build(input_shape)
         for mask, kernel in zip(self.masks, self.kernels, strict=True):
             mask.build(kernel.shape)
+            if isinstance(mask, SaliencyMask):
+                mask.rank(kernel)
 
     def call(
         self, inputs: Tensor, training: bool | None = None, **kwargs: Any
@@ -167,13 +167,8 @@ class Sparsified(keras.layers.Wrapper):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "temperature": serialize_temperature(self.temperature),
-            "hard": self.hard,
+            "mask": dict(self.pattern),
             "fixed": self.fixed,
-            "scores_initializer": keras.initializers.serialize(
-                self.scores_initializer
-            ),
-            "inference": self.inference,
             "seed": self.seed,
         }
 
@@ -181,6 +176,15 @@ class Sparsified(keras.layers.Wrapper):
     def from_config(
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> "Sparsified":
-        return super().from_config(
-            deserialize_temperature(config), custom_objects
+        mask = keras.saving.deserialize_keras_object(
+            config["mask"], custom_objects=custom_objects
         )
+        return super().from_config({**config, "mask": mask}, custom_objects)
+
+
+def _like(pattern: dict[str, Any], **changes: Any) -> keras.Layer:
+    """Returns a mask of the same config, with some arguments changed."""
+    config = {**pattern["config"], **changes}
+    if "axis" in config:
+        config["axis"] = None
+    return keras.saving.deserialize_keras_object({**pattern, "config": config})

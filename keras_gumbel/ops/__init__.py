@@ -5,6 +5,7 @@ from keras_gumbel.ops.bernoulli import (
 )
 from keras_gumbel.ops.bernoulli import relaxed_bernoulli as relaxed_bernoulli
 from keras_gumbel.ops.bernoulli import sample_bernoulli as sample_bernoulli
+from keras_gumbel.ops.cardinality import top_k_mask as top_k_mask
 from keras_gumbel.ops.densities import (
     binary_concrete_log_prob as binary_concrete_log_prob,
 )
@@ -24,6 +25,8 @@ from keras_gumbel.ops.estimators import (
 from keras_gumbel.ops.estimators import gumbel_rao as gumbel_rao
 from keras_gumbel.ops.estimators import reinmax as reinmax
 from keras_gumbel.ops.estimators import straight_through as straight_through
+from keras_gumbel.ops.gates import hard_concrete as hard_concrete
+from keras_gumbel.ops.gates import stochastic_gate as stochastic_gate
 from keras_gumbel.ops.information import (
     categorical_entropy as categorical_entropy,
 )

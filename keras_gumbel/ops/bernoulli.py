@@ -214,10 +214,13 @@ def _is_one(probs: Tensor, perturbed: Tensor) -> Tensor:
     return ops.logical_and(probs > 0, ops.logical_or(perturbed > 0, probs >= 1))
 
 
+def safe_probs(probs: Tensor) -> Tensor:
+    """Clips s away from 0 and 1, with the gradient of no clip."""
+    return straight_through(ops.clip(probs, _EDGE, 1 - _EDGE), probs)
+
+
 def _safe_logit(probs: Tensor) -> Tensor:
-    """`log(s / (1 - s))` of the clipped s, with the gradient of no clip."""
-    inside = ops.clip(probs, _EDGE, 1 - _EDGE)
-    inside = straight_through(inside, probs)
+    inside = safe_probs(probs)
     return ops.log(inside) - ops.log1p(-inside)
 
 

@@ -96,7 +96,8 @@ def harden(
             return
         for mask, final_mask in pairs:
             final_mask.mask_scores.assign(finals[id(mask)])
-            final_mask.step.assign(mask.step)
+            if isinstance(mask, ConcreteMask):
+                final_mask.step.assign(mask.step)
 
     hardened = rewrite(model, replace, fill)
     arguments = _keras_private.compile_arguments(model)

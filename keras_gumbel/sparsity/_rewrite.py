@@ -9,7 +9,6 @@ import keras
 
 from keras_gumbel import _keras_private
 from keras_gumbel._validation import invalid_argument
-from keras_gumbel.layers._stochastic import deserialize_temperature
 from keras_gumbel.layers.sparsified import Sparsified
 
 # Builds the layer that takes another one's place in the copy.
@@ -77,7 +76,8 @@ def copy_sparsified(layer: Sparsified, **changes: Any) -> Sparsified:
     """Returns a copy of a wrapper, with some arguments changed."""
     # Not by `from_config`, which knows the wrapped layer by its registered
     # name only.
-    config = deserialize_temperature(layer.get_config())
+    config = layer.get_config()
+    config["mask"] = keras.saving.deserialize_keras_object(config["mask"])
     config["layer"] = copy_layer(layer.layer)
     return Sparsified(**{**config, **changes})
 

@@ -13,7 +13,9 @@ from keras_gumbel import _keras_private
 from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import spawn_seeds
 from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import require_choice
 from keras_gumbel.layers.concrete_mask import ConcreteMask
+from keras_gumbel.layers.saliency_mask import SaliencyMask
 from keras_gumbel.layers.sparsified import Sparsified
 from keras_gumbel.sparsity._rewrite import copy_layer
 from keras_gumbel.sparsity._rewrite import copy_weights
@@ -23,14 +25,19 @@ from keras_gumbel.sparsity._rewrite import rewrite
 
 Filters: TypeAlias = str | Sequence[str] | Callable[[keras.Layer], bool] | None
 
+_METHODS: dict[str, Callable[[], ConcreteMask | SaliencyMask]] = {
+    "learned": lambda: ConcreteMask(relaxation="mean"),
+    "magnitude": lambda: SaliencyMask(),
+    "random": lambda: SaliencyMask("random"),
+    "hard_concrete": lambda: ConcreteMask(relaxation="hard_concrete"),
+    "stochastic_gates": lambda: ConcreteMask(relaxation="gaussian"),
+}
+
 
 def sparsify(
     model: keras.Model,
+    method: str | ConcreteMask | SaliencyMask = "learned",
     filters: Filters = None,
-    temperature: Any = 2 / 3,
-    hard: bool = False,
-    scores_initializer: Any = "ones",
-    inference: str = "mean",
     seed: int | None = None,
 ) -> keras.Model:
     """Returns a copy of a model in which every kernel has a learned mask.
@@ -47,17 +54,22 @@ def sparsify(
 
     Args:
         model: Sequential or Functional model, which may contain others.
+        method: String, or the mask layer it stands for, of which every kernel
+            gets one:
+
+            - `"learned"`: `ConcreteMask(relaxation="mean")`, scores that are
+              trained and multiplied into the kernel, which
+              `docs/benchmarks/sparsity.md` shows to be best.
+            - `"magnitude"`: `SaliencyMask()`, the largest weights.
+            - `"random"`: `SaliencyMask("random")`, a random choice.
+            - `"hard_concrete"`: `ConcreteMask(relaxation="hard_concrete")`.
+            - `"stochastic_gates"`: `ConcreteMask(relaxation="gaussian")`.
+
+            The note's soft samples (Eq. 26) are those of
+            `ConcreteMask(temperature=...)`. Defaults to `"learned"`.
         filters: Which of the layers to mask, as in `Model.quantize`: a regex
             string or a list of them, searched in the layer's name, a callable
             of the layer, or `None` for all. Defaults to `None`.
-        temperature: Positive number, or a schedule of the training step.
-            Defaults to `2 / 3`.
-        hard: Boolean, whether the masks in training are 0 or 1, with the
-            gradient of the relaxed ones (Eq. 16). Defaults to `False`.
-        scores_initializer: Initializer of the scores. Defaults to `"ones"`.
-        inference: String, the masks in inference: `"mean"`, `"mode"` or
-            `"sample"`, as in `keras_gumbel.layers.ConcreteMask`. Defaults to
-            `"mean"`.
         seed: Integer in [0, 2**32) or `None`. Every mask gets a stream of its
             own from it. Defaults to `None`.
 
@@ -91,6 +103,7 @@ def sparsify(
             "`keras_gumbel.layers.Sparsified`) that is not masked yet and "
             f"passes the filters. Received: filters={filters!r}."
         )
+    pattern = _pattern(method)
     seed = require_seed("sparsify", seed)
     seeds = dict(
         zip(map(id, layers), spawn_seeds(seed, len(layers)), strict=True)
@@ -101,10 +114,7 @@ def sparsify(
             return copy_layer(layer)
         return Sparsified(
             copy_layer(layer),
-            temperature=temperature,
-            hard=hard,
-            scores_initializer=scores_initializer,
-            inference=inference,
+            pattern,
             seed=seeds[id(layer)],
             name=layer.name,
         )
@@ -129,6 +139,14 @@ def unmasked_layers(model: keras.Model) -> dict[str, str]:
         elif any(len(w.shape) > 1 for w in layer.trainable_weights):
             reasons[layer.name] = f"no known kernel in {type(layer).__name__}"
     return reasons
+
+
+def _pattern(method: Any) -> ConcreteMask | SaliencyMask:
+    """Returns a mask like those that the kernels get."""
+    if isinstance(method, (ConcreteMask, SaliencyMask)):
+        return method
+    require_choice("sparsify", "method", method, tuple(_METHODS))
+    return _METHODS[method]()
 
 
 def _selection(filters: Filters) -> Callable[[keras.Layer], bool]:

@@ -1,8 +1,7 @@
 """The optimizer that holds the scores under the budget (Algorithm 1)."""
 
-import dataclasses
-import math
 import re
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
@@ -12,16 +11,24 @@ from keras import ops
 
 from keras_gumbel import _keras_private
 from keras_gumbel._scores import marked_scores
+from keras_gumbel._scores import saliency_of
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import is_schedule
 from keras_gumbel._validation import require_density
 from keras_gumbel._validation import require_positive
-from keras_gumbel.ops.projection import project_capped_box
+from keras_gumbel._validation import require_positive_integer
+from keras_gumbel.optimizers._score_group import ScoreGroup
+from keras_gumbel.optimizers.score_sgd import ScoreSGD
 
 # A step that every schedule has ended by.
 _LAST_STEP = 2**31 - 1
+
+# The share of the steps of its schedules after which the mask is final.
+_LIVE = 0.7
+
+_LEARNING_RATE = 0.05
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
@@ -94,8 +101,10 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         inner_optimizer: Any,
         density: Any = None,
         budget: Any = None,
-        score_optimizer: Any = None,
+        score_optimizer: Any = "auto",
+        harden_step: Any = "auto",
         costs: dict[str, float] | None = None,
+        global_clipnorm: float | None = None,
         name: str | None = None,
     ) -> None:
         if (density is None) == (budget is None):
@@ -115,6 +124,19 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         for cost in (costs or {}).values():
             require_positive("ProjectedOptimizer", "costs", cost)
         inner_optimizer = _require_optimizer("inner_optimizer", inner_optimizer)
+        steps = _steps(_values(density) + _values(budget))
+        if harden_step == "auto":
+            harden_step = steps and max(1, round(_LIVE * steps))
+        if harden_step is not None:
+            require_positive_integer(
+                "ProjectedOptimizer", "harden_step", harden_step
+            )
+        if global_clipnorm is not None:
+            require_positive(
+                "ProjectedOptimizer", "global_clipnorm", global_clipnorm
+            )
+        if score_optimizer == "auto":
+            score_optimizer = _score_optimizer(inner_optimizer, steps)
         if score_optimizer is not None:
             score_optimizer = _require_optimizer(
                 "score_optimizer", score_optimizer
@@ -123,12 +145,15 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             score_optimizer.loss_scale_factor = (
                 inner_optimizer.loss_scale_factor
             )
-        super().__init__(learning_rate=0.0, name=name)
+        super().__init__(
+            learning_rate=0.0, global_clipnorm=global_clipnorm, name=name
+        )
         self.density = density
         self.budget = budget
         self.costs = costs
         self.inner_optimizer = inner_optimizer
         self.score_optimizer = score_optimizer
+        self.harden_step = harden_step
 
     @property
     def optimizers(self) -> list[keras.optimizers.Optimizer]:
@@ -180,7 +205,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         for optimizer in self.optimizers:
             _keras_private.exclude_from_weight_decay(optimizer, scores)
         with _keras_private.outside_graph():
-            self._project(scores, scores)
+            self._settle(scores)
 
     def apply(
         self,
@@ -199,12 +224,15 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             with keras.name_scope(self.name):
                 self.build(trainable_variables)
         variables = list(trainable_variables or self._trainable_variables)
+        grads = self._clip_jointly(list(grads))
         gradients = {id(v): g for g, v in zip(grads, variables, strict=True)}
+        scores = marked_scores(self._trainable_variables)
+        before = [ops.copy(v) for v in scores] if self.harden_step else None
         for part, own in self._share(variables):
             if own:
                 part.apply([gradients[id(v)] for v in own], own)
         self._iterations.assign_add(1)
-        self._project_all()
+        self._settle(scores, before)
 
     def current_budget(self) -> float:
         """Returns K, summed over all budgets, after the steps so far."""
@@ -214,13 +242,13 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         """Returns K, summed over all budgets, at the end of the schedules."""
         return sum(_number(g.budget_at(_LAST_STEP)) for g in self.groups())
 
-    def current_budgets(self) -> list[tuple[float, "ScoreGroup"]]:
+    def current_budgets(self) -> list[tuple[float, ScoreGroup]]:
         """Returns every K after the steps so far, and the scores under it."""
         return [
             (_number(g.budget_at(self._iterations)), g) for g in self.groups()
         ]
 
-    def groups(self) -> list["ScoreGroup"]:
+    def groups(self) -> list[ScoreGroup]:
         """Returns the scores under each budget."""
         return self._groups(marked_scores(self._trainable_variables))
 
@@ -228,7 +256,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         for part, own in self._share(var_list):
             if own:
                 part.finalize_variable_values(own)
-        self._project_all()
+        self._settle(marked_scores(self._trainable_variables))
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         if not self.built:
@@ -264,7 +292,9 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             "density": serialize(self.density),
             "budget": serialize(self.budget),
             "score_optimizer": serialize(self.score_optimizer),
+            "harden_step": self.harden_step,
             "costs": self.costs,
+            "global_clipnorm": self.global_clipnorm,
         }
 
     @classmethod
@@ -289,12 +319,12 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         self, variables: Sequence[keras.Variable]
     ) -> list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]:
         """Says which optimizer steps which variables."""
-        variables = list(variables)
+        stepped = [v for v in variables if saliency_of(v) is None]
         if self.score_optimizer is None:
-            return [(self.inner_optimizer, variables)]
-        scores = marked_scores(variables)
+            return [(self.inner_optimizer, stepped)]
+        scores = marked_scores(stepped)
         marked = {id(v) for v in scores}
-        rest = [v for v in variables if id(v) not in marked]
+        rest = [v for v in stepped if id(v) not in marked]
         return [(self.inner_optimizer, rest), (self.score_optimizer, scores)]
 
     def _check_scores(self, scores: list[keras.Variable]) -> None:
@@ -324,6 +354,14 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
                         pattern,
                     )
         for group in self._groups(scores):
+            learned = [saliency_of(v) is None for v in group.variables]
+            if any(learned) and not all(learned):
+                raise ValueError(
+                    "Scores that share a budget must all be learned, or all "
+                    "be ranked by a saliency. Received both in: "
+                    f"{_paths(group.variables)}. Give them budgets of their "
+                    "own, by a dictionary."
+                )
             most = group.total_cost
             if is_number(group.budget) and group.budget > most:
                 raise invalid_argument(
@@ -334,7 +372,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
                     group.budget,
                 )
 
-    def _groups(self, scores: list[keras.Variable]) -> list["ScoreGroup"]:
+    def _groups(self, scores: list[keras.Variable]) -> list[ScoreGroup]:
         name = "budget" if self.density is None else "density"
         limits = getattr(self, name)
         if not isinstance(limits, dict):
@@ -366,66 +404,94 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         pattern = _first_found(costs, variable)
         return 1.0 if pattern is None else float(costs[pattern])
 
-    def _project_all(self) -> None:
-        """Brings the scores, and their moving averages, under the budget."""
-        scores = marked_scores(self._trainable_variables)
-        averages = [
-            average
-            for optimizer in self.optimizers
-            for average in _keras_private.moving_averages(optimizer, scores)
-        ]
-        self._project(scores, scores)
-        if averages:
-            self._project(averages, scores)
+    def _clip_jointly(self, grads: list[Tensor]) -> list[Tensor]:
+        """Clips the gradients of weights and scores by their common norm."""
+        if self.global_clipnorm is None:
+            return grads
+        scale = self.loss_scale_factor or 1.0
+        clipped = self._clip_gradients([g / scale for g in grads])
+        return [g * scale for g in clipped]
 
-    def _project(
-        self, variables: list[keras.Variable], scores: list[keras.Variable]
+    def _settle(
+        self,
+        scores: list[keras.Variable],
+        before: list[Tensor] | None = None,
     ) -> None:
-        """Projects scores, or as many averages of them."""
-        own = {id(s): v for s, v in zip(scores, variables, strict=True)}
+        """Brings scores, and their moving averages, under the budget.
+
+        Args:
+            scores: List of variables.
+            before: List of what a final mask is to stay, or `None` to decide
+                it anew.
+        """
+        step = self._iterations
+        values = [ops.stop_gradient(v) for v in scores]
+
+        def decide() -> list[Tensor]:
+            return self._by_group("decide", scores, values)
+
+        def harden() -> list[Tensor]:
+            if before is None:
+                return decide()
+            return ops.cond(step > self.harden_step, lambda: before, decide)
+
+        settled = self._live_or(harden, scores, values)
+        averages = self._averages(scores)
+        if any(average is not None for average in averages):
+            means = [
+                v if a is None else ops.stop_gradient(a)
+                for a, v in zip(averages, values, strict=True)
+            ]
+            means = self._live_or(lambda: settled, scores, means)
+            for average, mean in zip(averages, means, strict=True):
+                if average is not None:
+                    average.assign(mean)
+        for score, value in zip(scores, settled, strict=True):
+            score.assign(value)
+
+    def _live_or(
+        self,
+        final: Callable[[], list[Tensor]],
+        scores: list[keras.Variable],
+        values: list[Tensor],
+    ) -> list[Tensor]:
+        """Projects values for scores, unless their mask is final."""
+
+        def project() -> list[Tensor]:
+            return self._by_group("project", scores, values)
+
+        if self.harden_step is None:
+            return project()
+        return ops.cond(self._iterations < self.harden_step, project, final)
+
+    def _by_group(
+        self, method: str, scores: list[keras.Variable], values: list[Tensor]
+    ) -> list[Tensor]:
+        """Calls a method of each group with its values."""
+        found = {id(s): v for s, v in zip(scores, values, strict=True)}
         for group in self._groups(scores):
-            targets = [own[id(s)] for s in group.variables if id(s) in own]
-            projected = project_capped_box(
-                [ops.stop_gradient(v) for v in targets],
-                group.budget_at(self._iterations),
-                costs=group.costs if self.costs else None,
-                differentiable=False,
+            own = [found[id(v)] for v in group.variables]
+            own = getattr(group, method)(own, self._iterations)
+            found.update(zip(map(id, group.variables), own, strict=True))
+        return [found[id(s)] for s in scores]
+
+    def _averages(
+        self, scores: list[keras.Variable]
+    ) -> list[keras.Variable | None]:
+        """Returns the moving average of each score that has one."""
+        return [
+            next(
+                (
+                    average
+                    for optimizer in self.optimizers
+                    for average in _keras_private.moving_averages(
+                        optimizer, [score]
+                    )
+                ),
+                None,
             )
-            for variable, value in zip(targets, projected, strict=True):
-                variable.assign(value)
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoreGroup:
-    """Scores that share a budget.
-
-    Args:
-        variables: List of variables.
-        costs: List of floats, what one score of each variable costs.
-        density: Number, schedule or `None`, K as a share of all costs.
-            Defaults to `None`.
-        budget: Number, schedule or `None`, K. Defaults to `None`.
-    """
-
-    variables: list[keras.Variable]
-    costs: list[float]
-    density: Any = None
-    budget: Any = None
-
-    @property
-    def total_cost(self) -> float:
-        """The sum of the costs of all scores."""
-        return sum(
-            math.prod(v.shape) * c
-            for v, c in zip(self.variables, self.costs, strict=True)
-        )
-
-    def budget_at(self, step: Any) -> Any:
-        """Returns K, a number or a scalar tensor, after a number of steps."""
-        limit = self.budget if self.density is None else self.density
-        if is_schedule(limit):
-            limit = ops.cast(limit(step), "float32")
-        return limit if self.density is None else limit * self.total_cost
+            for score in scores
+        ]
 
 
 def _require_optimizer(name: str, value: Any) -> keras.optimizers.Optimizer:
@@ -478,6 +544,31 @@ def _require_partner(
             f"inner one, {steps}",
             score.gradient_accumulation_steps,
         )
+
+
+def _steps(limits: list[Any]) -> int | None:
+    """Returns how long schedules of this package last, if there is one."""
+    lengths = [getattr(limit, "steps", None) for limit in limits]
+    known = [length for length in lengths if is_number(length)]
+    return max(known) if known else None
+
+
+def _score_optimizer(
+    inner: keras.optimizers.Optimizer, steps: int | None
+) -> keras.optimizers.Optimizer | None:
+    """Returns the optimizer for scores if the user names none."""
+    if isinstance(inner, keras.optimizers.MultiOptimizer):
+        return None
+    rate: Any = _LEARNING_RATE
+    if steps is not None:
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+    return ScoreSGD(
+        rate,
+        use_ema=inner.use_ema,
+        ema_momentum=inner.ema_momentum,
+        ema_overwrite_frequency=inner.ema_overwrite_frequency,
+        gradient_accumulation_steps=inner.gradient_accumulation_steps,
+    )
 
 
 def _number(value: Any) -> float:

@@ -1,0 +1,145 @@
+"""The nearest point with at most K ones: the K largest entries."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_number
+
+def top_k_mask(
+    values: Tensor | Sequence[Tensor],
+    budget: Any,
+    costs: Sequence[float] | None = None,
+) -> Any:
+    """Marks the K largest entries of all tensors together.
+
+    ```
+    max sum_i m_i v_i  subject to  m_i in {0, 1} and sum_i m_i <= K
+    ```
+
+    for values v of at least 0: the point of {0, 1}^n with at most K ones that
+    is nearest to values in [0, 1]. With costs c, entries are taken from the
+    largest downwards for as long as sum_i c_i m_i <= K. Of equal values those
+    that come first are taken. There is no sort: a threshold is found by
+    halving, for one comparison of every entry each.
+
+    Args:
+        values: Float tensor of any shape, or a list of such tensors that share
+            the budget. Entries are at least 0 and no NaN.
+        budget: Number or scalar tensor K. Ones are counted in int32: K is
+            rounded down where there are no costs.
+        costs: List of positive numbers, one for each tensor, what a one of it
+            costs, or `None` for 1. Defaults to `None`.
+
+    Returns:
+        A tensor, or a list of tensors, of zeros and ones, of the shapes and
+        dtypes of `values`.
+
+    Raises:
+        ValueError: If `budget` is a negative number or NaN, or costs and
+            values are not equally many.
+
+    Example:
+
+    >>> mask = keras_gumbel.ops.top_k_mask([0.3, 0.1, 0.2], 2)
+    >>> keras.ops.convert_to_numpy(mask).tolist()
+    [1.0, 0.0, 1.0]
+    """
+    owner = "top_k_mask"
+    if is_number(budget) and not budget >= 0:
+        raise invalid_argument(
+            owner, "budget", "a number of at least 0", budget
+        )
+    several = isinstance(values, (list, tuple)) and any(
+        map(ops.is_tensor, values)
+    )
+    tensors = [
+        ops.stop_gradient(ops.convert_to_tensor(v))
+        for v in (values if several else [values])
+    ]
+    prices = [1.0] * len(tensors) if costs is None else list(costs)
+    if len(prices) != len(tensors):
+        raise invalid_argument(
+            owner,
+            "costs",
+            f"a list of {len(tensors)}, one for each of `values`",
+            costs,
+        )
+    dtypes = [keras.backend.standardize_dtype(v.dtype) for v in tensors]
+    wide = [ops.cast(v, "float32") for v in tensors]
+    masks = _masks(wide, prices, budget)
+    found = [ops.cast(m, d) for m, d in zip(masks, dtypes, strict=True)]
+    return found if several else found[0]
+
+
+def _masks(
+    values: list[Tensor], prices: list[float], budget: Any
+) -> list[Tensor]:
+    """Returns boolean masks."""
+    counted = all(price == prices[0] for price in prices)
+    if counted:
+        limit, prices = _whole(budget / prices[0]), [1] * len(prices)
+    else:
+        limit = ops.cast(budget, "float32")
+
+    def undecided(low: Tensor, high: Tensor) -> Tensor:
+        middle = _middle(low, high)
+        return ops.logical_and(middle > low, middle < high)
+
+    def halve(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        middle = _middle(low, high)
+        cost = _spent([v > middle for v in values], prices)
+        # At the very cost nothing is left to choose: the search is over.
+        return (
+            ops.where(cost >= limit, middle, low),
+            ops.where(cost <= limit, middle, high),
+        )
+
+    highest = ops.amax(ops.stack([ops.amax(v) for v in values]))
+    lowest = ops.full((), -1.0, dtype="float32")
+    low, high = ops.while_loop(undecided, halve, (lowest, highest))
+    above = [v > high for v in values]
+    left = limit - _spent(above, prices)
+    masks = []
+    for v, mask, price in zip(values, above, prices, strict=True):
+        tied = ops.logical_and(v > low, v <= high)
+        taken = _first(tied, left if counted else _whole(left / price))
+        left = left - price * _count(taken)
+        masks.append(ops.logical_or(mask, taken))
+    return masks
+
+
+def _middle(low: Tensor, high: Tensor) -> Tensor:
+    return low + 0.5 * (high - low)
+
+
+def _whole(number: Any) -> Any:
+    if is_number(number):
+        return min(math.floor(number), 2**31 - 1)
+    return ops.cast(ops.floor(number), "int32")
+
+
+def _count(mask: Tensor) -> Tensor:
+    return ops.sum(ops.cast(mask, "int32"))
+
+
+def _spent(masks: list[Tensor], prices: list[Any]) -> Any:
+    return sum(
+        price * _count(mask) for mask, price in zip(masks, prices, strict=True)
+    )
+
+
+def _first(mask: Tensor, count: Any) -> Tensor:
+    """Returns a mask of the first ones of a mask."""
+
+    def cut() -> Tensor:
+        flat = ops.cast(ops.reshape(mask, (-1,)), "int32")
+        first = ops.logical_and(flat > 0, ops.cumsum(flat) <= count)
+        return ops.reshape(first, mask.shape)
+
+    return ops.cond(_count(mask) <= count, lambda: mask, cut)

@@ -1,0 +1,132 @@
+"""Relaxed Bernoulli variables that are exactly 0 and 1 at times.
+
+Both are given the probability s to be open, P(m > 0), so that sum(s) is the
+expected number of gates that are open (Eq. 19), whatever the relaxation.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_gumbel import random
+from keras_gumbel._typing import Seed
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import require_positive
+from keras_gumbel._validation import require_positive_if_number
+from keras_gumbel.ops._numerics import widen
+from keras_gumbel.ops.bernoulli import safe_probs
+
+
+def hard_concrete(
+    probs: Tensor,
+    temperature: Tensor = 2 / 3,
+    low: float = -0.1,
+    high: float = 1.1,
+    noise: Tensor | None = None,
+    seed: Seed = None,
+) -> Tensor:
+    """Draws a hard concrete variable: a stretched, clipped binary concrete.
+
+    ```
+    u = sigmoid((log(s / (1 - s)) + e) / temperature + log(-low / high))
+    m = clip(u * (high - low) + low, 0, 1)
+    e ~ Logistic(0, 1)
+    ```
+
+    so that P(m > 0) = s at every temperature.
+
+    Args:
+        probs: Float tensor s of probabilities in [0, 1], of any shape.
+        temperature: Positive number or tensor that broadcasts to `probs`.
+            Defaults to `2 / 3`.
+        low: Negative number that 0 is stretched to. Defaults to `-0.1`.
+        high: Number above 1 that 1 is stretched to. Defaults to `1.1`.
+        noise: Tensor of the shape of `probs`, logistic noise to use instead
+            of drawing some, or `None`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
+            `keras.random`. Defaults to `None`.
+
+    Returns:
+        A tensor of the shape and dtype of `probs`, in [0, 1].
+
+    Raises:
+        ValueError: If `temperature` is a number that is not positive, `low`
+            is not negative or `high` not above 1.
+
+    Example:
+
+    >>> m = keras_gumbel.ops.hard_concrete(keras.ops.full((3,), 0.5))
+    >>> tuple(m.shape)
+    (3,)
+
+    References:
+        - [Louizos et al., 2017](https://arxiv.org/abs/1712.01312)
+    """
+    owner = "hard_concrete"
+    require_positive_if_number(owner, "temperature", temperature)
+    if not low < 0:
+        raise invalid_argument(owner, "low", "a negative number", low)
+    if not high > 1:
+        raise invalid_argument(owner, "high", "a number above 1", high)
+    probs, dtype = widen(probs)
+    if noise is None:
+        noise = random.logistic(ops.shape(probs), probs.dtype, seed)
+    inside = safe_probs(probs)
+    logit = ops.log(inside) - ops.log1p(-inside)
+    temperature = ops.convert_to_tensor(temperature, probs.dtype)
+    perturbed = (logit + ops.cast(noise, probs.dtype)) / temperature
+    stretched = ops.sigmoid(perturbed + math.log(-low / high))
+    mask = ops.clip(stretched * (high - low) + low, 0.0, 1.0)
+    return ops.cast(mask, dtype)
+
+
+def stochastic_gate(
+    probs: Tensor,
+    sigma: float = 0.5,
+    noise: Tensor | None = None,
+    seed: Seed = None,
+) -> Tensor:
+    """Draws a stochastic gate: a clipped normal variable.
+
+    ```
+    m = clip(sigma * (F(s) + e), 0, 1),  e ~ Normal(0, 1)
+    ```
+
+    with F the quantile function of the standard normal distribution, so that
+    P(m > 0) = s for every sigma.
+
+    Args:
+        probs: Float tensor s of probabilities in [0, 1], of any shape.
+        sigma: Positive number, the standard deviation of the variable before
+            it is clipped. Defaults to `0.5`.
+        noise: Tensor of the shape of `probs`, normal noise to use instead of
+            drawing some, or `None`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
+            `keras.random`. Defaults to `None`.
+
+    Returns:
+        A tensor of the shape and dtype of `probs`, in [0, 1].
+
+    Raises:
+        ValueError: If `sigma` is not positive.
+
+    Example:
+
+    >>> m = keras_gumbel.ops.stochastic_gate(keras.ops.full((3,), 0.5))
+    >>> tuple(m.shape)
+    (3,)
+
+    References:
+        - [Yamada et al., 2018](https://arxiv.org/abs/1810.04247)
+    """
+    require_positive("stochastic_gate", "sigma", sigma)
+    probs, dtype = widen(probs)
+    if noise is None:
+        noise = keras.random.normal(
+            ops.shape(probs), dtype=probs.dtype, seed=seed
+        )
+    quantile = math.sqrt(2.0) * ops.erfinv(2.0 * safe_probs(probs) - 1.0)
+    mask = sigma * (quantile + ops.cast(noise, probs.dtype))
+    return ops.cast(ops.clip(mask, 0.0, 1.0), dtype)

@@ -1,0 +1,6 @@
+"""Optimizers of scores: keep-probabilities under a budget."""
+
+from keras_gumbel.optimizers.projected_optimizer import (
+    ProjectedOptimizer as ProjectedOptimizer,
+)
+from keras_gumbel.optimizers.score_sgd import ScoreSGD as ScoreSGD

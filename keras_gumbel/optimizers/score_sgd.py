@@ -1,0 +1,157 @@
+"""The optimizer made for scores."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_gumbel import _keras_private
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_number
+from keras_gumbel._validation import require_positive
+
+
+@keras.saving.register_keras_serializable(package="keras_gumbel")
+class ScoreSGD(keras.optimizers.Optimizer):
+    """Momentum on normalized gradients of scores, with their curvature.
+
+    The gradient g in a score s tells what a small change of its mask does to
+    the loss. For the choice between m = 1 and m = 0 that is not enough: near
+    a minimum g is 0 for weights that matter and for weights that do not. To
+    the second order,
+
+    ```
+    L(m = 1) - L(m = 0) = g - h (s - 1/2)
+    h = batch_size * average of g**2
+    ```
+
+    where h, the curvature in s, is the diagonal of the empirical Fisher
+    information of losses that are negative log-likelihoods. These differences
+    are divided by their root mean square over all scores, one number, and
+    averaged with momentum:
+
+    ```
+    d = (g - curvature * h * (s - 1/2)) / rms over all scores
+    v <- momentum * v + d
+    s <- s - learning_rate * v
+    ```
+
+    A scale for each score, as Adam has it, would undo the ranking of the
+    scores that share a budget.
+
+    Args:
+        learning_rate: Number or `LearningRateSchedule`, the change of a score
+            of average size in one step without momentum. Defaults to `0.05`.
+        momentum: Number in [0, 1). Defaults to `0.8`.
+        curvature: Number of at least 0, the weight of the second-order term.
+            Defaults to `1.0`.
+        batch_size: Positive number of examples that the gradient is a mean
+            over. A factor of 3 up or down matters little. Defaults to `32`.
+        decay: Number in [0, 1), the share that the average of g**2 keeps from
+            one step to the next. Defaults to `0.95`.
+        name: String. Defaults to `"score_sgd"`.
+        **kwargs: Arguments of `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+
+    >>> optimizer = keras_gumbel.optimizers.ProjectedOptimizer(
+    ...     "adam",
+    ...     density=0.1,
+    ...     score_optimizer=keras_gumbel.optimizers.ScoreSGD(batch_size=128),
+    ... )
+
+    References:
+        - [LeCun et al., 1989](https://proceedings.neurips.cc/paper/1989/hash/6c9882bbac1c7093bd25041881277658-Abstract.html)
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.05,
+        momentum: float = 0.8,
+        curvature: float = 1.0,
+        batch_size: float = 32,
+        decay: float = 0.95,
+        name: str = "score_sgd",
+        **kwargs: Any,
+    ) -> None:
+        for argument, value in {"momentum": momentum, "decay": decay}.items():
+            if not is_number(value) or not 0 <= value < 1:
+                raise invalid_argument(
+                    "ScoreSGD", argument, "a number in [0, 1)", value
+                )
+        if not is_number(curvature) or not 0 <= curvature < float("inf"):
+            raise invalid_argument(
+                "ScoreSGD", "curvature", "a finite number >= 0", curvature
+            )
+        require_positive("ScoreSGD", "batch_size", batch_size)
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.momentum = momentum
+        self.curvature = curvature
+        self.batch_size = batch_size
+        self.decay = decay
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        self._momentums, self._squares = self.add_optimizer_variables(
+            variables, ["momentum", "squared_gradient"]
+        )
+
+    def _backend_update_step(
+        self,
+        grads: Sequence[Tensor],
+        trainable_variables: Sequence[keras.Variable],
+        learning_rate: Tensor,
+    ) -> None:
+        grads, replicas = _keras_private.sum_over_replicas(list(grads))
+        differences = [
+            self._difference(g, v)
+            for g, v in zip(grads, trainable_variables, strict=True)
+        ]
+        count = sum(math.prod(d.shape) for d in differences)
+        square: Any = sum(ops.sum(ops.square(d)) for d in differences) / count
+        positive = square > 0
+        scale = ops.where(
+            positive, ops.rsqrt(ops.where(positive, square, 1.0)), 0.0
+        )
+        # Keras adds up what the replicas hand it.
+        normalized = [d * (scale / replicas) for d in differences]
+        super()._backend_update_step(
+            normalized, trainable_variables, learning_rate
+        )
+
+    def _difference(self, gradient: Tensor, variable: keras.Variable) -> Tensor:
+        """Updates the average of g**2, and returns L(m = 1) - L(m = 0)."""
+        average = self._squares[self._get_variable_index(variable)]
+        gradient = ops.cast(gradient, average.dtype)
+        square = ops.square(gradient)
+        average.assign(square + self.decay * (average - square))
+        step = ops.cast(self.iterations + 1, average.dtype)
+        seen = 1.0 - ops.power(self.decay, step)
+        weight = self.curvature * self.batch_size / seen
+        return gradient - weight * average * (variable - 0.5)
+
+    def update_step(
+        self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
+    ) -> None:
+        velocity = self._momentums[self._get_variable_index(variable)]
+        self.assign(velocity, self.momentum * velocity + gradient)
+        self.assign_sub(
+            variable, ops.cast(learning_rate, velocity.dtype) * velocity
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "curvature": self.curvature,
+            "batch_size": self.batch_size,
+            "decay": self.decay,
+        }
