@@ -263,8 +263,7 @@ def compiled(task, method, model, densities, rates):
         inner,
         density=schedules,
         score_optimizer=(
-            method.optimizer
-            and method.optimizer(score_rate, task.batch_size)
+            method.optimizer and method.optimizer(score_rate, task.batch_size)
         ),
         harden_step=round(method.live * task.steps),
         global_clipnorm=method.clip,
@@ -274,6 +273,13 @@ def compiled(task, method, model, densities, rates):
             layer.layer.trainable = False
     sparse.compile(optimizer, loss=LOSS, metrics=["accuracy"])
     return sparse, list(schedules.values())
+
+
+def require_exact(kept, sparsity, size):
+    """Raises unless exactly K weights are kept."""
+    budget = round((1 - sparsity) * size)
+    if kept != budget:
+        raise RuntimeError(f"{kept} weights are kept instead of {budget}")
 
 
 def batches(task, seed):
@@ -389,10 +395,9 @@ class JaxRunner:
             if v.path.endswith("mask_scores")
         ]
         if masks:
-            kept = sum(int(mask.sum()) for mask in masks)
+            kept = sum(np.count_nonzero(mask == 1) for mask in masks)
             size = sum(mask.size for mask in masks)
-            assert all(set(np.unique(mask)) <= {0.0, 1.0} for mask in masks)
-            assert kept == round((1 - sparsity) * size), (kept, size)
+            require_exact(kept, sparsity, size)
         return {
             name: float(self.accuracies(trained, fixed, *part))
             for name, part in {
@@ -427,7 +432,7 @@ class FitRunner:
         )
         if self.method.mask is not None:
             report = kg.sparsity_report(model)
-            assert report.kept == round((1 - sparsity) * report.weights)
+            require_exact(report.kept, sparsity, report.weights)
         return {
             name: model.evaluate(*part, verbose=0)[1]
             for name, part in {

@@ -59,10 +59,11 @@ MODELS = {
         scores_initializer=UNEVEN, inference="mode"
     )(_logits(x)),
     "Sparsified_Dense": lambda x: kg.layers.Sparsified(
-        keras.layers.Dense(5), scores_initializer=UNEVEN
+        keras.layers.Dense(5), kg.layers.ConcreteMask(scores_initializer=UNEVEN)
     )(x),
     "Sparsified_Conv2D": lambda x: kg.layers.Sparsified(
-        keras.layers.Conv2D(4, 2), scores_initializer=UNEVEN
+        keras.layers.Conv2D(4, 2),
+        kg.layers.ConcreteMask(scores_initializer=UNEVEN),
     )(keras.layers.Reshape((3, 2, 1))(x)),
     "SubsetSampler": lambda x: kg.layers.SubsetSampler(k=2)(_logits(x)),
     "SubsetSampler_marginals": lambda x: kg.layers.SubsetSampler(

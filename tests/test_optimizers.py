@@ -15,6 +15,7 @@ from keras.optimizers import OptimizerMap
 from keras.optimizers.schedules import PolynomialDecay
 
 import keras_gumbel
+from keras_gumbel.layers import ConcreteMask
 from keras_gumbel.ops import project_capped_box
 from keras_gumbel.optimizers import ProjectedOptimizer
 from keras_gumbel.schedules import CubicDensity
@@ -28,6 +29,14 @@ Y = np.random.default_rng(1).normal(size=(24, 3)).astype("float32")
 # The kernels of `sparse_model`: 4 x 6 and 6 x 3.
 COUNT = 42
 STEPS_PER_EPOCH = 2
+
+
+def wrapped(inner_optimizer, **kwargs):
+    """Leaves everything but the projection to the inner optimizer."""
+    return ProjectedOptimizer(
+        inner_optimizer,
+        **{"score_optimizer": None, "harden_step": None, **kwargs},
+    )
 
 
 def sparse_model(**kwargs):
@@ -126,40 +135,40 @@ def multi_inside():
 
 
 OPTIMIZERS = {
-    "adam": lambda: ProjectedOptimizer(Adam(0.1), density=0.3),
-    "momentum": lambda: ProjectedOptimizer(SGD(0.1, 0.9), density=0.3),
-    "adamw": lambda: ProjectedOptimizer(AdamW(0.1), density=0.3),
-    "multi_optimizer": lambda: ProjectedOptimizer(
+    "adam": lambda: wrapped(Adam(0.1), density=0.3),
+    "momentum": lambda: wrapped(SGD(0.1, 0.9), density=0.3),
+    "adamw": lambda: wrapped(AdamW(0.1), density=0.3),
+    "multi_optimizer": lambda: wrapped(
         MultiOptimizer(multi_inside()), density=0.3
     ),
-    "score_optimizer": lambda: ProjectedOptimizer(
+    "score_optimizer": lambda: wrapped(
         SGD(0.1, 0.9), density=0.3, score_optimizer=Adam(0.1)
     ),
-    "accumulation": lambda: ProjectedOptimizer(
+    "accumulation": lambda: wrapped(
         Adam(0.1, gradient_accumulation_steps=2), density=0.3
     ),
-    "ema": lambda: ProjectedOptimizer(
+    "ema": lambda: wrapped(
         Adam(0.1, use_ema=True, ema_momentum=0.5), density=0.3
     ),
-    "ema_overwrite": lambda: ProjectedOptimizer(
+    "ema_overwrite": lambda: wrapped(
         Adam(0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2),
         density=0.3,
     ),
-    "ema_of_scores": lambda: ProjectedOptimizer(
+    "ema_of_scores": lambda: wrapped(
         Adam(0.1), density=0.3, score_optimizer=SGD(0.5, use_ema=True)
     ),
-    "clipnorm": lambda: ProjectedOptimizer(SGD(1.0, clipnorm=0.5), density=0.3),
-    "global_clipnorm": lambda: ProjectedOptimizer(
+    "clipnorm": lambda: wrapped(SGD(1.0, clipnorm=0.5), density=0.3),
+    "global_clipnorm": lambda: wrapped(
         SGD(1.0, global_clipnorm=1.0), density=0.3
     ),
-    "cubic_density": lambda: ProjectedOptimizer(
+    "cubic_density": lambda: wrapped(
         Adam(0.1), density=CubicDensity(0.1, steps=5)
     ),
-    "keras_density": lambda: ProjectedOptimizer(
+    "keras_density": lambda: wrapped(
         Adam(0.1), density=PolynomialDecay(0.9, 5, 0.1)
     ),
-    "budget": lambda: ProjectedOptimizer(Adam(0.1), budget=7.5),
-    "budget_schedule": lambda: ProjectedOptimizer(
+    "budget": lambda: wrapped(Adam(0.1), budget=7.5),
+    "budget_schedule": lambda: wrapped(
         Adam(0.1), budget=LinearAnnealing(30.0, 3.0, steps=5)
     ),
 }
@@ -231,7 +240,7 @@ def test_fit_keeps_the_budget_in_mixed_float16():
 def test_skipped_steps_leave_feasible_scores():
     keras.config.set_dtype_policy("mixed_float16")
     model = sparse_model()
-    optimizer = ProjectedOptimizer(Adam(0.1), density=0.3)
+    optimizer = wrapped(Adam(0.1), density=0.3)
     overflowing = LossScaleOptimizer(optimizer, initial_scale=1e30)
     model.compile(overflowing, loss="mse")
     before = flat(by_path(model.trainable_variables, "kernel"))
@@ -247,7 +256,7 @@ def test_skipped_steps_leave_feasible_scores():
 
 def test_fit_keeps_the_budget_inside_a_multi_optimizer():
     model = sparse_model()
-    projected = ProjectedOptimizer(SGD(0.5), density=0.3)
+    projected = wrapped(SGD(0.5), density=0.3)
     optimizer = MultiOptimizer(
         OptimizerMap(Adam(0.05), {".*mask_scores": projected})
     )
@@ -300,7 +309,7 @@ def test_swap_ema_weights_shows_feasible_averages(policy):
 
 def test_finalize_variable_values_projects_the_averages():
     scores = marked([0.5, 0.5])
-    optimizer = ProjectedOptimizer(SGD(1.0, use_ema=True), budget=1)
+    optimizer = wrapped(SGD(1.0, use_ema=True), budget=1)
     optimizer.build([scores])
     (average,) = by_path(optimizer.variables, "average")
     average.assign([0.9, 0.5])
@@ -315,9 +324,9 @@ def test_finalize_variable_values_projects_the_averages():
 def test_averages_are_those_of_the_inner_step_projected(case):
     ema = SGD(1.0, use_ema=True, ema_momentum=0.5)
     optimizer = (
-        ProjectedOptimizer(ema, budget=1)
+        wrapped(ema, budget=1)
         if case == "inner"
-        else ProjectedOptimizer(SGD(1.0), budget=1, score_optimizer=ema)
+        else wrapped(SGD(1.0), budget=1, score_optimizer=ema)
     )
     variables = [kernel([1.0]), marked([0.5, 0.5])]
     optimizer.build(variables)
@@ -335,7 +344,7 @@ def test_averages_are_those_of_the_inner_step_projected(case):
 
 def test_learning_rate_scheduler_reaches_the_inner_optimizer():
     model = sparse_model()
-    optimizer = ProjectedOptimizer(SGD(0.1), density=0.3)
+    optimizer = wrapped(SGD(0.1), density=0.3)
     model.compile(optimizer, loss="mse", jit_compile=False)
     schedule = keras.callbacks.LearningRateScheduler(lambda epoch: 2.0**-epoch)
 
@@ -349,7 +358,7 @@ def test_learning_rate_scheduler_reaches_the_inner_optimizer():
 
 def test_reduce_lr_on_plateau_reaches_the_inner_optimizer():
     model = sparse_model()
-    optimizer = ProjectedOptimizer(SGD(0.5), density=0.3)
+    optimizer = wrapped(SGD(0.5), density=0.3)
     model.compile(optimizer, loss="mse", jit_compile=False)
     plateau = keras.callbacks.ReduceLROnPlateau(
         monitor="loss", factor=0.5, patience=1, min_delta=1e9
@@ -376,7 +385,7 @@ def test_apply_is_the_inner_step_then_one_projection(inner):
     rng = np.random.default_rng(0)
     start = [rng.uniform(size=s).astype("float32") for s in [(3,), (3, 4), 5]]
     variables = [kernel(start[0]), marked(start[1]), marked(start[2])]
-    optimizer = ProjectedOptimizer(INNER[inner](), budget=6)
+    optimizer = wrapped(INNER[inner](), budget=6)
     optimizer.build(variables)
     oracle = [kernel(flat([v]).reshape(v.shape)) for v in variables]
     reference = INNER[inner]()
@@ -395,7 +404,7 @@ def test_apply_is_the_inner_step_then_one_projection(inner):
 
 def test_apply_lets_the_budget_move_between_layers():
     first, second = marked([0.5, 0.5], "first"), marked([0.5, 0.5], "second")
-    optimizer = ProjectedOptimizer(SGD(1.0), budget=2)
+    optimizer = wrapped(SGD(1.0), budget=2)
     optimizer.build([first, second])
 
     apply(optimizer, [first, second], [[-0.4, -0.4], [0.1, 0.1]])
@@ -407,7 +416,7 @@ def test_apply_lets_the_budget_move_between_layers():
 
 def test_apply_projects_the_point_that_is_not_clipped():
     scores = marked([0.5, 0.5])
-    optimizer = ProjectedOptimizer(SGD(1.0), budget=1)
+    optimizer = wrapped(SGD(1.0), budget=1)
     optimizer.build([scores])
 
     apply(optimizer, [scores], [[-1.0, -0.3]])
@@ -418,7 +427,7 @@ def test_apply_projects_the_point_that_is_not_clipped():
 
 def test_apply_leaves_scores_under_the_budget_as_they_are():
     scores = marked([0.25, 0.5, 0.125])
-    optimizer = ProjectedOptimizer(SGD(0.5), budget=2)
+    optimizer = wrapped(SGD(0.5), budget=2)
     optimizer.build([scores])
 
     apply(optimizer, [scores], [[0.0, 0.25, -0.25]])
@@ -442,7 +451,7 @@ def test_build_does_not_round_the_budget_up():
     # The nearest float32 to 0.1 is above it.
     scores = marked([0.1, 0.0])
 
-    ProjectedOptimizer("sgd", budget=0.1).build([scores])
+    wrapped("sgd", budget=0.1).build([scores])
 
     assert 0.099999 < flat([scores]).sum() <= 0.1
 
@@ -451,7 +460,7 @@ def test_build_projects_what_is_not_feasible_only():
     scores = marked([0.5, 0.125, 0.25])
     variable = kernel([5.0, -5.0])
 
-    ProjectedOptimizer("sgd", budget=2).build([variable, scores])
+    wrapped("sgd", budget=2).build([variable, scores])
 
     np.testing.assert_array_equal(flat([scores]), [0.5, 0.125, 0.25])
     np.testing.assert_array_equal(flat([variable]), [5.0, -5.0])
@@ -469,7 +478,7 @@ def traced(function):
 @pytest.mark.parametrize("use_ema", [False, True])
 def test_first_step_starts_from_feasible_scores(use_ema):
     scores = marked(np.ones(4))
-    optimizer = ProjectedOptimizer(SGD(1.0, use_ema=use_ema), budget=2)
+    optimizer = wrapped(SGD(1.0, use_ema=use_ema), budget=2)
 
     @traced
     def step():
@@ -487,7 +496,7 @@ def test_accumulation_moves_scores_on_update_steps_only(case):
         return SGD(0.5, gradient_accumulation_steps=3)
 
     score = inner() if case == "score" else None
-    optimizer = ProjectedOptimizer(inner(), density=0.4, score_optimizer=score)
+    optimizer = wrapped(inner(), density=0.4, score_optimizer=score)
     variables = [kernel(np.ones(3)), marked(np.linspace(0, 1, 7))]
     optimizer.build(variables)
     seen = [flat(variables[1:])]
@@ -508,7 +517,7 @@ def test_weight_decay_spares_scores(case):
     variables = [kernel([1.0, 2.0]), kernel([3.0], "bias"), marked([0.5, 0.25])]
     if case == "user":
         inner.exclude_from_weight_decay(var_list=variables[1:2])
-    optimizer = ProjectedOptimizer(
+    optimizer = wrapped(
         MultiOptimizer(OptimizerMap(inner, {})) if case == "multi" else inner,
         density=0.5,
         score_optimizer=SGD(0.1) if case == "shared" else None,
@@ -527,12 +536,12 @@ def test_weight_decay_spares_scores(case):
 def test_weight_decay_spares_scores_in_a_leaf_of_their_own(outside):
     decaying = AdamW(0.1, weight_decay=1.0)
     if outside:
-        projected = ProjectedOptimizer(decaying, density=0.5)
+        projected = wrapped(decaying, density=0.5)
         optimizer = MultiOptimizer(
             OptimizerMap(SGD(0.1), {".*mask_scores": projected})
         )
     else:
-        optimizer = ProjectedOptimizer(
+        optimizer = wrapped(
             MultiOptimizer(OptimizerMap(SGD(0.1), {".*mask_scores": decaying})),
             density=0.5,
         )
@@ -545,7 +554,7 @@ def test_weight_decay_spares_scores_in_a_leaf_of_their_own(outside):
 
 @pytest.mark.parametrize("case", ["inner", "score"])
 def test_loss_scale_factor_divides_every_gradient(case):
-    optimizer = ProjectedOptimizer(
+    optimizer = wrapped(
         SGD(0.5, loss_scale_factor=16.0),
         density=1.0,
         score_optimizer=SGD(0.5) if case == "score" else None,
@@ -561,9 +570,7 @@ def test_loss_scale_factor_divides_every_gradient(case):
 
 
 def test_score_optimizer_steps_the_scores_alone():
-    optimizer = ProjectedOptimizer(
-        SGD(1.0), density=1.0, score_optimizer=SGD(0.5)
-    )
+    optimizer = wrapped(SGD(1.0), density=1.0, score_optimizer=SGD(0.5))
     variables = [kernel([1.0]), marked([0.5, 0.25])]
 
     apply(optimizer, variables, [[0.25], [0.25, -0.5]])
@@ -590,7 +597,7 @@ def test_optimizers_lists_the_leaves():
     default, mapped, score = Adam(), SGD(), Adam()
     inner = MultiOptimizer(OptimizerMap(default, {".*bias": mapped}))
 
-    optimizer = ProjectedOptimizer(inner, density=0.5, score_optimizer=score)
+    optimizer = wrapped(inner, density=0.5, score_optimizer=score)
 
     assert len(optimizer.optimizers) == 3
     assert {id(o) for o in optimizer.optimizers} == {
@@ -659,8 +666,10 @@ class Interruption(keras.callbacks.Callback):
 
 
 def annealed_model():
-    model = sparse_model(temperature=LinearAnnealing(1.0, 0.5, steps=7))
-    optimizer = ProjectedOptimizer(
+    model = sparse_model(
+        method=ConcreteMask(temperature=LinearAnnealing(1.0, 0.5, steps=7))
+    )
+    optimizer = wrapped(
         Adam(0.05),
         density=CubicDensity(0.2, steps=8),
         score_optimizer=SGD(0.2, momentum=0.5),
@@ -739,7 +748,7 @@ def test_inner_optimizer_may_be_a_name_or_a_config(inner):
     if isinstance(inner, dict):
         inner = keras.optimizers.serialize(Adam(0.25))
 
-    optimizer = ProjectedOptimizer(inner, density=0.5, score_optimizer=inner)
+    optimizer = wrapped(inner, density=0.5, score_optimizer=inner)
 
     assert isinstance(optimizer.inner_optimizer, Adam)
     assert isinstance(optimizer.score_optimizer, Adam)
@@ -747,7 +756,7 @@ def test_inner_optimizer_may_be_a_name_or_a_config(inner):
 
 
 def test_iterations_are_the_updates_of_the_inner_optimizer():
-    optimizer = ProjectedOptimizer(SGD(0.1), density=0.5)
+    optimizer = wrapped(SGD(0.1), density=0.5)
     variables = [marked(np.ones(4))]
 
     apply(optimizer, variables, *random_steps(variables, 5))
@@ -757,9 +766,7 @@ def test_iterations_are_the_updates_of_the_inner_optimizer():
 
 
 def test_learning_rate_is_that_of_the_inner_optimizer():
-    optimizer = ProjectedOptimizer(
-        SGD(0.5), density=1.0, score_optimizer=SGD(0.125)
-    )
+    optimizer = wrapped(SGD(0.5), density=1.0, score_optimizer=SGD(0.125))
     variables = [kernel([1.0]), marked([0.5])]
     before = float(optimizer.learning_rate)
 
@@ -782,7 +789,7 @@ def test_learning_rate_is_that_of_the_inner_optimizer():
     ],
 )
 def test_current_budget_follows_the_steps(limit, expected):
-    optimizer = ProjectedOptimizer(SGD(0.1), **limit)
+    optimizer = wrapped(SGD(0.1), **limit)
     variables = [marked(np.ones((5, 4)), "a"), marked(np.ones(20), "b")]
     optimizer.build(variables)
     seen = [optimizer.current_budget()]
@@ -797,7 +804,7 @@ def test_current_budget_follows_the_steps(limit, expected):
 
 
 def test_current_budget_counts_the_steps_of_accumulation():
-    optimizer = ProjectedOptimizer(
+    optimizer = wrapped(
         SGD(0.1, gradient_accumulation_steps=2),
         density=LinearAnnealing(1.0, 0.5, steps=4),
     )
@@ -820,7 +827,7 @@ def test_current_budget_counts_the_steps_of_accumulation():
     ],
 )
 def test_final_budget_is_the_end_of_the_schedule(limit, expected):
-    optimizer = ProjectedOptimizer(SGD(0.1), **limit)
+    optimizer = wrapped(SGD(0.1), **limit)
     optimizer.build([marked(np.ones(40))])
 
     assert optimizer.final_budget() == pytest.approx(expected, rel=1e-6)
@@ -830,14 +837,14 @@ def test_a_variable_the_user_marks_is_projected():
     marks = keras_gumbel.mark_scores(keras.Variable(np.ones(4, "float32")))
     variables = [kernel([5.0]), marks]
 
-    apply(ProjectedOptimizer(SGD(1.0), budget=2), variables, [[1.0], [0] * 4])
+    apply(wrapped(SGD(1.0), budget=2), variables, [[1.0], [0] * 4])
 
     np.testing.assert_allclose(flat([marks]), np.full(4, 0.5), rtol=1e-5)
     np.testing.assert_array_equal(flat(variables[:1]), [4.0])
 
 
 def test_apply_without_gradients_does_nothing():
-    optimizer = ProjectedOptimizer(SGD(1.0), budget=1)
+    optimizer = wrapped(SGD(1.0), budget=1)
     optimizer.build([marked([0.5, 0.5])])
 
     optimizer.apply([])
@@ -848,9 +855,7 @@ def test_apply_without_gradients_does_nothing():
 
 @pytest.mark.parametrize("score_optimizer", [None, "sgd"])
 def test_apply_takes_gradients_of_some_variables(score_optimizer):
-    optimizer = ProjectedOptimizer(
-        SGD(0.5), budget=1, score_optimizer=score_optimizer
-    )
+    optimizer = wrapped(SGD(0.5), budget=1, score_optimizer=score_optimizer)
     variables = [kernel([1.0]), marked([0.5, 0.5])]
     optimizer.build(variables)
 
@@ -860,7 +865,7 @@ def test_apply_takes_gradients_of_some_variables(score_optimizer):
 
 
 def test_apply_gradients_takes_pairs():
-    optimizer = ProjectedOptimizer(SGD(1.0), budget=1)
+    optimizer = wrapped(SGD(1.0), budget=1)
     scores = marked([0.5, 0.5])
 
     optimizer.apply_gradients([(ops.array([-0.4, 0.0]), scores)])
@@ -932,7 +937,7 @@ def custom_step_torch(model, optimizer):
 
 def test_custom_loop_keeps_the_budget_at_every_step():
     model = sparse_model()
-    optimizer = ProjectedOptimizer(
+    optimizer = wrapped(
         Adam(0.1, use_ema=True), density=CubicDensity(0.1, steps=5)
     )
     make_step = {
@@ -956,13 +961,13 @@ def test_custom_loop_keeps_the_budget_at_every_step():
 @pytest.mark.parametrize("limits", [{}, {"density": 0.5, "budget": 3}])
 def test_density_and_budget_exclude_each_other(limits):
     with pytest.raises(ValueError, match="if and only if `budget` is not"):
-        ProjectedOptimizer("adam", **limits)
+        wrapped("adam", **limits)
 
 
 @pytest.mark.parametrize("density", [0, -0.5, 1.5, float("nan"), "x", True])
 def test_density_out_of_range_raises(density):
     with pytest.raises(ValueError, match=r"`density` .* \(0, 1\]") as error:
-        ProjectedOptimizer("adam", density=density)
+        wrapped("adam", density=density)
 
     assert f"density={density!r}" in str(error.value)
 
@@ -970,25 +975,23 @@ def test_density_out_of_range_raises(density):
 @pytest.mark.parametrize("budget", [0, -1, float("inf"), "x", True])
 def test_budget_out_of_range_raises(budget):
     with pytest.raises(ValueError, match="`budget` .* positive") as error:
-        ProjectedOptimizer("adam", budget=budget)
+        wrapped("adam", budget=budget)
 
     assert f"budget={budget!r}" in str(error.value)
 
 
 def test_budget_above_the_number_of_scores_raises_at_build():
-    optimizer = ProjectedOptimizer("adam", budget=43)
+    optimizer = wrapped("adam", budget=43)
 
     with pytest.raises(ValueError, match="at most 42.*budget=43"):
         optimizer.build(sparse_model().trainable_variables)
 
-    ProjectedOptimizer("adam", budget=42).build(
-        sparse_model().trainable_variables
-    )
+    wrapped("adam", budget=42).build(sparse_model().trainable_variables)
 
 
 def test_build_without_scores_raises():
     with pytest.raises(ValueError, match="found no scores.*sparsify"):
-        ProjectedOptimizer("adam", density=0.5).build([kernel([1.0])])
+        wrapped("adam", density=0.5).build([kernel([1.0])])
 
 
 def test_build_with_a_constraint_on_scores_raises():
@@ -998,7 +1001,7 @@ def test_build_with_a_constraint_on_scores_raises():
     gate.build((None, 4))
 
     with pytest.raises(ValueError, match="no constraint.*mask_scores"):
-        ProjectedOptimizer("adam", density=0.5).build(gate.trainable_variables)
+        wrapped("adam", density=0.5).build(gate.trainable_variables)
 
 
 @pytest.mark.parametrize("argument", ["inner_optimizer", "score_optimizer"])
@@ -1006,7 +1009,7 @@ def test_build_with_a_constraint_on_scores_raises():
     "make",
     [
         lambda: LossScaleOptimizer(Adam()),
-        lambda: ProjectedOptimizer("adam", density=0.5),
+        lambda: wrapped("adam", density=0.5),
         lambda: 0.001,
         lambda: Adam,
         lambda: keras.layers.Dense(1),
@@ -1016,23 +1019,23 @@ def test_what_is_no_plain_optimizer_raises(argument, make):
     arguments = {"inner_optimizer": "adam", argument: make()}
 
     with pytest.raises(TypeError, match=f"`{argument}`.*Loss scaling goes"):
-        ProjectedOptimizer(**arguments, density=0.5)
+        wrapped(**arguments, density=0.5)
 
 
 def test_inner_optimizer_none_raises():
     with pytest.raises(TypeError, match="`inner_optimizer` .* None"):
-        ProjectedOptimizer(None, density=0.5)
+        wrapped(None, density=0.5)
 
 
 def test_score_optimizer_with_weight_decay_raises():
     with pytest.raises(ValueError, match="without weight decay"):
-        ProjectedOptimizer("adam", density=0.5, score_optimizer="adamw")
+        wrapped("adam", density=0.5, score_optimizer="adamw")
 
 
 @pytest.mark.parametrize("inner", [None, 8.0])
 def test_score_optimizer_of_another_loss_scale_raises(inner):
     with pytest.raises(ValueError, match=f"inner one, {inner}, or none.*=16.0"):
-        ProjectedOptimizer(
+        wrapped(
             SGD(loss_scale_factor=inner),
             density=0.5,
             score_optimizer=SGD(loss_scale_factor=16.0),
@@ -1042,7 +1045,7 @@ def test_score_optimizer_of_another_loss_scale_raises(inner):
 @pytest.mark.parametrize(("inner", "score"), [(None, 2), (2, None), (2, 3)])
 def test_score_optimizer_of_other_accumulation_raises(inner, score):
     with pytest.raises(ValueError, match=f"the inner one, {inner}.*={score} "):
-        ProjectedOptimizer(
+        wrapped(
             SGD(gradient_accumulation_steps=inner),
             density=0.5,
             score_optimizer=SGD(gradient_accumulation_steps=score),
@@ -1050,14 +1053,14 @@ def test_score_optimizer_of_other_accumulation_raises(inner, score):
 
 
 def test_apply_of_gradients_alone_before_build_raises():
-    optimizer = ProjectedOptimizer("adam", density=0.5)
+    optimizer = wrapped("adam", density=0.5)
 
     with pytest.raises(ValueError, match="must be built before `apply`"):
         optimizer.apply([ops.ones(3)])
 
 
 def test_set_weights_before_build_raises():
-    optimizer = ProjectedOptimizer("adam", density=0.5)
+    optimizer = wrapped("adam", density=0.5)
 
     with pytest.raises(ValueError, match="must be built before `set_weights`"):
         optimizer.set_weights([np.ones(3)])
@@ -1066,7 +1069,7 @@ def test_set_weights_before_build_raises():
 @pytest.mark.parametrize("argument", ["clipnorm", "use_ema", "weight_decay"])
 def test_arguments_of_the_inner_optimizer_are_not_taken(argument):
     with pytest.raises(TypeError, match=argument):
-        ProjectedOptimizer("adam", density=0.5, **{argument: 1})
+        wrapped("adam", density=0.5, **{argument: 1})
 
 
 # Costs, and budgets of their own.
@@ -1085,7 +1088,7 @@ def two_scores():
 def test_scores_spend_their_costs():
     scores = two_scores()
     start = [ops.convert_to_numpy(s) for s in scores]
-    optimizer = ProjectedOptimizer(SGD(0.0), budget=100.0, costs=FLOPS)
+    optimizer = wrapped(SGD(0.0), budget=100.0, costs=FLOPS)
 
     optimizer.build(scores)
     apply(optimizer, scores, [np.zeros(30), np.zeros((4, 5))])
@@ -1098,7 +1101,7 @@ def test_scores_spend_their_costs():
 
 def test_scores_without_a_cost_cost_one():
     scores = two_scores()
-    optimizer = ProjectedOptimizer(SGD(0.0), budget=50, costs={"first": 3.0})
+    optimizer = wrapped(SGD(0.0), budget=50, costs={"first": 3.0})
 
     optimizer.build(scores)
 
@@ -1107,7 +1110,7 @@ def test_scores_without_a_cost_cost_one():
 
 
 def test_density_is_a_share_of_the_costs():
-    optimizer = ProjectedOptimizer(SGD(0.1), density=0.1, costs=FLOPS)
+    optimizer = wrapped(SGD(0.1), density=0.1, costs=FLOPS)
 
     optimizer.build(two_scores())
 
@@ -1117,7 +1120,7 @@ def test_density_is_a_share_of_the_costs():
 @pytest.mark.parametrize("use_ema", [False, True])
 def test_scores_keep_to_budgets_of_their_own(use_ema):
     scores = two_scores()
-    optimizer = ProjectedOptimizer(
+    optimizer = wrapped(
         SGD(1.0, use_ema=use_ema),
         budget={"first": 4.0, "": LinearAnnealing(8.0, 2.0, steps=2)},
     )
@@ -1136,7 +1139,7 @@ def test_scores_keep_to_budgets_of_their_own(use_ema):
 
 
 def test_fit_keeps_costs_and_budgets_when_compiled():
-    optimizer = ProjectedOptimizer(
+    optimizer = wrapped(
         Adam(0.1), density={"dense/": 0.5, "dense_1": 0.2}, costs={"": 2.5}
     )
     model = sparse_model()
@@ -1150,7 +1153,7 @@ def test_fit_keeps_costs_and_budgets_when_compiled():
 
 
 def test_serialization_keeps_costs_and_budgets():
-    optimizer = ProjectedOptimizer(
+    optimizer = wrapped(
         "sgd",
         density={"first": 0.5, "": CubicDensity(0.1, steps=9)},
         costs=FLOPS,
@@ -1178,7 +1181,7 @@ def test_serialization_keeps_costs_and_budgets():
     ],
 )
 def test_limits_that_fit_no_score_raise_at_build(name, limits):
-    optimizer = ProjectedOptimizer("sgd", **limits)
+    optimizer = wrapped("sgd", **limits)
 
     with pytest.raises(ValueError, match=f"`{name}` of `ProjectedOptimizer`"):
         optimizer.build(two_scores())
@@ -1194,4 +1197,105 @@ def test_limits_that_fit_no_score_raise_at_build(name, limits):
 )
 def test_limits_out_of_range_raise(name, limits):
     with pytest.raises(ValueError, match=f"`{name}` of `ProjectedOptimizer`"):
-        ProjectedOptimizer("sgd", **limits)
+        wrapped("sgd", **limits)
+
+
+# --- the final mask
+
+
+def harden_after(harden_step, **limits):
+    """Returns the scores after each of six steps, and the optimizer."""
+    variables = [kernel(np.ones(3)), marked(np.linspace(0.1, 0.9, 8))]
+    optimizer = ProjectedOptimizer(
+        SGD(0.2),
+        score_optimizer=SGD(0.2),
+        harden_step=harden_step,
+        **(limits or {"budget": 3}),
+    )
+    after = []
+    for step in random_steps(variables, 6):
+        apply(optimizer, variables, step)
+        after.append(flat(variables[1:]))
+    return after, optimizer
+
+
+def test_mask_is_final_from_the_step_on():
+    after, _ = harden_after(3)
+
+    learned, _ = harden_after(None)
+    np.testing.assert_array_equal(after[:2], learned[:2])
+    largest = np.sort(np.argsort(-learned[2])[:3])
+    for scores in after[2:]:
+        np.testing.assert_array_equal(np.flatnonzero(scores), largest)
+        assert set(np.unique(scores)) == {0.0, 1.0}
+
+
+def test_weights_train_on_under_a_final_mask():
+    variables = [kernel(np.ones(3)), marked(np.linspace(0.1, 0.9, 8))]
+    optimizer = ProjectedOptimizer(SGD(0.2), budget=3, harden_step=1)
+    steps = random_steps(variables, 3)
+    apply(optimizer, variables, steps[0])
+    before = flat(variables[:1])
+
+    apply(optimizer, variables, steps[1])
+
+    np.testing.assert_allclose(
+        flat(variables[:1]), before - 0.2 * np.ravel(steps[1][0]), rtol=1e-6
+    )
+
+
+def test_final_mask_before_the_end_of_the_schedule_fits_its_end():
+    density = CubicDensity(0.25, steps=10, end=1.0)
+
+    after, optimizer = harden_after(3, density=density)
+
+    assert [scores.sum() for scores in after[2:]] == [2.0] * 4
+    assert optimizer.final_budget() == 2
+
+
+def test_averages_of_a_final_mask_are_the_mask():
+    variables = [kernel(np.ones(3)), marked(np.linspace(0.1, 0.9, 8))]
+    optimizer = ProjectedOptimizer(
+        SGD(0.2, use_ema=True, ema_momentum=0.9), budget=3, harden_step=2
+    )
+    apply(optimizer, variables, *random_steps(variables, 4))
+    scores = flat(variables[1:])
+
+    optimizer.finalize_variable_values(variables)
+
+    assert scores.sum() == 3
+    np.testing.assert_array_equal(flat(variables[1:]), scores)
+
+
+@pytest.mark.parametrize("harden_step", [0, -1, 2.5, True])
+def test_harden_step_of_another_value_raises(harden_step):
+    with pytest.raises(ValueError, match="`harden_step` of"):
+        ProjectedOptimizer("sgd", budget=1, harden_step=harden_step)
+
+
+# --- one norm of all gradients
+
+
+@pytest.mark.parametrize("norm", [0.5, 100.0])
+def test_gradients_are_clipped_together(norm):
+    variables = [kernel(np.zeros(2)), marked([0.5, 0.5])]
+    optimizer = ProjectedOptimizer(
+        SGD(1.0),
+        budget=2,
+        score_optimizer=SGD(0.1),
+        global_clipnorm=norm,
+    )
+    gradients = [np.float32([3.0, 0.0]), np.float32([0.0, 4.0])]
+
+    apply(optimizer, variables, gradients)
+
+    scale = min(1.0, norm / 5.0)
+    np.testing.assert_allclose(
+        flat(variables), [-3 * scale, 0, 0.5, max(0, 0.5 - 0.4 * scale)]
+    )
+
+
+@pytest.mark.parametrize("norm", [0, -1.0, "1"])
+def test_norm_of_another_value_raises(norm):
+    with pytest.raises(ValueError, match="`global_clipnorm` of"):
+        ProjectedOptimizer("sgd", budget=1, global_clipnorm=norm)

@@ -309,7 +309,7 @@ def mask_layer(**kwargs):
 def sparsified_layer(**kwargs):
     half = keras.initializers.Constant(0.5)
     dense = keras.layers.Dense(3, kernel_initializer="ones")
-    return Sparsified(dense, scores_initializer=half, **kwargs)
+    return Sparsified(dense, ConcreteMask(scores_initializer=half), **kwargs)
 
 
 def subset_layer(**kwargs):

@@ -17,15 +17,15 @@ gradient_report(function, logits=None, probs=None, estimators=None, \
 temperature=1.0, num_samples=10000, seed=None)
 harden(model, density=None, budget=None)
 layers.ConcreteMask(axis=-1, temperature=0.6666666666666666, hard=False, \
-estimator='binary_concrete', fixed=False, scores_initializer='ones', \
-scores_constraint=None, inference='mean', learn_temperature=False, \
-precision='standard', seed=None, **kwargs)
+estimator='binary_concrete', relaxation='binary_concrete', fixed=False, \
+scores_initializer='ones', scores_constraint=None, inference='mean', \
+learn_temperature=False, precision='standard', seed=None, **kwargs)
 layers.GumbelSoftmax(temperature=1.0, hard=False, axis=-1, \
 inference='argmax', learn_temperature=False, precision='standard', \
 logits_regularizer=None, backward_temperature=None, seed=None, **kwargs)
-layers.Sparsified(layer, temperature=0.6666666666666666, hard=False, \
-fixed=False, scores_initializer='ones', inference='mean', seed=None, \
-**kwargs)
+layers.SaliencyMask(saliency='magnitude', gradient='masked', fixed=False, \
+seed=None, **kwargs)
+layers.Sparsified(layer, mask=None, fixed=False, seed=None, **kwargs)
 layers.StraightThroughArgmax(temperature=1.0, \
 estimator='straight_through_gumbel', num_samples=10, gap=1.0, \
 output_mode='one_hot', axis=-1, inference='argmax', learn_temperature=False, \
@@ -33,7 +33,7 @@ precision='standard', logits_regularizer=None, seed=None, **kwargs)
 layers.SubsetSampler(k, temperature=1.0, estimator='simple', hard=True, \
 axis=-1, inference='top_k', learn_temperature=False, precision='standard', \
 logits_regularizer=None, seed=None, **kwargs)
-mark_scores(variable)
+mark_scores(variable, saliency=None)
 metrics.CodePerplexity(num_classes, axis=-1, name='code_perplexity', \
 dtype=None)
 metrics.CodeUsage(num_classes, axis=-1, name='code_usage', dtype=None)
@@ -54,6 +54,8 @@ noise=None, seed=None)
 ops.gumbel_softmax(logits, temperature=1.0, hard=False, axis=-1, mask=None, \
 noise=None, seed=None, backward_temperature=None)
 ops.gumbel_top_k(logits, k, axis=-1, mask=None, noise=None, seed=None)
+ops.hard_concrete(probs, temperature=0.6666666666666666, low=-0.1, high=1.1, \
+noise=None, seed=None)
 ops.logit_binary_concrete_log_prob(logit_sample, logits, temperature=1.0)
 ops.logit_relaxed_bernoulli(logits, temperature=1.0, noise=None, seed=None)
 ops.one_hot_argmax(values, axis=-1)
@@ -70,11 +72,15 @@ ops.sample_one_hot(logits, temperature=1.0, \
 estimator='straight_through_gumbel', num_samples=10, gap=1.0, axis=-1, \
 mask=None, noise=None, seed=None)
 ops.sample_subset(logits, k, axis=-1, mask=None, noise=None, seed=None)
+ops.stochastic_gate(probs, sigma=0.5, noise=None, seed=None)
 ops.straight_through(hard, soft)
 ops.subset_marginals(logits, k, axis=-1, mask=None)
+ops.top_k_mask(values, budget, costs=None)
 optimizers.ProjectedOptimizer(inner_optimizer, density=None, budget=None, \
-score_optimizer=None, costs=None, name=None)
-optimizers.ScoreGroup(variables, costs, density=None, budget=None)
+score_optimizer='auto', harden_step='auto', costs=None, \
+global_clipnorm=None, name=None)
+optimizers.ScoreSGD(learning_rate=0.05, momentum=0.8, curvature=1.0, \
+batch_size=32, decay=0.95, name='score_sgd', **kwargs)
 random.gumbel(shape, dtype=None, seed=None, precision='standard')
 random.logistic(shape, dtype=None, seed=None, precision='standard')
 regularizers.CategoricalKL(factor=1.0, prior_logits=None, axis=-1)
@@ -83,8 +89,7 @@ schedules.CosineAnnealing(initial, final, steps)
 schedules.CubicDensity(final, steps, initial=1.0, begin=0.0, end=0.6)
 schedules.ExponentialAnnealing(initial, final, steps)
 schedules.LinearAnnealing(initial, final, steps)
-sparsify(model, filters=None, temperature=0.6666666666666666, hard=False, \
-scores_initializer='ones', inference='mean', seed=None)
+sparsify(model, method='learned', filters=None, seed=None)
 sparsity.SparsityReport(rows, budget, skipped)
 sparsity.SparsityRow(name, weights, kept, expected, undecided)
 sparsity_report(model)
@@ -106,6 +111,8 @@ REGISTERED = [
     "GumbelSoftmax",
     "LinearAnnealing",
     "ProjectedOptimizer",
+    "SaliencyMask",
+    "ScoreSGD",
     "Sparsified",
     "StraightThroughArgmax",
     "SubsetSampler",

@@ -277,16 +277,18 @@ def test_sparsify_hands_its_arguments_to_every_mask():
 
     sparse = keras_gumbel.sparsify(
         sequential(),
-        temperature=schedule,
-        hard=True,
-        scores_initializer=keras.initializers.Constant(0.25),
-        inference="mode",
+        ConcreteMask(
+            temperature=schedule,
+            hard=True,
+            scores_initializer=keras.initializers.Constant(0.25),
+            inference="mode",
+        ),
     )
 
     np.testing.assert_array_equal(flat(scores_of(sparse)), 0.25)
     for layer in sparse.layers:
         (mask,) = layer.masks
-        assert mask.temperature is schedule
+        assert mask.temperature.get_config() == schedule.get_config()
         assert mask.hard
         assert mask.inference == "mode"
         # In the mode a score of 0.25 keeps nothing.
@@ -298,7 +300,7 @@ def test_sparsify_hands_its_arguments_to_every_mask():
 def draws(seed):
     sparse = keras_gumbel.sparsify(
         keras.Sequential([keras.Input((4,)), layers.Dense(4), layers.Dense(4)]),
-        scores_initializer=keras.initializers.Constant(0.5),
+        ConcreteMask(scores_initializer=keras.initializers.Constant(0.5)),
         seed=seed,
     )
     return [
@@ -329,7 +331,7 @@ FILTERS = {
 def test_sparsify_masks_what_passes_the_filters(case):
     filters, expected = FILTERS[case]
 
-    sparse = keras_gumbel.sparsify(sequential(), filters)
+    sparse = keras_gumbel.sparsify(sequential(), filters=filters)
 
     masked = [x.name for x in sparse.layers if isinstance(x, Sparsified)]
     assert masked == expected
@@ -341,7 +343,7 @@ def test_sparsify_masks_what_passes_the_filters(case):
 @pytest.mark.parametrize("filters", ["^den$", [], lambda layer: False])
 def test_sparsify_with_no_layer_that_passes_raises(filters):
     with pytest.raises(ValueError, match="no layer to mask") as error:
-        keras_gumbel.sparsify(sequential(), filters)
+        keras_gumbel.sparsify(sequential(), filters=filters)
 
     assert repr(filters) in str(error.value)
 
@@ -349,7 +351,7 @@ def test_sparsify_with_no_layer_that_passes_raises(filters):
 @pytest.mark.parametrize("filters", [3, [1], {"hidden"}, ["hidden", None]])
 def test_sparsify_with_filters_of_another_type_raises(filters):
     with pytest.raises(TypeError, match="`filters` of `sparsify`.*regex"):
-        keras_gumbel.sparsify(sequential(), filters)
+        keras_gumbel.sparsify(sequential(), filters=filters)
 
 
 def recurrent():
@@ -383,7 +385,7 @@ def test_sparsify_lists_unknown_layers_in_one_warning():
 
 
 def test_sparsify_does_not_warn_of_what_the_filters_leave_out():
-    sparse = keras_gumbel.sparsify(functional(), "hidden")
+    sparse = keras_gumbel.sparsify(functional(), filters="hidden")
 
     assert keras_gumbel.sparsity_report(sparse).skipped == {"out": "left out"}
 
@@ -415,7 +417,9 @@ def test_sparsify_takes_an_unbuilt_sequential():
 
 
 def test_sparsify_masks_what_is_not_masked_yet():
-    half = with_scores(keras_gumbel.sparsify(build("sequential"), "hidden"))
+    half = with_scores(
+        keras_gumbel.sparsify(build("sequential"), filters="hidden")
+    )
 
     whole = keras_gumbel.sparsify(half)
 
@@ -527,9 +531,9 @@ def test_harden_keeps_the_larger_of_weights_with_equal_scores(value, budget):
     model = build("sequential")
     for kernel in kernels_of(model):
         kernel.assign(kernel * np.random.default_rng(1).choice([-1, 1]))
-    sparse = keras_gumbel.sparsify(
-        model, scores_initializer=keras.initializers.Constant(value)
-    )
+    sparse = keras_gumbel.sparsify(model)
+    for scores in scores_of(sparse):
+        scores.assign(ops.full_like(scores, value))
 
     hard = keras_gumbel.harden(sparse, budget=budget)
 
@@ -1128,7 +1132,7 @@ def test_report_is_plain_data_for_json():
 def test_report_prints_as_a_table():
     big = keras.Sequential([keras.Input((40,)), layers.Dense(50, name="wide")])
     big.add(layers.Dense(2, name="top"))
-    sparse = keras_gumbel.sparsify(randomized(big), "wide")
+    sparse = keras_gumbel.sparsify(randomized(big), filters="wide")
 
     text = str(keras_gumbel.sparsity_report(compiled(sparse, density=0.25)))
 

@@ -87,7 +87,8 @@ def _fit(model, data, epochs):
         callbacks=[feasible],
     )
     assert len(feasible.slack) == epochs
-    assert min(feasible.slack) >= 0
+    # A schedule in float32 may mean a K a little below the whole number.
+    assert min(feasible.slack) >= -1e-5
 
 
 def _saved_kernels(path):

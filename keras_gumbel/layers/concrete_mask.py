@@ -57,17 +57,17 @@ class ConcreteMask(StochasticLayer):
             `2 / 3`.
         hard: Boolean, whether the mask in training is 0 or 1, with the
             gradient of `estimator`. Defaults to `False`.
+        estimator: String, the gradient of a hard mask: `"binary_concrete"`
+            for the one of the relaxed mask (Eq. 16), `"straight_through"`,
+            `"identity"` or `"reinmax"`, as in
+            `keras_gumbel.ops.sample_bernoulli`. Defaults to
+            `"binary_concrete"`.
         relaxation: String, the mask in training: `"binary_concrete"` for
             the one above, `"hard_concrete"` or `"gaussian"` for samples that
             are 0 and 1 with positive probability, as in
             `keras_gumbel.ops.hard_concrete` and
             `keras_gumbel.ops.stochastic_gate`, or `"mean"` for s itself, the
             expectation, without noise. Defaults to `"binary_concrete"`.
-        estimator: String, the gradient of a hard mask: `"binary_concrete"`
-            for the one of the relaxed mask (Eq. 16), `"straight_through"`,
-            `"identity"` or `"reinmax"`, as in
-            `keras_gumbel.ops.sample_bernoulli`. Defaults to
-            `"binary_concrete"`.
         fixed: Boolean, whether the scores are a final mask: not trainable,
             applied as they are, without noise. Defaults to `False`.
         scores_initializer: Initializer of the scores. Defaults to `"ones"`.

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_gumbel._scores import mark_scores
@@ -101,8 +102,8 @@ class SaliencyMask(keras.layers.Layer):
         if self.saliency == "magnitude":
             mark_scores(self.mask_scores, lambda: ops.abs(kernel))
             return
-        generator = keras.random.SeedGenerator(self.seed)
-        seed = int(ops.convert_to_numpy(generator.next())[0])
+        # A number that torch, too, takes for a seed.
+        seed = int(np.random.default_rng(self.seed).integers(2**31))
         mark_scores(
             self.mask_scores,
             lambda: keras.random.uniform(kernel.shape, seed=seed),

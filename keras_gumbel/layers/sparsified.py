@@ -128,11 +128,16 @@ class Sparsified(keras.layers.Wrapper):
         kwargs.setdefault("name", f"sparsified_{layer.name}")
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
-        self.pattern = pattern
+        self._pattern = pattern
         self.fixed = fixed
         self.seed = seed
         self.masks = masks
         self.supports_masking = layer.supports_masking
+
+    @property
+    def mask(self) -> ConcreteMask | SaliencyMask:
+        """A mask like those of the kernels, not built."""
+        return keras.saving.deserialize_keras_object(self._pattern)
 
     @property
     def kernels(self) -> list[keras.Variable]:
@@ -167,7 +172,7 @@ class Sparsified(keras.layers.Wrapper):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "mask": dict(self.pattern),
+            "mask": dict(self._pattern),
             "fixed": self.fixed,
             "seed": self.seed,
         }

@@ -9,12 +9,16 @@ from keras import ops
 
 from keras_gumbel._scores import saliency_of
 from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import is_number
 from keras_gumbel._validation import is_schedule
 from keras_gumbel.ops.cardinality import top_k_mask
 from keras_gumbel.ops.projection import project_capped_box
 
 # A schedule in float32 may leave K this much below the number it means.
 WHOLE = 1e-3
+
+# A step that every schedule has ended by.
+LAST_STEP = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +72,18 @@ class ScoreGroup:
 
     def decide(self, values: list[Tensor], step: Any) -> list[Tensor]:
         """Returns zeros and ones for the scores that are under the budget."""
-        if not self.learned:
-            values = [saliency_of(v)() for v in self.variables]
-        return top_k_mask(values, self.budget_at(step) + WHOLE, self.costs)
+        return self._largest(values, self.budget_at(step))
+
+    def finish(self, values: list[Tensor], step: Any) -> list[Tensor]:
+        """Returns zeros and ones that fit the budget from now on."""
+        now, last = self.budget_at(step), self.budget_at(LAST_STEP)
+        budget = now if is_number(now) else ops.minimum(now, last)
+        return self._largest(values, budget)
+
+    def _largest(self, values: list[Tensor], budget: Any) -> list[Tensor]:
+        saliencies = [saliency_of(v) for v in self.variables]
+        values = [
+            value if saliency is None else saliency()
+            for value, saliency in zip(values, saliencies, strict=True)
+        ]
+        return top_k_mask(values, budget + WHOLE, self.costs)

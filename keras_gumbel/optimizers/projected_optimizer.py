@@ -1,5 +1,6 @@
 """The optimizer that holds the scores under the budget (Algorithm 1)."""
 
+import math
 import re
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -19,11 +20,9 @@ from keras_gumbel._validation import is_schedule
 from keras_gumbel._validation import require_density
 from keras_gumbel._validation import require_positive
 from keras_gumbel._validation import require_positive_integer
+from keras_gumbel.optimizers._score_group import LAST_STEP
 from keras_gumbel.optimizers._score_group import ScoreGroup
 from keras_gumbel.optimizers.score_sgd import ScoreSGD
-
-# A step that every schedule has ended by.
-_LAST_STEP = 2**31 - 1
 
 # The share of the steps of its schedules after which the mask is final.
 _LIVE = 0.7
@@ -50,6 +49,10 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
     feasible: they are projected when the optimizer is built. Weight decay
     passes them by. Moving averages of them (`use_ema`) are projected too.
 
+    After `harden_step` steps the mask is final: the K largest scores are 1
+    and all others 0 from then on, and what is left of the training fine-tunes
+    the weights that are kept.
+
     Arguments of other optimizers, such as `clipnorm`, `use_ema` or
     `gradient_accumulation_steps`, are set on the inner optimizer. Under
     `mixed_float16`, `compile` wraps this optimizer in a `LossScaleOptimizer`
@@ -68,12 +71,23 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             a `LearningRateSchedule`, or a dictionary of these. Give either
             `density` or `budget`. Defaults to `None`.
         score_optimizer: Optimizer, name or config for the scores, so that
-            they have a learning rate of their own, or `None` to leave them to
-            the inner optimizer. Defaults to `None`.
+            they have a learning rate of their own; `None` to leave them to
+            the inner optimizer; or `"auto"`, which is `ScoreSGD`, with a
+            cosine decay over the `steps` of the schedule of the density or
+            budget if that has any, and `None` if the inner optimizer is a
+            `MultiOptimizer`. Defaults to `"auto"`.
+        harden_step: Positive integer, the number of steps after which the
+            mask is final, with the K that the schedule ends at; `None` for
+            scores that are learned to the end; or `"auto"`, 70 % of the
+            `steps` of the schedule, or where it ends if that is later, and
+            `None` without a schedule that has `steps`. Defaults to `"auto"`.
         costs: Dictionary of regex strings to positive numbers c, what one
             score of a variable costs, such as the multiply-adds of a weight:
             the first regex found in its path counts, and 1 if there is none.
             Defaults to `None`.
+        global_clipnorm: Positive number that the norm of the gradients of
+            weights and scores together is clipped to, or `None`. Defaults to
+            `None`.
         name: String or `None`. Defaults to `None`.
 
     Raises:
@@ -126,7 +140,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         inner_optimizer = _require_optimizer("inner_optimizer", inner_optimizer)
         steps = _steps(_values(density) + _values(budget))
         if harden_step == "auto":
-            harden_step = steps and max(1, round(_LIVE * steps))
+            harden_step = _harden_step(_values(density) + _values(budget))
         if harden_step is not None:
             require_positive_integer(
                 "ProjectedOptimizer", "harden_step", harden_step
@@ -233,6 +247,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
                 part.apply([gradients[id(v)] for v in own], own)
         self._iterations.assign_add(1)
         self._settle(scores, before)
+        self._settle_averages(scores)
 
     def current_budget(self) -> float:
         """Returns K, summed over all budgets, after the steps so far."""
@@ -240,7 +255,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     def final_budget(self) -> float:
         """Returns K, summed over all budgets, at the end of the schedules."""
-        return sum(_number(g.budget_at(_LAST_STEP)) for g in self.groups())
+        return sum(_number(g.budget_at(LAST_STEP)) for g in self.groups())
 
     def current_budgets(self) -> list[tuple[float, ScoreGroup]]:
         """Returns every K after the steps so far, and the scores under it."""
@@ -256,7 +271,9 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         for part, own in self._share(var_list):
             if own:
                 part.finalize_variable_values(own)
-        self._settle(marked_scores(self._trainable_variables))
+        scores = marked_scores(self._trainable_variables)
+        self._settle(scores)
+        self._settle_averages(scores)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         if not self.built:
@@ -417,37 +434,43 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         scores: list[keras.Variable],
         before: list[Tensor] | None = None,
     ) -> None:
-        """Brings scores, and their moving averages, under the budget.
+        """Brings scores under the budget.
 
         Args:
             scores: List of variables.
             before: List of what a final mask is to stay, or `None` to decide
                 it anew.
         """
-        step = self._iterations
         values = [ops.stop_gradient(v) for v in scores]
 
-        def decide() -> list[Tensor]:
-            return self._by_group("decide", scores, values)
+        def finish() -> list[Tensor]:
+            return self._by_group("finish", scores, values)
 
-        def harden() -> list[Tensor]:
+        def final() -> list[Tensor]:
             if before is None:
-                return decide()
-            return ops.cond(step > self.harden_step, lambda: before, decide)
+                return finish()
+            is_final = self._iterations > self.harden_step
+            return ops.cond(is_final, lambda: before, finish)
 
-        settled = self._live_or(harden, scores, values)
-        averages = self._averages(scores)
-        if any(average is not None for average in averages):
-            means = [
-                v if a is None else ops.stop_gradient(a)
-                for a, v in zip(averages, values, strict=True)
-            ]
-            means = self._live_or(lambda: settled, scores, means)
-            for average, mean in zip(averages, means, strict=True):
-                if average is not None:
-                    average.assign(mean)
-        for score, value in zip(scores, settled, strict=True):
+        for score, value in zip(
+            scores, self._live_or(final, scores, values), strict=True
+        ):
             score.assign(value)
+
+    def _settle_averages(self, scores: list[keras.Variable]) -> None:
+        """Brings moving averages under the budget, or to a final mask."""
+        averages = self._averages(scores)
+        if not any(average is not None for average in averages):
+            return
+        values = [ops.stop_gradient(v) for v in scores]
+        means = [
+            value if average is None else ops.stop_gradient(average)
+            for average, value in zip(averages, values, strict=True)
+        ]
+        settled = self._live_or(lambda: values, scores, means)
+        for average, mean in zip(averages, settled, strict=True):
+            if average is not None:
+                average.assign(mean)
 
     def _live_or(
         self,
@@ -546,15 +569,23 @@ def _require_partner(
         )
 
 
-def _steps(limits: list[Any]) -> int | None:
+def _steps(limits: list[Any]) -> float | None:
     """Returns how long schedules of this package last, if there is one."""
     lengths = [getattr(limit, "steps", None) for limit in limits]
-    known = [length for length in lengths if is_number(length)]
-    return max(known) if known else None
+    return max((float(n) for n in lengths if is_number(n)), default=None)
+
+
+def _harden_step(limits: list[Any]) -> int | None:
+    """Returns the step by which schedules of this package have ended."""
+    steps = _steps(limits)
+    if steps is None:
+        return None
+    ends = [float(getattr(limit, "end", 0.0)) for limit in limits]
+    return max(1, math.ceil(max(_LIVE, *ends) * steps))
 
 
 def _score_optimizer(
-    inner: keras.optimizers.Optimizer, steps: int | None
+    inner: keras.optimizers.Optimizer, steps: float | None
 ) -> keras.optimizers.Optimizer | None:
     """Returns the optimizer for scores if the user names none."""
     if isinstance(inner, keras.optimizers.MultiOptimizer):

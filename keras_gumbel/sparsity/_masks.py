@@ -7,15 +7,15 @@ import numpy as np
 from keras import ops
 
 from keras_gumbel import _keras_private
+from keras_gumbel._scores import saliency_of
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import require_density
 from keras_gumbel.layers.concrete_mask import ConcreteMask
+from keras_gumbel.layers.saliency_mask import SaliencyMask
 from keras_gumbel.layers.sparsified import Sparsified
 from keras_gumbel.optimizers import ProjectedOptimizer
-
-# A float32 schedule may leave K this much below the number it means.
-_WHOLE = 1e-3
+from keras_gumbel.optimizers._score_group import WHOLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Masked:
 
     Attributes:
         layer: The layer in the model: a `Sparsified`, or the mask itself.
-        mask: The `ConcreteMask`.
+        mask: The layer with the scores.
         kernel: The variable it masks, or `None` for a mask of activations.
     """
 
     layer: keras.Layer
-    mask: ConcreteMask
+    mask: ConcreteMask | SaliencyMask
     kernel: keras.Variable | None
 
     @property
@@ -46,6 +46,9 @@ class Masked:
 
     def magnitudes(self) -> np.ndarray:
         """Returns what decides between equal scores."""
+        saliency = saliency_of(self.mask.mask_scores)
+        if saliency is not None:
+            return ops.convert_to_numpy(saliency())
         if self.kernel is None:
             return np.zeros(self.mask.mask_scores.shape, "float32")
         return np.abs(ops.convert_to_numpy(self.kernel).astype("float32"))
@@ -200,7 +203,7 @@ def _largest(share: Share) -> list[np.ndarray]:
     )
     sizes = [s.size for s in scores]
     spent = np.cumsum(np.repeat(share.costs, sizes)[order])
-    fitting = np.searchsorted(spent, share.budget + _WHOLE, side="right")
+    fitting = np.searchsorted(spent, share.budget + WHOLE, side="right")
     chosen = np.zeros(order.size, "float32")
     chosen[order[:fitting]] = 1.0
     parts = np.split(chosen, np.cumsum(sizes)[:-1])

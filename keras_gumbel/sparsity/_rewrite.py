@@ -76,10 +76,8 @@ def copy_sparsified(layer: Sparsified, **changes: Any) -> Sparsified:
     """Returns a copy of a wrapper, with some arguments changed."""
     # Not by `from_config`, which knows the wrapped layer by its registered
     # name only.
-    config = layer.get_config()
-    config["mask"] = keras.saving.deserialize_keras_object(config["mask"])
-    config["layer"] = copy_layer(layer.layer)
-    return Sparsified(**{**config, **changes})
+    own = {"mask": layer.mask, "layer": copy_layer(layer.layer)}
+    return Sparsified(**{**layer.get_config(), **own, **changes})
 
 
 def copy_weights(layer: keras.Layer, copy: keras.Layer) -> None:

@@ -19,6 +19,14 @@ from tests.gradients import to_numpy
 HALF = keras.initializers.Constant(0.5)
 
 
+def half(**kwargs):
+    return ConcreteMask(scores_initializer=HALF, **kwargs)
+
+
+def closed():
+    return ConcreteMask(scores_initializer="zeros")
+
+
 def dense():
     return layers.Dense(2, bias_initializer="ones")
 
@@ -140,7 +148,7 @@ def test_sparsified_calls_layer_with_masked_kernels(make):
 @pytest.mark.parametrize("make", KNOWN)
 def test_sparsified_puts_the_variables_back(make):
     inputs = inputs_of(make)
-    layer = Sparsified(make(), scores_initializer=HALF)
+    layer = Sparsified(make(), half())
     layer.build(inputs.shape)
     kernels = kernels_of(make, layer.layer)
     before = values_of(layer.layer.weights)
@@ -173,7 +181,7 @@ def test_sparsified_has_a_score_for_each_entry(make):
 def test_sparsified_runs_in_half_precision(make):
     inputs = inputs_of(make)
     with dtype_policy("mixed_float16"):
-        layer = Sparsified(make(), scores_initializer=HALF)
+        layer = Sparsified(make(), half())
         outputs = layer(inputs)
 
     assert keras.backend.standardize_dtype(outputs.dtype) == "float16"
@@ -206,9 +214,7 @@ def trained():
     keras.utils.set_random_seed(0)
     inputs = [inputs_of(make) for make in KNOWN]
     entrances = [keras.Input(x.shape[1:], dtype=x.dtype) for x in inputs]
-    sparsified = [
-        Sparsified(make(), scores_initializer=HALF, seed=0) for make in KNOWN
-    ]
+    sparsified = [Sparsified(make(), half(), seed=0) for make in KNOWN]
     exits = [f(x) for f, x in zip(sparsified, entrances, strict=True)]
     model = keras.Model(entrances, exits)
     targets = [
@@ -255,7 +261,7 @@ def test_sparsified_layers_are_saved_and_loaded(trained):
 
 def test_sparsified_trains_under_mixed_float16():
     with dtype_policy("mixed_float16"):
-        layer = Sparsified(dense(), scores_initializer=HALF, seed=0)
+        layer = Sparsified(dense(), half(), seed=0)
         model = keras.Sequential([keras.Input((3,)), layer])
         model.compile(keras.optimizers.SGD(0.1), "mse")
     inputs = inputs_of(dense)
@@ -272,7 +278,7 @@ def test_sparsified_trains_under_mixed_float16():
 
 
 def test_sparsified_leaves_biases_alone():
-    layer = Sparsified(dense(), fixed=True, scores_initializer="zeros")
+    layer = Sparsified(dense(), closed(), fixed=True)
 
     outputs = to_numpy(layer(inputs_of(dense)))
 
@@ -285,7 +291,7 @@ def test_sparsified_regularizes_the_kernel_without_the_mask():
         kernel_initializer="ones",
         kernel_regularizer=keras.regularizers.L1(1),
     )
-    layer = Sparsified(regularized, fixed=True, scores_initializer="zeros")
+    layer = Sparsified(regularized, closed(), fixed=True)
 
     layer(inputs_of(dense))
 
@@ -373,12 +379,10 @@ def test_sparsified_hands_call_arguments_on_in_a_model():
     np.testing.assert_allclose(to_numpy(outputs[1]), plain + 3.0, rtol=1e-6)
 
 
-def ones_kernel(**kwargs):
+def ones_kernel(mask=None, seed=0, fixed=False):
     """Returns a layer that hands out its mask for the identity."""
     plain = layers.Dense(3, kernel_initializer="ones", use_bias=False)
-    return Sparsified(
-        plain, **{"scores_initializer": HALF, "seed": 0, **kwargs}
-    )
+    return Sparsified(plain, mask or half(), fixed=fixed, seed=seed)
 
 
 def sample(layer):
@@ -391,25 +395,28 @@ def infer(layer):
 
 @pytest.mark.parametrize("temperature", [0.5, 3.0])
 def test_sparsified_divides_by_temperature(temperature):
-    reference = sample(ones_kernel(temperature=1.0))
+    reference = sample(ones_kernel(half(temperature=1.0)))
 
-    mask = sample(ones_kernel(temperature=temperature))
+    mask = sample(ones_kernel(half(temperature=temperature)))
 
     expected = special.expit(special.logit(reference) / temperature)
     np.testing.assert_allclose(mask, expected, atol=1e-5)
 
 
-def test_sparsified_defaults_to_temperature_two_thirds():
-    default = sample(ones_kernel())
+def test_sparsified_multiplies_with_the_scores_by_default():
+    plain = layers.Dense(3, kernel_initializer="ones", use_bias=False)
+    layer = Sparsified(plain)
+    layer.build((None, 3))
+    scores = np.arange(9, dtype="float32").reshape(3, 3) / 8
+    layer.masks[0].mask_scores.assign(scores)
 
-    np.testing.assert_array_equal(
-        default, sample(ones_kernel(temperature=2 / 3))
-    )
+    np.testing.assert_array_equal(sample(layer), scores)
+    np.testing.assert_array_equal(infer(layer), scores)
 
 
 def test_sparsified_anneals_with_every_training_call():
-    annealed = ones_kernel(temperature=LinearAnnealing(1.0, 0.5, steps=2))
-    constant = ones_kernel(temperature=1.0)
+    annealed = ones_kernel(half(temperature=LinearAnnealing(1.0, 0.5, steps=2)))
+    constant = ones_kernel(half(temperature=1.0))
 
     for temperature in (1.0, 0.75, 0.5, 0.5):
         infer(annealed)
@@ -420,7 +427,7 @@ def test_sparsified_anneals_with_every_training_call():
 
 
 def test_sparsified_hard_rounds_the_soft():
-    relaxed, mask = sample(ones_kernel()), sample(ones_kernel(hard=True))
+    relaxed, mask = sample(ones_kernel()), sample(ones_kernel(half(hard=True)))
 
     assert set(np.unique(mask)) == {0.0, 1.0}
     np.testing.assert_array_equal(mask, relaxed > 0.5)
@@ -454,8 +461,8 @@ def test_sparsified_fixed_draws_nothing_and_does_not_train():
 
 def test_sparsified_infers_mean_mode_or_sample():
     mean = infer(ones_kernel())
-    mode = infer(ones_kernel(inference="mode"))
-    drawn = infer(ones_kernel(inference="sample"))
+    mode = infer(ones_kernel(half(inference="mode")))
+    drawn = infer(ones_kernel(half(inference="sample")))
 
     np.testing.assert_array_equal(mean, np.full((3, 3), 0.5))
     np.testing.assert_array_equal(mode, np.zeros((3, 3)))
@@ -535,15 +542,10 @@ def test_sparsified_rejects_layer_without_known_kernel(make):
         Sparsified(make())
 
 
-@pytest.mark.parametrize("temperature", [0, -1.0, "1", True])
-def test_sparsified_rejects_temperature(temperature):
-    with pytest.raises(ValueError, match=r"`temperature`.*positive finite"):
-        Sparsified(dense(), temperature)
-
-
-def test_sparsified_rejects_inference():
-    with pytest.raises(ValueError, match=r"`inference`.*one of 'mean'"):
-        Sparsified(dense(), inference="argmax")
+@pytest.mark.parametrize("mask", ["magnitude", ConcreteMask, layers.ReLU()])
+def test_sparsified_rejects_mask(mask):
+    with pytest.raises(TypeError, match=r"`mask`.*a `ConcreteMask`"):
+        Sparsified(dense(), mask)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 0.5, True, "0"])
