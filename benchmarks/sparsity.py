@@ -442,12 +442,12 @@ class FitRunner:
         }
 
 
-def measure(task, methods, sparsities, seeds, tuning_seeds, record):
+def measure(task, methods, sparsities, rates, seeds, tuning_seeds, record):
     runner = JaxRunner if BACKEND == "jax" else FitRunner
     found = {}
     for name, method in methods.items():
         run = runner(task, method)
-        grid = list(itertools.product(RATES, method.rates))
+        grid = list(itertools.product(rates, method.rates))
         for sparsity in (0.0,) if method.mask is None else sparsities:
             start = time.perf_counter()
             means = {
@@ -519,6 +519,8 @@ def main():
     parser.add_argument("--methods", nargs="+")
     parser.add_argument("--sparsities", nargs="+", type=float)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tuning-seeds", type=int, default=2)
+    parser.add_argument("--rates", nargs="+", type=float, default=RATES)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--record", type=pathlib.Path)
     parser.add_argument("--show", nargs="+", type=pathlib.Path)
@@ -544,8 +546,8 @@ def main():
 
     print(versions(BACKEND))
     seeds = range(3 if options.quick else options.seeds)
-    tuning = range(100, 101 if options.quick else 102)
-    measure(task, methods, sparsities, seeds, tuning, record)
+    tuning = range(100, 101 if options.quick else 100 + options.tuning_seeds)
+    measure(task, methods, sparsities, options.rates, seeds, tuning, record)
     print_results(rows)
 
 

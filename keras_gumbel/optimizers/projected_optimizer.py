@@ -571,8 +571,9 @@ def _require_partner(
 
 def _steps(limits: list[Any]) -> float | None:
     """Returns how long schedules of this package last, if there is one."""
-    lengths = [getattr(limit, "steps", None) for limit in limits]
-    return max((float(n) for n in lengths if is_number(n)), default=None)
+    lengths = [getattr(limit, "steps", 0.0) for limit in limits]
+    longest: float = max(n for n in lengths if is_number(n))
+    return longest or None
 
 
 def _harden_step(limits: list[Any]) -> int | None:
@@ -580,7 +581,7 @@ def _harden_step(limits: list[Any]) -> int | None:
     steps = _steps(limits)
     if steps is None:
         return None
-    ends = [float(getattr(limit, "end", 0.0)) for limit in limits]
+    ends = [getattr(limit, "end", 0.0) for limit in limits]
     return max(1, math.ceil(max(_LIVE, *ends) * steps))
 
 
