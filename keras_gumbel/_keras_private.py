@@ -1,11 +1,15 @@
 """The only file that touches private Keras: what it takes, and why."""
 
 import contextlib
+import dataclasses
+import inspect
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras.src.backend import get_keras_mask
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 from keras.src.models.functional import Functional
 from keras.src.utils import jax_utils
 from keras.src.utils.module_utils import tensorflow as lazy_tensorflow
@@ -14,60 +18,191 @@ from keras_gumbel._typing import Tensor
 
 # Where Keras layers keep what they multiply their inputs with. The public
 # `kernel` of Dense, EinsumDense and Embedding is a read-only property.
-_KERNEL_ATTRIBUTES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Dense", ("_kernel",)),
-    ("EinsumDense", ("_kernel",)),
-    ("Conv1D", ("_kernel",)),
-    ("Conv2D", ("_kernel",)),
-    ("Conv3D", ("_kernel",)),
-    ("Conv1DTranspose", ("kernel",)),
-    ("Conv2DTranspose", ("kernel",)),
-    ("Conv3DTranspose", ("kernel",)),
-    ("DepthwiseConv1D", ("kernel",)),
-    ("DepthwiseConv2D", ("kernel",)),
-    ("SeparableConv1D", ("depthwise_kernel", "pointwise_kernel")),
-    ("SeparableConv2D", ("depthwise_kernel", "pointwise_kernel")),
-    ("Embedding", ("_embeddings",)),
+_KERNEL_ATTRIBUTES: tuple[tuple[type[keras.Layer], tuple[str, ...]], ...] = (
+    (keras.layers.Dense, ("_kernel",)),
+    (keras.layers.EinsumDense, ("_kernel",)),
+    (keras.layers.Conv1D, ("_kernel",)),
+    (keras.layers.Conv2D, ("_kernel",)),
+    (keras.layers.Conv3D, ("_kernel",)),
+    (keras.layers.Conv1DTranspose, ("kernel",)),
+    (keras.layers.Conv2DTranspose, ("kernel",)),
+    (keras.layers.Conv3DTranspose, ("kernel",)),
+    (keras.layers.DepthwiseConv1D, ("kernel",)),
+    (keras.layers.DepthwiseConv2D, ("kernel",)),
+    (keras.layers.SeparableConv1D, ("depthwise_kernel", "pointwise_kernel")),
+    (keras.layers.SeparableConv2D, ("depthwise_kernel", "pointwise_kernel")),
+    (keras.layers.Embedding, ("_embeddings",)),
+    (keras.layers.SimpleRNNCell, ("kernel", "recurrent_kernel")),
+    (keras.layers.LSTMCell, ("kernel", "recurrent_kernel")),
+    (keras.layers.GRUCell, ("kernel", "recurrent_kernel")),
+    (ConvLSTMCell, ("kernel", "recurrent_kernel")),
 )
 
+# The layers inside of others, by what tells their kernels apart.
+_PARTS: tuple[tuple[type[keras.Layer], dict[str, str]], ...] = (
+    (keras.layers.RNN, {"": "cell"}),
+    (keras.layers.TimeDistributed, {"": "layer"}),
+    (
+        keras.layers.Bidirectional,
+        {"forward": "forward_layer", "backward": "backward_layer"},
+    ),
+)
 
-def kernel_attributes(layer: keras.Layer) -> tuple[str, ...]:
-    """Names the attributes that hold the kernels of a layer.
+# The dense layers of an attention layer, which it makes when it is built.
+_ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+_ATTENTION_PARTS = {
+    "query": "_query_dense",
+    "key": "_key_dense",
+    "value": "_value_dense",
+    "gate": "_gate_dense",
+    "attention_output": "_output_dense",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Where a layer, built or not, keeps a kernel.
+
+    Attributes:
+        name: String, such as `"kernel"` or `"forward/recurrent_kernel"`.
+        path: Tuple of attribute names and indices, from the layer to the one
+            inside it that owns the kernel.
+        attribute: String, the attribute of the owner.
+        dtype_policy: The dtype policy of the owner.
+    """
+
+    name: str
+    path: tuple[str | int, ...]
+    attribute: str
+    dtype_policy: keras.DTypePolicy
+
+    def owner(self, layer: keras.Layer) -> keras.Layer:
+        """Finds the layer that owns the kernel."""
+        found: Any = layer
+        for key in self.path:
+            found = found[key] if isinstance(key, int) else getattr(found, key)
+        return found
+
+
+def kernel_slots(layer: keras.Layer) -> tuple[Slot, ...]:
+    """Lists where a layer keeps its kernels.
 
     Returns:
-        A tuple of strings, empty for a layer of a class that is not known.
+        A tuple of `Slot`, empty for a model, whose layers have kernels of
+        their own, and for a layer of a class that is not known.
     """
-    for class_name, attributes in _KERNEL_ATTRIBUTES:
-        if isinstance(layer, getattr(keras.layers, class_name)):
-            return attributes
-    return ()
+    return () if isinstance(layer, keras.Model) else tuple(_slots(layer))
 
 
 def kernels(layer: keras.Layer) -> list[keras.Variable]:
-    """Returns the kernels of a built layer, in the order of their names."""
-    return [vars(layer)[name] for name in kernel_attributes(layer)]
+    """Returns the kernels of a built layer, in the order of its slots."""
+    return [
+        vars(slot.owner(layer))[slot.attribute] for slot in kernel_slots(layer)
+    ]
+
+
+def unknown_parts(layer: keras.Layer) -> list[keras.Layer]:
+    """Lists what has weight matrices but no kernel that is known.
+
+    Returns:
+        A list of the layer itself, or of layers inside it.
+    """
+    parts = _parts(layer)
+    if parts:
+        return [p for _, _, part in parts for p in unknown_parts(part)]
+    if _slots(layer):
+        return []
+    return [layer] if any(len(w.shape) > 1 for w in layer.weights) else []
+
+
+def _slots(layer: keras.Layer) -> list[Slot]:
+    for kind, attributes in _KERNEL_ATTRIBUTES:
+        if isinstance(layer, kind):
+            return [
+                Slot(a.strip("_"), (), a, layer.dtype_policy)
+                for a in attributes
+            ]
+    if isinstance(layer, _ATTENTION):
+        own = vars(layer)
+        gated = own.get("_use_gate", own.get("use_gate"))
+        return [
+            Slot(f"{name}/kernel", (a,), "_kernel", layer.dtype_policy)
+            for name, a in _ATTENTION_PARTS.items()
+            if name != "gate" or gated
+        ]
+    return [
+        dataclasses.replace(
+            slot,
+            name=f"{name}/{slot.name}" if name else slot.name,
+            path=path + slot.path,
+        )
+        for name, path, part in _parts(layer)
+        for slot in _slots(part)
+    ]
+
+
+def _parts(
+    layer: keras.Layer,
+) -> list[tuple[str, tuple[str | int, ...], keras.Layer]]:
+    """Lists the layers inside a layer, with their names and paths."""
+    if is_functional(layer):
+        return [
+            (part.name, ("layers", i), part)
+            for i, part in enumerate(layer.layers)
+        ]
+    if isinstance(layer, keras.layers.StackedRNNCells):
+        return [
+            (f"cell_{i}", ("cells", i), part)
+            for i, part in enumerate(layer.cells)
+        ]
+    for kind, attributes in _PARTS:
+        if isinstance(layer, kind):
+            return [(n, (a,), getattr(layer, a)) for n, a in attributes.items()]
+    return []
 
 
 @contextlib.contextmanager
-def substituted(
-    layer: keras.Layer, values: dict[str, Tensor]
-) -> Iterator[None]:
-    """Puts tensors in place of a layer's variables for the duration.
+def substituted(layer: keras.Layer, values: Sequence[Tensor]) -> Iterator[None]:
+    """Puts tensors in place of a layer's kernels for the duration.
 
     Writing to the instance's dictionary passes by Keras's attribute tracking.
     It is the one technique that works for every layer on every backend: a
     nested `StatelessScope` hides the outer one on JAX.
     """
-    attributes = vars(layer)
-    variables = {name: attributes[name] for name in values}
-    attributes.update(values)
+    slots = kernel_slots(layer)
+    places = [(vars(slot.owner(layer)), slot.attribute) for slot in slots]
+    variables = [attributes[name] for attributes, name in places]
+    for (attributes, name), value in zip(places, values, strict=True):
+        attributes[name] = value
     try:
         yield
     finally:
-        attributes.update(variables)
+        for (attributes, name), variable in zip(places, variables, strict=True):
+            attributes[name] = variable
 
 
-def is_functional(model: keras.Model) -> bool:
+def mirror_signatures(wrapper: keras.Layer, layer: keras.Layer) -> None:
+    """Lets a wrapper be called and built as the layer in it is.
+
+    From the signatures Keras learns which of the arguments are tensors, whose
+    masks to hand over and whose shapes to build with. The wrapper takes
+    `training` whether the layer does or not.
+    """
+    signature = inspect.signature(layer.call)
+    parameters = list(signature.parameters.values())
+    if "training" not in signature.parameters:
+        training = inspect.Parameter(
+            "training", inspect.Parameter.KEYWORD_ONLY, default=None
+        )
+        catches_all = parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
+        parameters.insert(len(parameters) - catches_all, training)
+    wrapper._call_signature = signature.replace(parameters=parameters)
+    wrapper.call_signature_parameters = [p.name for p in parameters]
+    wrapper._call_has_mask_arg = "mask" in signature.parameters
+    wrapper.build.__signature__ = inspect.signature(layer.build)
+
+
+def is_functional(model: keras.Layer) -> bool:
     """Whether `keras.models.clone_model` can rewrite the model."""
     return isinstance(model, (Functional, keras.Sequential))
 

@@ -92,8 +92,8 @@ class Sparsified(keras.layers.Wrapper):
                 "`Sparsified(Dense(10))(x)`.",
                 error=TypeError,
             )
-        kernel_names = _keras_private.kernel_attributes(layer)
-        if not kernel_names:
+        slots = _keras_private.kernel_slots(layer)
+        if not slots:
             raise invalid_argument(
                 "Sparsified",
                 "layer",
@@ -118,11 +118,11 @@ class Sparsified(keras.layers.Wrapper):
                 pattern,
                 fixed=fixed,
                 seed=mask_seed,
-                name=f"{name.strip('_')}_mask",
-                dtype=layer.dtype_policy,
+                name=f"{slot.name.replace('/', '_')}_mask",
+                dtype=slot.dtype_policy,
             )
-            for name, mask_seed in zip(
-                kernel_names, spawn_seeds(seed, len(kernel_names)), strict=True
+            for slot, mask_seed in zip(
+                slots, spawn_seeds(seed, len(slots)), strict=True
             )
         ]
         kwargs.setdefault("name", f"sparsified_{layer.name}")
@@ -133,6 +133,7 @@ class Sparsified(keras.layers.Wrapper):
         self.seed = seed
         self.masks = masks
         self.supports_masking = layer.supports_masking
+        _keras_private.mirror_signatures(self, layer)
 
     @property
     def mask(self) -> ConcreteMask | SaliencyMask:
@@ -144,27 +145,41 @@ class Sparsified(keras.layers.Wrapper):
         """The kernels of the layer, in the order of `masks`."""
         return _keras_private.kernels(self.layer)
 
-    def build(self, input_shape: Shape) -> None:
-        super().build(input_shape)
+    @property
+    def kernel_names(self) -> list[str]:
+        """The names of the kernels in the layer, in the order of `masks`."""
+        return [slot.name for slot in _keras_private.kernel_slots(self.layer)]
+
+    def build(self, *shapes: Shape, **named_shapes: Shape) -> None:
+        if not self.layer.built:
+            self.layer.build(*shapes, **named_shapes)
         for mask, kernel in zip(self.masks, self.kernels, strict=True):
             mask.build(kernel.shape)
             if isinstance(mask, SaliencyMask):
                 mask.rank(kernel)
 
     def call(
-        self, inputs: Tensor, training: bool | None = None, **kwargs: Any
-    ) -> Tensor:
+        self, *args: Any, training: bool | None = None, **kwargs: Any
+    ) -> Any:
         masked = [
             mask(ops.convert_to_tensor(kernel), training=training)
             for mask, kernel in zip(self.masks, self.kernels, strict=True)
         ]
-        names = _keras_private.kernel_attributes(self.layer)
-        substitutes = dict(zip(names, masked, strict=True))
-        with _keras_private.substituted(self.layer, substitutes):
-            return self.layer(inputs, **kwargs)
+        with _keras_private.substituted(self.layer, masked):
+            return self.layer(*args, **kwargs)
 
-    def compute_output_shape(self, input_shape: Shape) -> Any:
-        return self.layer.compute_output_shape(input_shape)
+    def compute_output_shape(
+        self, *shapes: Shape, **named_shapes: Shape
+    ) -> Any:
+        return self.layer.compute_output_shape(*shapes, **named_shapes)
+
+    def compute_output_spec(
+        self, *args: Any, training: bool | None = None, **kwargs: Any
+    ) -> Any:
+        return self.layer.compute_output_spec(*args, **kwargs)
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        return self.layer.get_build_config()
 
     def compute_mask(self, inputs: Tensor, previous_mask: Any) -> Any:
         return self.layer.compute_mask(inputs, previous_mask)

@@ -26,18 +26,13 @@ class Masked:
         layer: The layer in the model: a `Sparsified`, or the mask itself.
         mask: The layer with the scores.
         kernel: The variable it masks, or `None` for a mask of activations.
+        name: String, the names of the layer and of its kernel, or of the mask.
     """
 
     layer: keras.Layer
     mask: ConcreteMask | SaliencyMask
     kernel: keras.Variable | None
-
-    @property
-    def name(self) -> str:
-        """The names of the layer and of its kernel, or of the mask."""
-        if self.kernel is None:
-            return str(self.layer.name)
-        return f"{self.layer.name}/{self.kernel.name}"
+    name: str
 
     def scores(self) -> np.ndarray:
         """Returns the scores in [0, 1]."""
@@ -80,11 +75,13 @@ def find_masks(owner: str, model: keras.Model) -> list[Masked]:
             "not built. Call it on data, or `model.build(input_shape)`, first."
         )
     masks = [
-        Masked(layer, mask, kernel)
+        Masked(layer, mask, kernel, f"{layer.name}/{name}")
         for layer in wrapped
-        for mask, kernel in zip(layer.masks, layer.kernels, strict=True)
+        for mask, kernel, name in zip(
+            layer.masks, layer.kernels, layer.kernel_names, strict=True
+        )
     ]
-    masks += [Masked(gate, gate, None) for gate in gates]
+    masks += [Masked(gate, gate, None, gate.name) for gate in gates]
     return masks
 
 

@@ -93,7 +93,7 @@ def sparsify(
         layer
         for layer in graph_layers(model)
         if not isinstance(layer, Sparsified)
-        and _keras_private.kernel_attributes(layer)
+        and _keras_private.kernel_slots(layer)
         and selected(layer)
     ]
     if not layers:
@@ -132,12 +132,17 @@ def unmasked_layers(model: keras.Model) -> dict[str, str]:
     """Lists the layers whose weight matrices have no mask, and why."""
     reasons = {}
     for layer in graph_layers(model):
-        if isinstance(layer, (Sparsified, ConcreteMask)):
+        if isinstance(layer, ConcreteMask):
             continue
-        if _keras_private.kernel_attributes(layer):
+        masked = isinstance(layer, Sparsified)
+        whole = layer.layer if masked else layer
+        if not masked and _keras_private.kernel_slots(layer):
             reasons[layer.name] = "left out"
-        elif any(len(w.shape) > 1 for w in layer.trainable_weights):
-            reasons[layer.name] = f"no known kernel in {type(layer).__name__}"
+            continue
+        for part in _keras_private.unknown_parts(whole):
+            kind = f"no known kernel in {type(part).__name__}"
+            name = f"{layer.name}/{part.name}" if masked else layer.name
+            reasons[name] = kind
     return reasons
 
 
