@@ -16,26 +16,55 @@ from keras.src.utils.module_utils import tensorflow as lazy_tensorflow
 
 from keras_gumbel._typing import Tensor
 
-# Where Keras layers keep what they multiply their inputs with. The public
-# `kernel` of Dense, EinsumDense and Embedding is a read-only property.
-_KERNEL_ATTRIBUTES: tuple[tuple[type[keras.Layer], tuple[str, ...]], ...] = (
-    (keras.layers.Dense, ("_kernel",)),
-    (keras.layers.EinsumDense, ("_kernel",)),
-    (keras.layers.Conv1D, ("_kernel",)),
-    (keras.layers.Conv2D, ("_kernel",)),
-    (keras.layers.Conv3D, ("_kernel",)),
-    (keras.layers.Conv1DTranspose, ("kernel",)),
-    (keras.layers.Conv2DTranspose, ("kernel",)),
-    (keras.layers.Conv3DTranspose, ("kernel",)),
-    (keras.layers.DepthwiseConv1D, ("kernel",)),
-    (keras.layers.DepthwiseConv2D, ("kernel",)),
-    (keras.layers.SeparableConv1D, ("depthwise_kernel", "pointwise_kernel")),
-    (keras.layers.SeparableConv2D, ("depthwise_kernel", "pointwise_kernel")),
-    (keras.layers.Embedding, ("_embeddings",)),
-    (keras.layers.SimpleRNNCell, ("kernel", "recurrent_kernel")),
-    (keras.layers.LSTMCell, ("kernel", "recurrent_kernel")),
-    (keras.layers.GRUCell, ("kernel", "recurrent_kernel")),
-    (ConvLSTMCell, ("kernel", "recurrent_kernel")),
+# Where Keras layers keep what they multiply their inputs with, on which axes of
+# it units are counted, and on which the inputs that are summed over, if on one.
+# The public `kernel` of Dense, EinsumDense and Embedding is a read-only
+# property.
+_KERNELS: tuple[
+    tuple[
+        tuple[type[keras.Layer], ...],
+        dict[str, tuple[tuple[int, ...], int | None]],
+    ],
+    ...,
+] = (
+    (
+        (
+            keras.layers.Dense,
+            keras.layers.Conv1D,
+            keras.layers.Conv2D,
+            keras.layers.Conv3D,
+        ),
+        {"_kernel": ((-1,), -2)},
+    ),
+    (
+        (
+            keras.layers.Conv1DTranspose,
+            keras.layers.Conv2DTranspose,
+            keras.layers.Conv3DTranspose,
+        ),
+        {"kernel": ((-2,), -1)},
+    ),
+    (
+        (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
+        {"kernel": ((-2, -1), None)},
+    ),
+    (
+        (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D),
+        {
+            "depthwise_kernel": ((-2, -1), None),
+            "pointwise_kernel": ((-1,), -2),
+        },
+    ),
+    ((keras.layers.Embedding,), {"_embeddings": ((-1,), None)}),
+    (
+        (
+            keras.layers.SimpleRNNCell,
+            keras.layers.LSTMCell,
+            keras.layers.GRUCell,
+            ConvLSTMCell,
+        ),
+        {"kernel": ((-1,), -2), "recurrent_kernel": ((-1,), -2)},
+    ),
 )
 
 # The layers inside of others, by what tells their kernels apart.
@@ -58,6 +87,10 @@ _ATTENTION_PARTS = {
     "attention_output": "_output_dense",
 }
 
+# (inputs, heads, size), and (heads, size, outputs): units are heads.
+_TO_HEADS = ((-2,), -3)
+_FROM_HEADS = ((-3,), -2)
+
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
@@ -68,12 +101,17 @@ class Slot:
         path: Tuple of attribute names and indices, from the layer to the one
             inside it that owns the kernel.
         attribute: String, the attribute of the owner.
+        units: Tuple of the axes of units, from the end.
+        inputs: Integer, the axis of what is summed over, from the end, or
+            `None` if there is not one.
         dtype_policy: The dtype policy of the owner.
     """
 
     name: str
     path: tuple[str | int, ...]
     attribute: str
+    units: tuple[int, ...]
+    inputs: int | None
     dtype_policy: keras.DTypePolicy
 
     def owner(self, layer: keras.Layer) -> keras.Layer:
@@ -116,18 +154,27 @@ def unknown_parts(layer: keras.Layer) -> list[keras.Layer]:
 
 
 def _slots(layer: keras.Layer) -> list[Slot]:
-    for kind, attributes in _KERNEL_ATTRIBUTES:
-        if isinstance(layer, kind):
+    policy = layer.dtype_policy
+    for kinds, attributes in _KERNELS:
+        if isinstance(layer, kinds):
             return [
-                Slot(a.strip("_"), (), a, layer.dtype_policy)
-                for a in attributes
+                Slot(name.strip("_"), (), name, *axes, policy)
+                for name, axes in attributes.items()
             ]
+    if isinstance(layer, keras.layers.EinsumDense):
+        return [Slot("kernel", (), "_kernel", *_einsum_axes(layer), policy)]
     if isinstance(layer, _ATTENTION):
         own = vars(layer)
         gated = own.get("_use_gate", own.get("use_gate"))
         return [
-            Slot(f"{name}/kernel", (a,), "_kernel", layer.dtype_policy)
-            for name, a in _ATTENTION_PARTS.items()
+            Slot(
+                f"{name}/kernel",
+                (attribute,),
+                "_kernel",
+                *(_FROM_HEADS if name == "attention_output" else _TO_HEADS),
+                policy,
+            )
+            for name, attribute in _ATTENTION_PARTS.items()
             if name != "gate" or gated
         ]
     return [
@@ -139,6 +186,18 @@ def _slots(layer: keras.Layer) -> list[Slot]:
         for name, path, part in _parts(layer)
         for slot in _slots(part)
     ]
+
+
+def _einsum_axes(
+    layer: keras.layers.EinsumDense,
+) -> tuple[tuple[int, ...], int | None]:
+    """Reads the axes of units, and of the inputs, off an equation."""
+    operands, outputs = layer.equation.replace(" ", "").split("->")
+    inputs, kernel = operands.split(",")
+    places = {label: i - len(kernel) for i, label in enumerate(kernel)}
+    units = tuple(i for x, i in places.items() if x not in inputs)
+    summed = [i for x, i in places.items() if x in inputs and x not in outputs]
+    return units, summed[-1] if summed else None
 
 
 def _parts(

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gumbel._scores import mark_scores
+from keras_gumbel._scores import Saliency
 from keras_gumbel._seeds import require_seed
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
@@ -91,27 +91,31 @@ class SaliencyMask(keras.layers.Layer):
             autocast=False,
         )
 
-    def rank(self, kernel: keras.Variable) -> None:
-        """Says which variable the mask is for.
+    def ranking(self, magnitudes: Saliency) -> Saliency:
+        """Returns what ranks the scores.
 
         Args:
-            kernel: Variable of the shape of the scores.
+            magnitudes: Callable that returns the magnitudes of what is
+                masked, in the shape of the scores.
         """
-        if self.fixed:
-            return
         if self.saliency == "magnitude":
-            mark_scores(self.mask_scores, lambda: ops.abs(kernel))
-            return
+            return magnitudes
         # A number that torch, too, takes for a seed.
         seed = int(np.random.default_rng(self.seed).integers(2**31))
-        mark_scores(
-            self.mask_scores,
-            lambda: keras.random.uniform(kernel.shape, seed=seed),
-        )
+        shape = self.mask_scores.shape
+        return lambda: keras.random.uniform(shape, seed=seed)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        mask = ops.cast(ops.stop_gradient(self.mask_scores), inputs.dtype)
-        masked = inputs * mask
+        return self.keep(inputs, self.mask_scores)
+
+    def keep(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        """Returns what is kept of the inputs, with the gradient asked for.
+
+        Args:
+            inputs: Float tensor.
+            mask: Tensor of zeros and ones that broadcasts to `inputs`.
+        """
+        masked = inputs * ops.cast(ops.stop_gradient(mask), inputs.dtype)
         if self.gradient == "masked" or self.fixed:
             return masked
         return inputs + ops.stop_gradient(masked - inputs)

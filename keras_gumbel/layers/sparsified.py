@@ -1,16 +1,22 @@
 """The wrapper that masks the kernels of any layer."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_gumbel import _keras_private
+from keras_gumbel._scores import mark_scores
 from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import spawn_seeds
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
+from keras_gumbel.layers._granularity import Granularity
+from keras_gumbel.layers._granularity import Layout
+from keras_gumbel.layers._granularity import require_granularity
 from keras_gumbel.layers.concrete_mask import ConcreteMask
 from keras_gumbel.layers.saliency_mask import SaliencyMask
 
@@ -27,7 +33,8 @@ class Sparsified(keras.layers.Wrapper):
     output = layer(inputs) with kernel * m in place of the kernel # Eq. (17)
     ```
 
-    There is one score for each entry of the kernel. By default the mask is s
+    There is one score for each entry of the kernel, or for each unit or block
+    of them. By default the mask is s
     itself, without noise. With
     `mask=ConcreteMask(relaxation="binary_concrete")` one is drawn for all
     examples of a batch (Eqs. 18, 26). Biases are not masked. A
@@ -43,6 +50,19 @@ class Sparsified(keras.layers.Wrapper):
             every kernel gets one with its arguments, for the shape of the
             kernel and with noise of its own. `None` is
             `ConcreteMask(relaxation="mean")`. Defaults to `None`.
+        granularity: String or pair of integers, what has a score:
+
+            - `"weight"`: every entry of a kernel.
+            - `"unit"`: every neuron of a Dense layer, filter of a
+              convolution, head of an attention layer, feature of an
+              embedding: all weights that lead into it.
+            - `(rows, columns)`: every block of this size on the last two
+              axes of a kernel.
+            - `"N:M"`, such as `"2:4"`: every entry, and of every M inputs in
+              a row of a unit at most N are kept in the end, however large
+              the budget.
+
+            Defaults to `"weight"`.
         fixed: Boolean, whether the scores are a final mask: not trainable,
             applied as they are, without noise. Defaults to `False`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
@@ -62,7 +82,9 @@ class Sparsified(keras.layers.Wrapper):
 
     Raises:
         TypeError: If `layer` is not a Keras layer.
-        ValueError: If the layer has no kernel that is known.
+        ValueError: If the layer has no kernel that is known, or
+            `granularity` is unknown; at build, if a kernel does not divide
+            into it.
 
     Example:
 
@@ -78,6 +100,7 @@ class Sparsified(keras.layers.Wrapper):
         self,
         layer: keras.Layer,
         mask: ConcreteMask | SaliencyMask | None = None,
+        granularity: str | Sequence[int] = "weight",
         fixed: bool = False,
         seed: int | None = None,
         **kwargs: Any,
@@ -111,6 +134,7 @@ class Sparsified(keras.layers.Wrapper):
                 mask,
                 error=TypeError,
             )
+        granularity = require_granularity("Sparsified", granularity).value
         seed = require_seed("Sparsified", seed)
         pattern = keras.saving.serialize_keras_object(mask)
         masks = [
@@ -129,6 +153,7 @@ class Sparsified(keras.layers.Wrapper):
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
         self._pattern = pattern
+        self.granularity = granularity
         self.fixed = fixed
         self.seed = seed
         self.masks = masks
@@ -146,6 +171,15 @@ class Sparsified(keras.layers.Wrapper):
         return _keras_private.kernels(self.layer)
 
     @property
+    def layouts(self) -> list[Layout]:
+        """Where the scores of each kernel are, in the order of `masks`."""
+        slots = _keras_private.kernel_slots(self.layer)
+        return [
+            self._layout(kernel, slot)
+            for kernel, slot in zip(self.kernels, slots, strict=True)
+        ]
+
+    @property
     def kernel_names(self) -> list[str]:
         """The names of the kernels in the layer, in the order of `masks`."""
         return [slot.name for slot in _keras_private.kernel_slots(self.layer)]
@@ -153,17 +187,28 @@ class Sparsified(keras.layers.Wrapper):
     def build(self, *shapes: Shape, **named_shapes: Shape) -> None:
         if not self.layer.built:
             self.layer.build(*shapes, **named_shapes)
-        for mask, kernel in zip(self.masks, self.kernels, strict=True):
-            mask.build(kernel.shape)
+        slots = _keras_private.kernel_slots(self.layer)
+        for mask, kernel, slot in zip(
+            self.masks, self.kernels, slots, strict=True
+        ):
+            layout = self._layout(kernel, slot)
+            mask.build(layout.scores)
+            saliency = None
             if isinstance(mask, SaliencyMask):
-                mask.rank(kernel)
+                saliency = mask.ranking(partial(_saliency, kernel, layout))
+            if not self.fixed:
+                mark_scores(
+                    mask.mask_scores, saliency, layout.weights, layout.rows
+                )
 
     def call(
         self, *args: Any, training: bool | None = None, **kwargs: Any
     ) -> Any:
         masked = [
-            mask(ops.convert_to_tensor(kernel), training=training)
-            for mask, kernel in zip(self.masks, self.kernels, strict=True)
+            _masked(mask, kernel, layout, training)
+            for mask, kernel, layout in zip(
+                self.masks, self.kernels, self.layouts, strict=True
+            )
         ]
         with _keras_private.substituted(self.layer, masked):
             return self.layer(*args, **kwargs)
@@ -184,10 +229,27 @@ class Sparsified(keras.layers.Wrapper):
     def compute_mask(self, inputs: Tensor, previous_mask: Any) -> Any:
         return self.layer.compute_mask(inputs, previous_mask)
 
+    def _layout(
+        self, kernel: keras.Variable, slot: _keras_private.Slot
+    ) -> Layout:
+        where = tuple(kernel.shape), slot.units, slot.inputs
+        granularity = Granularity(self.granularity)
+        problem = granularity.problem(*where)
+        if problem is not None:
+            raise invalid_argument(
+                "Sparsified",
+                "granularity",
+                f"one that fits {self.layer.name}/{slot.name}",
+                self.granularity,
+                f"Not possible: {problem}.",
+            )
+        return granularity.layout(*where)
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "mask": dict(self._pattern),
+            "granularity": self.granularity,
             "fixed": self.fixed,
             "seed": self.seed,
         }
@@ -200,6 +262,24 @@ class Sparsified(keras.layers.Wrapper):
             config["mask"], custom_objects=custom_objects
         )
         return super().from_config({**config, "mask": mask}, custom_objects)
+
+
+def _saliency(kernel: keras.Variable, layout: Layout) -> Tensor:
+    return layout.saliency(ops.abs(ops.cast(kernel, "float32")))
+
+
+def _masked(
+    mask: ConcreteMask | SaliencyMask,
+    kernel: keras.Variable,
+    layout: Layout,
+    training: bool | None,
+) -> Tensor:
+    """Returns what is kept of a kernel, in the dtype it computes in."""
+    weights = ops.cast(kernel, mask.compute_dtype)
+    if isinstance(mask, SaliencyMask):
+        return mask.keep(weights, layout.expand(mask.mask_scores))
+    kept = layout.expand(mask.draw(training))
+    return weights * ops.cast(kept, weights.dtype)
 
 
 def _like(pattern: dict[str, Any], **changes: Any) -> keras.Layer:

@@ -78,6 +78,24 @@ def top_k_mask(
     return found if several else found[0]
 
 
+def top_of_rows(values: Tensor, count: Any, axis: int) -> Tensor:
+    """Marks the largest entries of every row; of equal ones the first.
+
+    Args:
+        values: Float tensor.
+        count: Number or scalar tensor, how many, rounded down.
+        axis: Integer, the axis the rows lie on.
+
+    Returns:
+        A boolean tensor of the shape of `values`.
+    """
+    order = ops.argsort(-values, axis=axis)
+    ranks = ops.argsort(order, axis=axis)
+    return ops.cast(ranks, "float32") < ops.floor(
+        ops.convert_to_tensor(count, "float32")
+    )
+
+
 def _masks(
     values: list[Tensor], prices: list[float], budget: Any
 ) -> list[Tensor]:

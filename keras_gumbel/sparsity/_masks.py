@@ -1,6 +1,7 @@
 """The masks of a model, and the final mask that keeps exactly K."""
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -11,6 +12,8 @@ from keras_gumbel._scores import saliency_of
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import require_density
+from keras_gumbel.layers._granularity import Layout
+from keras_gumbel.layers._granularity import one_by_one
 from keras_gumbel.layers.concrete_mask import ConcreteMask
 from keras_gumbel.layers.saliency_mask import SaliencyMask
 from keras_gumbel.layers.sparsified import Sparsified
@@ -26,13 +29,29 @@ class Masked:
         layer: The layer in the model: a `Sparsified`, or the mask itself.
         mask: The layer with the scores.
         kernel: The variable it masks, or `None` for a mask of activations.
+        layout: Where the scores are.
         name: String, the names of the layer and of its kernel, or of the mask.
     """
 
     layer: keras.Layer
     mask: ConcreteMask | SaliencyMask
     kernel: keras.Variable | None
+    layout: Layout
     name: str
+
+    @property
+    def shared(self) -> int:
+        """How many weights share a score."""
+        return self.layout.weights
+
+    @property
+    def weights(self) -> int:
+        """How many weights there are."""
+        return self.shared * math.prod(self.mask.mask_scores.shape)
+
+    def kept(self) -> float:
+        """Returns the expected number of weights that are kept."""
+        return self.shared * float(self.scores().sum(dtype="float64"))
 
     def scores(self) -> np.ndarray:
         """Returns the scores in [0, 1]."""
@@ -46,7 +65,8 @@ class Masked:
             return ops.convert_to_numpy(saliency())
         if self.kernel is None:
             return np.zeros(self.mask.mask_scores.shape, "float32")
-        return np.abs(ops.convert_to_numpy(self.kernel).astype("float32"))
+        magnitudes = ops.abs(ops.cast(self.kernel, "float32"))
+        return ops.convert_to_numpy(self.layout.saliency(magnitudes))
 
 
 def find_masks(owner: str, model: keras.Model) -> list[Masked]:
@@ -75,13 +95,20 @@ def find_masks(owner: str, model: keras.Model) -> list[Masked]:
             "not built. Call it on data, or `model.build(input_shape)`, first."
         )
     masks = [
-        Masked(layer, mask, kernel, f"{layer.name}/{name}")
+        Masked(layer, mask, kernel, layout, f"{layer.name}/{name}")
         for layer in wrapped
-        for mask, kernel, name in zip(
-            layer.masks, layer.kernels, layer.kernel_names, strict=True
+        for mask, kernel, layout, name in zip(
+            layer.masks,
+            layer.kernels,
+            layer.layouts,
+            layer.kernel_names,
+            strict=True,
         )
     ]
-    masks += [Masked(gate, gate, None, gate.name) for gate in gates]
+    masks += [
+        Masked(gate, gate, None, one_by_one(gate.mask_scores.shape), gate.name)
+        for gate in gates
+    ]
     return masks
 
 
@@ -125,7 +152,7 @@ def decide_budgets(
     optimizer the model is compiled with, else the number of ones of masks
     that are fixed already, else `None`.
     """
-    count = sum(m.scores().size for m in masks)
+    count = sum(m.weights for m in masks)
     if density is not None and budget is not None:
         raise invalid_argument(
             owner, "density", "given only if `budget` is not", density
@@ -146,13 +173,13 @@ def decide_budgets(
     if optimizer is not None and optimizer.built:
         return _budgets_in_force(optimizer, masks)
     if all(m.mask.fixed for m in masks):
-        return [together(masks, sum(float(m.scores().sum()) for m in masks))]
+        return [together(masks, sum(m.kept() for m in masks))]
     return None
 
 
 def together(masks: list[Masked], budget: float) -> Share:
     """Puts all masks under one budget, the number of ones."""
-    return Share(masks, budget, [1.0] * len(masks))
+    return Share(masks, budget, [float(m.shared) for m in masks])
 
 
 def _budgets_in_force(
@@ -166,14 +193,14 @@ def _budgets_in_force(
     for budget, group in budgets:
         pairs = [
             (by_scores.pop(id(v)), c)
-            for v, c in zip(group.variables, group.costs, strict=True)
+            for v, c in zip(group.variables, group.prices, strict=True)
             if id(v) in by_scores
         ]
         shares.append(
             Share([m for m, _ in pairs], budget, [c for _, c in pairs])
         )
     for m in by_scores.values():  # under no budget: kept as they are
-        shares.append(together([m], float(m.scores().sum())))
+        shares.append(together([m], m.kept()))
     return shares
 
 
@@ -192,6 +219,22 @@ def final_masks(masks: list[Masked], shares: list[Share]) -> list[np.ndarray]:
     return [kept[id(m)] for m in masks]
 
 
+def _ranks(order: np.ndarray) -> np.ndarray:
+    """Returns the place of every entry in an order."""
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(order.size)
+    return ranks
+
+
+def _top_of_rows(m: Masked, ranks: np.ndarray) -> np.ndarray:
+    """Marks what the rows of N:M allow to keep, by rank."""
+    if m.layout.rows is None:
+        return np.ones(ranks.shape, bool)
+    at_most, axis = m.layout.rows
+    places = np.argsort(np.argsort(ranks, axis=axis), axis=axis)
+    return places < at_most
+
+
 def _largest(share: Share) -> list[np.ndarray]:
     scores = [m.scores() for m in share.masks]
     magnitudes = np.concatenate([m.magnitudes().ravel() for m in share.masks])
@@ -199,9 +242,17 @@ def _largest(share: Share) -> list[np.ndarray]:
         (-magnitudes, -np.concatenate([s.ravel() for s in scores]))
     )
     sizes = [s.size for s in scores]
-    spent = np.cumsum(np.repeat(share.costs, sizes)[order])
-    fitting = np.searchsorted(spent, share.budget + WHOLE, side="right")
+    ranks = np.split(_ranks(order), np.cumsum(sizes)[:-1])
+    allowed = np.concatenate(
+        [
+            _top_of_rows(m, r.reshape(s.shape)).ravel()
+            for m, r, s in zip(share.masks, ranks, scores, strict=True)
+        ]
+    )
+    prices = np.repeat(share.costs, sizes)[order] * allowed[order]
+    fitting = np.cumsum(prices) <= share.budget + WHOLE
     chosen = np.zeros(order.size, "float32")
-    chosen[order[:fitting]] = 1.0
+    chosen[order[fitting]] = 1.0
+    chosen *= allowed
     parts = np.split(chosen, np.cumsum(sizes)[:-1])
     return [p.reshape(s.shape) for p, s in zip(parts, scores, strict=True)]

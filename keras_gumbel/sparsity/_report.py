@@ -139,17 +139,20 @@ def sparsity_report(model: keras.Model) -> SparsityReport:
     scores = [m.scores() for m in masks]
     shares = decide_budgets("sparsity_report", model, masks)
     if shares is None:
-        mean = round(sum(float(s.sum(dtype="float64")) for s in scores))
+        mean = round(sum(m.kept() for m in masks))
         shares = [together(masks, mean)]
     finals = final_masks(masks, shares)
-    budget = int(sum(np.count_nonzero(final) for final in finals))
+    budget = sum(
+        m.shared * int(np.count_nonzero(final))
+        for m, final in zip(masks, finals, strict=True)
+    )
     low, high = _UNDECIDED
     rows = [
         SparsityRow(
             name=m.name,
-            weights=int(s.size),
-            kept=int(np.count_nonzero(final)),
-            expected=float(s.sum(dtype="float64")),
+            weights=m.weights,
+            kept=m.shared * int(np.count_nonzero(final)),
+            expected=m.shared * float(s.sum(dtype="float64")),
             undecided=int(np.count_nonzero((s > low) & (s < high))),
         )
         for m, s, final in zip(masks, scores, finals, strict=True)

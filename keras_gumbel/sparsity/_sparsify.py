@@ -14,6 +14,8 @@ from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import spawn_seeds
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_choice
+from keras_gumbel.layers._granularity import Granularity
+from keras_gumbel.layers._granularity import require_granularity
 from keras_gumbel.layers.concrete_mask import ConcreteMask
 from keras_gumbel.layers.saliency_mask import SaliencyMask
 from keras_gumbel.layers.sparsified import Sparsified
@@ -38,6 +40,7 @@ def sparsify(
     model: keras.Model,
     method: str | ConcreteMask | SaliencyMask = "learned",
     filters: Filters = None,
+    granularity: str | Sequence[int] = "weight",
     seed: int | None = None,
 ) -> keras.Model:
     """Returns a copy of a model in which every kernel has a learned mask.
@@ -70,6 +73,11 @@ def sparsify(
         filters: Which of the layers to mask, as in `Model.quantize`: a regex
             string or a list of them, searched in the layer's name, a callable
             of the layer, or `None` for all. Defaults to `None`.
+        granularity: `"weight"`, `"unit"`, `(rows, columns)` or `"N:M"`, what
+            has a score: see `keras_gumbel.layers.Sparsified`. A layer that
+            does not divide into it is left as it is. Budgets and densities
+            count weights, however many share a score. Defaults to
+            `"weight"`.
         seed: Integer in [0, 2**32) or `None`. Every mask gets a stream of its
             own from it. Defaults to `None`.
 
@@ -89,19 +97,23 @@ def sparsify(
     """
     require_rewritable("sparsify", model)
     selected = _selection(filters)
-    layers = [
+    grain = require_granularity("sparsify", granularity)
+    candidates = [
         layer
         for layer in graph_layers(model)
         if not isinstance(layer, Sparsified)
         and _keras_private.kernel_slots(layer)
         and selected(layer)
     ]
+    problems = {layer.name: _problem(layer, grain) for layer in candidates}
+    layers = [x for x in candidates if problems[x.name] is None]
     if not layers:
         raise ValueError(
             f"`sparsify` found no layer to mask in the model {model.name!r}. "
             "Expected a layer with a kernel that is known (see "
             "`keras_gumbel.layers.Sparsified`) that is not masked yet and "
-            f"passes the filters. Received: filters={filters!r}."
+            f"passes the filters. Received: filters={filters!r}, "
+            f"granularity={granularity!r}."
         )
     pattern = _pattern(method)
     seed = require_seed("sparsify", seed)
@@ -115,6 +127,7 @@ def sparsify(
         return Sparsified(
             copy_layer(layer),
             pattern,
+            granularity,
             seed=seeds[id(layer)],
             name=layer.name,
         )
@@ -124,8 +137,23 @@ def sparsify(
         copy_weights(layer, replacement.layer if wrapped else replacement)
 
     sparse = rewrite(model, replace, fill)
-    _warn_of_unknown(sparse)
+    _warn_of_unmasked(sparse, problems)
     return sparse
+
+
+def _problem(layer: keras.Layer, granularity: Granularity) -> str | None:
+    """Says why a layer cannot be masked so, if it is built and cannot."""
+    if not layer.built:
+        return None
+    problems = (
+        granularity.problem(tuple(kernel.shape), slot.units, slot.inputs)
+        for kernel, slot in zip(
+            _keras_private.kernels(layer),
+            _keras_private.kernel_slots(layer),
+            strict=True,
+        )
+    )
+    return next(filter(None, problems), None)
 
 
 def unmasked_layers(model: keras.Model) -> dict[str, str]:
@@ -173,14 +201,18 @@ def _selection(filters: Filters) -> Callable[[keras.Layer], bool]:
     return lambda layer: any(re.search(p, layer.name) for p in patterns)
 
 
-def _warn_of_unknown(model: keras.Model) -> None:
-    unknown = [
-        f"{name} ({reason})"
+def _warn_of_unmasked(
+    model: keras.Model, problems: dict[str, str | None]
+) -> None:
+    """Lists the layers that were meant to be masked and are not."""
+    unmasked = {
+        name: problems.get(name) or reason
         for name, reason in unmasked_layers(model).items()
-        if reason != "left out"
-    ]
-    if unknown:
+        if problems.get(name) or reason != "left out"
+    }
+    if unmasked:
         warnings.warn(
-            "`sparsify` left these layers as they are: " + ", ".join(unknown),
+            "`sparsify` left these layers as they are: "
+            + ", ".join(f"{name} ({why})" for name, why in unmasked.items()),
             stacklevel=3,
         )

@@ -67,8 +67,11 @@ def _fold(layer: Sparsified, plain: keras.Layer) -> None:
     """Multiplies the mask into the kernel."""
     copy_weights(layer.layer, plain)
     kernels = _keras_private.kernels(plain)
-    for mask, kernel in zip(layer.masks, kernels, strict=True):
-        kernel.assign(kernel * ops.cast(mask.mask_scores, kernel.dtype))
+    for mask, kernel, layout in zip(
+        layer.masks, kernels, layer.layouts, strict=True
+    ):
+        final = layout.expand(mask.mask_scores)
+        kernel.assign(kernel * ops.cast(final, kernel.dtype))
 
 
 def _rescaling(mask: ConcreteMask) -> keras.layers.Rescaling:
