@@ -17,5 +17,6 @@ from keras_gumbel._version import __version__ as __version__
 from keras_gumbel.diagnostics import gradient_report as gradient_report
 from keras_gumbel.sparsity import harden as harden
 from keras_gumbel.sparsity import sparsify as sparsify
+from keras_gumbel.sparsity import sparsity_costs as sparsity_costs
 from keras_gumbel.sparsity import sparsity_report as sparsity_report
 from keras_gumbel.sparsity import strip as strip

@@ -276,6 +276,17 @@ def input_name(tensor: Any) -> str:
     return tensor._keras_history.operation.name
 
 
+def call_shapes(layer: keras.Layer) -> list[tuple[list[Any], Any]]:
+    """Lists the shapes of inputs and output of a layer's calls in models."""
+    return [
+        (
+            [tuple(x.shape) for x in node.arguments.keras_tensors],
+            tuple(node.outputs[0].shape),
+        )
+        for node in layer._inbound_nodes
+    ]
+
+
 def is_propagated_mask(mask: Any, inputs: Any) -> bool:
     """Whether `mask` is the one that `inputs` carry, by its shape.
 
