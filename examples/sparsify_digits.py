@@ -11,10 +11,10 @@ Accelerator: None
 ## Introduction
 
 A network of 50 200 kernel weights reads 8x8 images of handwritten digits. We
-give every weight a keep-probability, train weights and probabilities together,
-and hold the expected number of kept weights under a budget that falls to 5 %.
-What is saved in the end is a plain Keras model with exactly 2 510 weights that
-are not zero.
+give every weight a score, its keep-probability, train weights and scores
+together, and hold the sum of the scores under a budget that falls to 5 %. What
+is saved in the end is a plain Keras model with exactly 2 510 weights that are
+not zero.
 
 ## Setup
 """
@@ -36,7 +36,6 @@ import keras_gumbel as kg
 
 DENSITY = 0.05
 EPOCHS = 60
-FINE_TUNING = 20
 BATCH_SIZE = 64
 OUTPUT = pathlib.Path("sparsify_digits")
 
@@ -86,29 +85,20 @@ dense.fit(x_train, y_train, batch_size=BATCH_SIZE, epochs=EPOCHS, verbose=0)
 """
 ## The sparse network
 
-`sparsify` copies the network and wraps its layers. The temperature of the
-masks and the density are functions of the training step; the layers and the
-optimizer evaluate them on their own, so that `fit` is all there is to call.
-The scores take larger steps than the weights: they have to travel from 1 to 0
-within the run.
+`sparsify` copies the network and multiplies every kernel with its scores. The
+density is a function of the training step that the optimizer evaluates on its
+own, so that `fit` is all there is to call. It falls during the first 60 % of
+the steps; after 70 % the largest scores become the final mask, and what is left
+of the training is for the weights that are kept.
 """
 
-
-def cosine(learning_rate, epochs=EPOCHS):
-    """A learning rate that falls to 0 within a number of epochs."""
-    return keras.optimizers.schedules.CosineDecay(
-        learning_rate, epochs * steps_per_epoch
-    )
-
-
-sparse = kg.sparsify(
-    dense, temperature=kg.schedules.LinearAnnealing(1.0, 0.05, steps)
-)
+sparse = kg.sparsify(dense)
 sparse.compile(
     optimizer=kg.optimizers.ProjectedOptimizer(
-        keras.optimizers.SGD(cosine(0.1), momentum=0.9),
+        keras.optimizers.SGD(
+            keras.optimizers.schedules.CosineDecay(0.1, steps), momentum=0.9
+        ),
         density=kg.schedules.CubicDensity(DENSITY, steps),
-        score_optimizer=keras.optimizers.Adam(cosine(0.05)),
     ),
     loss=loss,
     metrics=["accuracy"],
@@ -124,23 +114,14 @@ history = sparse.fit(
 """
 ## What is kept
 
-The report counts the final mask: the largest scores of the whole network,
-exactly as many as the budget. `harden` fixes it, so that a plain `fit` trains
-the weights that are left. `strip` folds the mask into the kernels.
+The report counts the mask: the largest scores of the whole network, exactly as
+many as the budget. `strip` folds it into the kernels.
 """
 
 report = kg.sparsity_report(sparse)
 print(report)
 
-hard = kg.harden(sparse)
-hard.compile(
-    keras.optimizers.SGD(cosine(0.1, FINE_TUNING), momentum=0.9),
-    loss=loss,
-    metrics=["accuracy"],
-)
-hard.fit(x_train, y_train, batch_size=BATCH_SIZE, epochs=FINE_TUNING)
-
-small = kg.strip(hard)
+small = kg.strip(sparse)
 small.compile(loss=loss, metrics=["accuracy"])
 dense_accuracy = dense.evaluate(x_test, y_test, verbose=0)[1]
 sparse_accuracy = small.evaluate(x_test, y_test, verbose=0)[1]
