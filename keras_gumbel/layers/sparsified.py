@@ -33,9 +33,17 @@ class Sparsified(keras.layers.Wrapper):
     examples of a batch (Eqs. 18, 26). Biases are not masked. A
     kernel regularizer of the layer sees the kernel without the mask.
 
-    Layers with a kernel that are known: Dense, EinsumDense, Conv1D, Conv2D,
-    Conv3D and their transposes, DepthwiseConv1D, DepthwiseConv2D,
-    SeparableConv1D and SeparableConv2D (both kernels) and Embedding.
+    Layers with a kernel that are known:
+
+    - Dense, EinsumDense and Embedding;
+    - Conv1D, Conv2D, Conv3D and their transposes, DepthwiseConv1D,
+      DepthwiseConv2D, SeparableConv1D and SeparableConv2D (both kernels);
+    - SimpleRNN, LSTM, GRU, the ConvLSTMs, and RNN of such cells (`kernel` and
+      `recurrent_kernel`);
+    - MultiHeadAttention and GroupQueryAttention (the kernels of query, key,
+      value, gate and output);
+    - Bidirectional and TimeDistributed around any of these, TimeDistributed
+      also around a Sequential or Functional model.
 
     Args:
         layer: The Keras layer to wrap, built or not.
@@ -50,9 +58,8 @@ class Sparsified(keras.layers.Wrapper):
             the layer behind `sparsified_`, the `dtype` to the layer's.
 
     Call arguments:
-        inputs: What the layer takes.
-        training: Boolean, whether to draw noise.
-        **kwargs: Further call arguments of the layer.
+        *args: What the layer takes, under the same names.
+        training: Boolean, whether to draw noise. The layer sees it as well.
 
     Input shape:
         That of the layer.
@@ -127,6 +134,7 @@ class Sparsified(keras.layers.Wrapper):
         ]
         kwargs.setdefault("name", f"sparsified_{layer.name}")
         kwargs.setdefault("dtype", layer.dtype_policy)
+        kwargs.setdefault("autocast", layer.autocast)
         super().__init__(layer, **kwargs)
         self.pattern = pattern
         self.fixed = fixed
