@@ -1136,13 +1136,15 @@ def test_report_is_plain_data_for_json():
     assert data["skipped"] == report.skipped
     assert data["rows"] == [
         {
-            "name": "out/kernel",
-            "weights": 6,
-            "kept": report.kept,
-            "expected": report.expected,
-            "undecided": report.undecided,
+            "name": row.name,
+            "weights": row.weights,
+            "kept": row.kept,
+            "expected": row.expected,
+            "undecided": row.undecided,
         }
+        for row in report.rows
     ]
+    assert len(report.rows) == 2
 
 
 def test_report_prints_as_a_table():

@@ -81,7 +81,15 @@ def copy_layer(layer: keras.Operation) -> keras.Operation:
     """
     if isinstance(layer, Sparsified):
         return copy_sparsified(layer)
-    return type(layer).from_config(layer.get_config())
+    if not isinstance(layer, keras.Layer):
+        return type(layer).from_config(layer.get_config())
+    # Classes that are not registered may be inside.
+    kinds = {type(x) for x in _keras_private.flatten_layers(layer)}
+    own = {
+        k.__name__: k for k in kinds if not k.__module__.startswith("keras.")
+    }
+    with keras.saving.custom_object_scope(own):
+        return type(layer).from_config(layer.get_config())
 
 
 def copy_sparsified(layer: Sparsified, **changes: Any) -> Sparsified:
