@@ -119,7 +119,7 @@ class Sparsified(keras.layers.Wrapper):
                 error=TypeError,
             )
         seed = require_seed("Sparsified", seed)
-        pattern = keras.saving.serialize_keras_object(mask)
+        pattern = _unshared(keras.saving.serialize_keras_object(mask))
         masks = [
             _like(
                 pattern,
@@ -190,7 +190,7 @@ class Sparsified(keras.layers.Wrapper):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "mask": dict(self.pattern),
+            "mask": _unshared(self.pattern),
             "fixed": self.fixed,
             "seed": self.seed,
         }
@@ -210,4 +210,15 @@ def _like(pattern: dict[str, Any], **changes: Any) -> keras.Layer:
     config = {**pattern["config"], **changes}
     if "axis" in config:
         config["axis"] = None
-    return keras.saving.deserialize_keras_object({**pattern, "config": config})
+    return keras.saving.deserialize_keras_object(
+        {**_unshared(pattern), "config": config}
+    )
+
+
+def _unshared(pattern: dict[str, Any]) -> dict[str, Any]:
+    """Returns the config of a mask without the mark of a shared object.
+
+    While it loads a model, Keras marks objects by their `id`, which a later
+    one may have as well, and hands out the same mask twice.
+    """
+    return {k: v for k, v in pattern.items() if k != "shared_object_id"}

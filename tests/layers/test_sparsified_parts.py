@@ -282,7 +282,7 @@ def test_sparsified_puts_the_variables_back(make):
 def slopes_of(layer, inputs):
     """Differentiates the outputs in each trainable variable, by its path."""
     variables = layer.trainable_variables
-    point = [ops.convert_to_tensor(v) for v in variables]
+    point = [v.astype("float32") for v in values_of(variables)]
     state = [ops.convert_to_tensor(v) for v in layer.non_trainable_variables]
     tensors = [ops.convert_to_tensor(x) for x in inputs]
 
