@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import layers
 from keras import ops
+from keras.src.saving import serialization_lib
 
 from keras_gumbel.layers import ConcreteMask
 from keras_gumbel.layers import Sparsified
@@ -579,3 +580,13 @@ class Cell(layers.Layer):
 def test_sparsified_rejects_layer_without_known_kernel(make):
     with pytest.raises(ValueError, match=r"`layer`.*kernel that is known"):
         Sparsified(make())
+
+
+def test_sparsified_masks_are_not_one_object_while_a_model_is_loaded():
+    mask = ConcreteMask()
+
+    with serialization_lib.ObjectSharingScope():
+        wrapped = [Sparsified(layers.LSTM(2), mask) for _ in range(2)]
+
+    masks = [mask for layer in wrapped for mask in layer.masks]
+    assert len({id(mask) for mask in masks}) == 4
