@@ -354,12 +354,28 @@ def test_sparsify_with_filters_of_another_type_raises(filters):
         keras_gumbel.sparsify(sequential(), filters=filters)
 
 
-def recurrent():
+class Own(layers.Layer):
+    """A layer with a matrix that no one knows."""
+
+    def build(self, input_shape):
+        self.matrix = self.add_weight(shape=(input_shape[-1], 2))
+
+    def call(self, inputs):
+        return ops.matmul(inputs, self.matrix)
+
+
+def unknown():
     return keras.Sequential(
         [
             keras.Input((5, 3)),
-            layers.LSTM(4, return_sequences=True, name="memory"),
-            layers.SimpleRNN(2, name="state"),
+            Own(name="own"),
+            layers.TimeDistributed(
+                keras.Sequential(
+                    [layers.Dense(3, name="half"), Own(name="in")]
+                ),
+                name="times",
+            ),
+            layers.Flatten(),
             layers.LayerNormalization(),
             layers.Dense(3, name="out"),
         ]
@@ -370,18 +386,22 @@ def test_sparsify_lists_unknown_layers_in_one_warning():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        sparse = keras_gumbel.sparsify(recurrent())
+        sparse = keras_gumbel.sparsify(unknown())
 
     (warning,) = caught
     message = str(warning.message)
-    assert "memory (no known kernel in LSTM)" in message
-    assert "state (no known kernel in SimpleRNN)" in message
+    assert "own (no known kernel in Own)" in message
+    assert "times/in (no known kernel in Own)" in message
     assert "out" not in message
+    assert "half" not in message
     assert warning.filename == __file__
     report = keras_gumbel.sparsity_report(sparse)
-    assert set(report.skipped) == {"memory", "state"}
-    assert "LSTM" in report.skipped["memory"]
-    assert report.weights == 6
+    assert set(report.skipped) == {"own", "times/in"}
+    assert [row.name for row in report.rows] == [
+        "times/half/kernel",
+        "out/kernel",
+    ]
+    assert report.weights == 6 + 30
 
 
 def test_sparsify_does_not_warn_of_what_the_filters_leave_out():
@@ -1111,7 +1131,7 @@ def test_report_counts_both_kernels_of_a_separable_layer():
 
 def test_report_is_plain_data_for_json():
     with pytest.warns(UserWarning, match="left these layers"):
-        sparse = with_scores(keras_gumbel.sparsify(recurrent()))
+        sparse = with_scores(keras_gumbel.sparsify(unknown()))
 
     report = keras_gumbel.sparsity_report(sparse)
     data = json.loads(json.dumps(report.to_dict()))
@@ -1120,13 +1140,15 @@ def test_report_is_plain_data_for_json():
     assert data["skipped"] == report.skipped
     assert data["rows"] == [
         {
-            "name": "out/kernel",
-            "weights": 6,
-            "kept": report.kept,
-            "expected": report.expected,
-            "undecided": report.undecided,
+            "name": row.name,
+            "weights": row.weights,
+            "kept": row.kept,
+            "expected": row.expected,
+            "undecided": row.undecided,
         }
+        for row in report.rows
     ]
+    assert len(report.rows) == 2
 
 
 def test_report_prints_as_a_table():

@@ -40,9 +40,17 @@ class Sparsified(keras.layers.Wrapper):
     examples of a batch (Eqs. 18, 26). Biases are not masked. A
     kernel regularizer of the layer sees the kernel without the mask.
 
-    Layers with a kernel that are known: Dense, EinsumDense, Conv1D, Conv2D,
-    Conv3D and their transposes, DepthwiseConv1D, DepthwiseConv2D,
-    SeparableConv1D and SeparableConv2D (both kernels) and Embedding.
+    Layers with a kernel that are known:
+
+    - Dense, EinsumDense and Embedding;
+    - Conv1D, Conv2D, Conv3D and their transposes, DepthwiseConv1D,
+      DepthwiseConv2D, SeparableConv1D and SeparableConv2D (both kernels);
+    - SimpleRNN, LSTM, GRU, the ConvLSTMs, and RNN of such cells (`kernel` and
+      `recurrent_kernel`);
+    - MultiHeadAttention and GroupQueryAttention (the kernels of query, key,
+      value, gate and output);
+    - Bidirectional and TimeDistributed around any of these, TimeDistributed
+      also around a Sequential or Functional model.
 
     Args:
         layer: The Keras layer to wrap, built or not.
@@ -70,9 +78,8 @@ class Sparsified(keras.layers.Wrapper):
             the layer behind `sparsified_`, the `dtype` to the layer's.
 
     Call arguments:
-        inputs: What the layer takes.
-        training: Boolean, whether to draw noise.
-        **kwargs: Further call arguments of the layer.
+        *args: What the layer takes, under the same names.
+        training: Boolean, whether to draw noise. The layer sees it as well.
 
     Input shape:
         That of the layer.
@@ -136,7 +143,7 @@ class Sparsified(keras.layers.Wrapper):
             )
         granularity = require_granularity("Sparsified", granularity).value
         seed = require_seed("Sparsified", seed)
-        pattern = keras.saving.serialize_keras_object(mask)
+        pattern = _unshared(keras.saving.serialize_keras_object(mask))
         masks = [
             _like(
                 pattern,
@@ -151,6 +158,7 @@ class Sparsified(keras.layers.Wrapper):
         ]
         kwargs.setdefault("name", f"sparsified_{layer.name}")
         kwargs.setdefault("dtype", layer.dtype_policy)
+        kwargs.setdefault("autocast", layer.autocast)
         super().__init__(layer, **kwargs)
         self._pattern = pattern
         self.granularity = granularity
@@ -163,7 +171,7 @@ class Sparsified(keras.layers.Wrapper):
     @property
     def mask(self) -> ConcreteMask | SaliencyMask:
         """A mask like those of the kernels, not built."""
-        return keras.saving.deserialize_keras_object(self._pattern)
+        return keras.saving.deserialize_keras_object(_unshared(self._pattern))
 
     @property
     def kernels(self) -> list[keras.Variable]:
@@ -248,7 +256,7 @@ class Sparsified(keras.layers.Wrapper):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "mask": dict(self._pattern),
+            "mask": _unshared(self._pattern),
             "granularity": self.granularity,
             "fixed": self.fixed,
             "seed": self.seed,
@@ -287,4 +295,15 @@ def _like(pattern: dict[str, Any], **changes: Any) -> keras.Layer:
     config = {**pattern["config"], **changes}
     if "axis" in config:
         config["axis"] = None
-    return keras.saving.deserialize_keras_object({**pattern, "config": config})
+    return keras.saving.deserialize_keras_object(
+        {**_unshared(pattern), "config": config}
+    )
+
+
+def _unshared(pattern: dict[str, Any]) -> dict[str, Any]:
+    """Returns the config of a mask without the mark of a shared object.
+
+    While it loads a model, Keras marks objects by their `id`, which a later
+    one may have as well, and hands out the same mask twice.
+    """
+    return {k: v for k, v in pattern.items() if k != "shared_object_id"}

@@ -14,6 +14,7 @@ from keras_gumbel.sparsity._masks import find_projected
 from keras_gumbel.sparsity._rewrite import copy_layer
 from keras_gumbel.sparsity._rewrite import copy_sparsified
 from keras_gumbel.sparsity._rewrite import copy_weights
+from keras_gumbel.sparsity._rewrite import require_reachable
 from keras_gumbel.sparsity._rewrite import require_rewritable
 from keras_gumbel.sparsity._rewrite import rewrite
 
@@ -52,7 +53,8 @@ def harden(
         TypeError: If `model` is not a Sequential or Functional model.
         ValueError: If the model has no mask, `density` or `budget` is out of
             range or both are given, or neither is given and the model is not
-            compiled with a `ProjectedOptimizer`.
+            compiled with a `ProjectedOptimizer`, or a masked layer is inside
+            of another layer.
 
     Example:
 
@@ -63,6 +65,7 @@ def harden(
     """
     require_rewritable("harden", model)
     masks = find_masks("harden", model)
+    require_reachable("harden", model, [m.layer for m in masks])
     shares = decide_budgets("harden", model, masks, density, budget)
     if shares is None:
         raise ValueError(

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -16,6 +17,12 @@ Replace = Callable[[keras.Layer], keras.Layer]
 
 # Fills the layer in the copy from the one it replaces.
 Fill = Callable[[keras.Layer, keras.Layer], None]
+
+_RECIPE = """In a subclassed model wrap the layers where they are made:
+
+    self.hidden = keras_gumbel.layers.Sparsified(keras.layers.Dense(10))
+    optimizer = keras_gumbel.optimizers.ProjectedOptimizer("adam", density=0.1)
+"""
 
 
 def rewrite(model: keras.Model, replace: Replace, fill: Fill) -> keras.Model:
@@ -33,7 +40,9 @@ def rewrite(model: keras.Model, replace: Replace, fill: Fill) -> keras.Model:
     """
     pairs = []
 
-    def clone(layer: keras.Layer) -> keras.Layer:
+    def clone(layer: keras.Operation) -> keras.Operation:
+        if not isinstance(layer, keras.Layer):
+            return copy_layer(layer)
         replacement = replace(layer)
         pairs.append((layer, replacement))
         return replacement
@@ -65,11 +74,22 @@ def graph_layers(model: keras.Model) -> list[keras.Layer]:
     return list(found.values())
 
 
-def copy_layer(layer: keras.Layer) -> keras.Layer:
-    """Returns a layer of the same config, with weights of its own."""
+def copy_layer(layer: keras.Operation) -> keras.Operation:
+    """Returns a layer of the same config, with weights of its own.
+
+    The graph of a model has operations of `keras.ops` in it as well.
+    """
     if isinstance(layer, Sparsified):
         return copy_sparsified(layer)
-    return type(layer).from_config(layer.get_config())
+    if not isinstance(layer, keras.Layer):
+        return type(layer).from_config(layer.get_config())
+    # Classes that are not registered may be inside.
+    kinds = {type(x) for x in _keras_private.flatten_layers(layer)}
+    own = {
+        k.__name__: k for k in kinds if not k.__module__.startswith("keras.")
+    }
+    with keras.saving.custom_object_scope(own):
+        return type(layer).from_config(layer.get_config())
 
 
 def copy_sparsified(layer: Sparsified, **changes: Any) -> Sparsified:
@@ -102,10 +122,23 @@ def require_rewritable(owner: str, model: keras.Model) -> None:
             "model",
             "a Sequential or Functional model",
             model,
-            "In a subclassed model wrap the layers where they are made: "
-            "`self.hidden = keras_gumbel.layers.Sparsified("
-            "keras.layers.Dense(10))`.",
+            _RECIPE,
             error=TypeError,
+        )
+
+
+def require_reachable(
+    owner: str, model: keras.Model, masked: Sequence[keras.Layer]
+) -> None:
+    """Raises if a masked layer is inside a layer that is not rewritten."""
+    reachable = {id(layer) for layer in graph_layers(model)}
+    hidden = [x.name for x in masked if id(x) not in reachable]
+    if hidden:
+        raise ValueError(
+            f"`{owner}` cannot replace masked layers inside of other layers. "
+            "Expected `Sparsified` around the outer layer, as in "
+            "`Sparsified(TimeDistributed(Dense(10)))`. Received: "
+            f"the model {model.name!r} with {', '.join(hidden)} inside."
         )
 
 

@@ -10,6 +10,7 @@ from keras_gumbel.sparsity._harden import harden
 from keras_gumbel.sparsity._masks import find_masks
 from keras_gumbel.sparsity._rewrite import copy_layer
 from keras_gumbel.sparsity._rewrite import copy_weights
+from keras_gumbel.sparsity._rewrite import require_reachable
 from keras_gumbel.sparsity._rewrite import require_rewritable
 from keras_gumbel.sparsity._rewrite import rewrite
 
@@ -33,7 +34,8 @@ def strip(model: keras.Model) -> keras.Model:
     Raises:
         TypeError: If `model` is not a Sequential or Functional model.
         ValueError: If the model has no mask, or is neither hardened nor
-            compiled with a `ProjectedOptimizer`.
+            compiled with a `ProjectedOptimizer`, or a masked layer is inside
+            of another layer.
 
     Example:
 
@@ -44,7 +46,9 @@ def strip(model: keras.Model) -> keras.Model:
     5
     """
     require_rewritable("strip", model)
-    if not all(m.mask.fixed for m in find_masks("strip", model)):
+    masks = find_masks("strip", model)
+    require_reachable("strip", model, [m.layer for m in masks])
+    if not all(m.mask.fixed for m in masks):
         model = harden(model)
 
     def replace(layer: keras.Layer) -> keras.Layer:

@@ -530,7 +530,6 @@ def test_sparsified_rejects_symbolic_tensor():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: layers.LSTM(2),
         lambda: layers.Dropout(0.5),
         lambda: ConcreteMask(),
         lambda: Sparsified(layers.Dense(2)),

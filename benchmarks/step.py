@@ -1,0 +1,137 @@
+"""Cost of a training step with masks, against the same step without.
+
+    python benchmarks/step.py
+
+prints ratios of `fit` on the same batches, interleaved in one process: the
+dense network is the unit, then comes what a mask adds, one piece after the
+other. It ends with the memory that scores and their optimizer take.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import argparse
+import functools
+
+import keras
+import numpy as np
+from keras import layers
+from timing import median_ratios
+from timing import print_table
+from timing import versions
+
+import keras_gumbel as kg
+
+BACKEND = keras.config.backend()
+BATCH = 64
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def lenet():
+    return keras.Sequential(
+        [
+            keras.Input((784,)),
+            layers.Dense(300, activation="relu"),
+            layers.Dense(100, activation="relu"),
+            layers.Dense(10),
+        ]
+    )
+
+
+def convnet():
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(16, 3, strides=2, activation="relu"),
+            layers.Conv2D(32, 3, strides=2, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(10),
+        ]
+    )
+
+
+def sgd():
+    return keras.optimizers.SGD(0.1, momentum=0.9)
+
+
+def project(steps, **options):
+    density = kg.schedules.CubicDensity(0.05, steps)
+    return kg.optimizers.ProjectedOptimizer(sgd(), density=density, **options)
+
+
+# The mask, and the optimizer for a number of steps. Each row adds to the one
+# above it.
+ROWS = {
+    "dense": (None, lambda steps: sgd()),
+    "scores times kernels": ("learned", lambda steps: sgd()),
+    "+ projection": (
+        "learned",
+        functools.partial(project, score_optimizer=None, harden_step=None),
+    ),
+    "+ ScoreSGD: the default, learned": (
+        "learned",
+        functools.partial(project, harden_step=None),
+    ),
+    "the default, mask final": (
+        "learned",
+        functools.partial(project, harden_step=1),
+    ),
+    "sampled masks (Eq. 26)": (
+        kg.layers.ConcreteMask(),
+        functools.partial(project, harden_step=None),
+    ),
+    "magnitude": ("magnitude", functools.partial(project, harden_step=None)),
+}
+
+
+def make_run(network, row, steps):
+    """Returns a function that trains for a number of steps."""
+    method, optimizer = ROWS[row]
+    keras.utils.set_random_seed(0)
+    model = network() if method is None else kg.sparsify(network(), method)
+    # As long a schedule as there are steps in all: the masks stay undecided.
+    model.compile(optimizer(1000 * steps), LOSS)
+    generator = np.random.default_rng(0)
+    count = steps * BATCH
+    x = generator.uniform(size=(count, *model.input_shape[1:]))
+    x = x.astype("float32")
+    y = generator.integers(10, size=count).astype("int32")
+    fit = functools.partial(
+        model.fit, x, y, batch_size=BATCH, shuffle=False, verbose=0
+    )
+    return model, fit
+
+
+def size_of(variables):
+    """Returns the bytes of float32 variables."""
+    return 4 * sum(int(np.prod(v.shape)) for v in variables)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=60)
+    options = parser.parse_args()
+    print(versions(BACKEND))
+    for name, network in {"LeNet-300-100": lenet, "convnet": convnet}.items():
+        made = {row: make_run(network, row, options.steps) for row in ROWS}
+        ratios, unit = median_ratios(
+            {row: fit for row, (_, fit) in made.items()}, options.rounds
+        )
+        weights = size_of(made["dense"][0].trainable_variables)
+        cells = []
+        for row, (model, _) in made.items():
+            state = size_of(model.variables) + size_of(
+                model.optimizer.variables
+            )
+            cells.append([row, f"{ratios[row]:.2f}", f"{state / weights:.1f}"])
+        print_table(
+            f"{name}, {unit / options.steps * 1e3:.2f} ms a dense step:",
+            ["step", "x dense", "memory x weights"],
+            cells,
+        )
+
+
+if __name__ == "__main__":
+    main()
