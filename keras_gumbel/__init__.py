@@ -5,6 +5,7 @@ from keras_gumbel import constraints as constraints
 from keras_gumbel import diagnostics as diagnostics
 from keras_gumbel import layers as layers
 from keras_gumbel import metrics as metrics
+from keras_gumbel import models as models
 from keras_gumbel import ops as ops
 from keras_gumbel import optimizers as optimizers
 from keras_gumbel import random as random
