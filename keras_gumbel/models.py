@@ -94,7 +94,7 @@ class MonteCarloModel(keras.Model):
     @property
     def losses(self) -> list[Tensor]:
         """The losses that layers have added in the draw at hand."""
-        drawn = vars(self).get("_losses_of_draw")
+        drawn = self.__dict__.get("_losses_of_draw")
         return super().losses if drawn is None else drawn
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -126,34 +126,28 @@ class MonteCarloModel(keras.Model):
         Returns:
             The outputs, and the losses that layers have added.
         """
-        variables = self.model.non_trainable_variables
-        steps = {id(v) for v in marked_steps(variables)}
+        state = {id(v): (v, v.value) for v in self.model.variables}
+        # The first draw has counted the step that they all belong to.
+        for step in marked_steps(self.model.variables):
+            state[id(step)] = (step, ops.maximum(step - 1, 0))
+        with keras.StatelessScope(state.values(), collect_losses=True) as scope:
+            outputs = self.model(inputs, training=True)
+            losses = self.model.losses
         weights = {id(v) for v in self.model.weights}
-        outputs, updated, losses = self.model.stateless_call(
-            [v.value for v in self.model.trainable_variables],
-            # The first draw has counted the step that they all belong to.
-            [
-                ops.maximum(v - 1, 0) if id(v) in steps else v.value
-                for v in variables
-            ],
-            inputs,
-            training=True,
-            return_losses=True,
-        )
-        for variable, value in zip(variables, updated, strict=True):
+        for variable in self.model.variables:
             if id(variable) not in weights:  # the state of a seed generator
-                variable.assign(value)
+                variable.assign(scope.get_current_value(variable))
         return outputs, losses
 
     @contextlib.contextmanager
     def _holding(self, losses: list[Tensor]) -> Iterator[None]:
         """Makes these the losses of the model for the duration."""
         # Keras would track a list that is set as an attribute.
-        vars(self)["_losses_of_draw"] = losses
+        self.__dict__["_losses_of_draw"] = losses
         try:
             yield
         finally:
-            del vars(self)["_losses_of_draw"]
+            del self.__dict__["_losses_of_draw"]
 
     def get_config(self) -> dict[str, Any]:
         return {
