@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_gumbel import _keras_private
 from keras_gumbel._seeds import generator_state
@@ -147,7 +148,8 @@ def harden(
         for mask, final_mask in pairs:
             scores[id(mask)] = final_mask.mask_scores
             if isinstance(mask, ConcreteMask):
-                final_mask.step.assign(mask.step)
+                # By value: JAX gives up arrays that it trains with.
+                final_mask.step.assign(ops.convert_to_numpy(mask.step))
 
     hardened = rewrite(plain, replace, fill)
     variables = [scores[id(m.mask)] for m in masks]
