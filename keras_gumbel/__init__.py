@@ -5,6 +5,7 @@ from keras_gumbel import constraints as constraints
 from keras_gumbel import diagnostics as diagnostics
 from keras_gumbel import layers as layers
 from keras_gumbel import metrics as metrics
+from keras_gumbel import models as models
 from keras_gumbel import ops as ops
 from keras_gumbel import optimizers as optimizers
 from keras_gumbel import random as random
@@ -16,6 +17,9 @@ from keras_gumbel._scores import mark_scores as mark_scores
 from keras_gumbel._version import __version__ as __version__
 from keras_gumbel.diagnostics import gradient_report as gradient_report
 from keras_gumbel.sparsity import harden as harden
+from keras_gumbel.sparsity import (
+    recalibrate_batch_normalization as recalibrate_batch_normalization,
+)
 from keras_gumbel.sparsity import sparsify as sparsify
 from keras_gumbel.sparsity import sparsity_costs as sparsity_costs
 from keras_gumbel.sparsity import sparsity_report as sparsity_report

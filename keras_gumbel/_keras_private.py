@@ -132,11 +132,14 @@ def kernel_slots(layer: keras.Layer) -> tuple[Slot, ...]:
     return () if isinstance(layer, keras.Model) else tuple(_slots(layer))
 
 
+def kernel_places(layer: keras.Layer) -> list[tuple[keras.Layer, str]]:
+    """Lists the owners of a built layer's kernels, and their attributes."""
+    return [(s.owner(layer), s.attribute) for s in kernel_slots(layer)]
+
+
 def kernels(layer: keras.Layer) -> list[keras.Variable]:
     """Returns the kernels of a built layer, in the order of its slots."""
-    return [
-        vars(slot.owner(layer))[slot.attribute] for slot in kernel_slots(layer)
-    ]
+    return [vars(owner)[name] for owner, name in kernel_places(layer)]
 
 
 def unknown_parts(layer: keras.Layer) -> list[keras.Layer]:
@@ -221,23 +224,23 @@ def _parts(
 
 
 @contextlib.contextmanager
-def substituted(layer: keras.Layer, values: Sequence[Tensor]) -> Iterator[None]:
-    """Puts tensors in place of a layer's kernels for the duration.
+def substituted(
+    places: Sequence[tuple[keras.Layer, str]], values: Sequence[Tensor]
+) -> Iterator[None]:
+    """Puts tensors in place of layers' variables for the duration.
 
     Writing to the instance's dictionary passes by Keras's attribute tracking.
     It is the one technique that works for every layer on every backend: a
     nested `StatelessScope` hides the outer one on JAX.
     """
-    slots = kernel_slots(layer)
-    places = [(vars(slot.owner(layer)), slot.attribute) for slot in slots]
-    variables = [attributes[name] for attributes, name in places]
-    for (attributes, name), value in zip(places, values, strict=True):
-        attributes[name] = value
+    variables = [vars(layer)[name] for layer, name in places]
+    for (layer, name), value in zip(places, values, strict=True):
+        vars(layer)[name] = value
     try:
         yield
     finally:
-        for (attributes, name), variable in zip(places, variables, strict=True):
-            attributes[name] = variable
+        for (layer, name), variable in zip(places, variables, strict=True):
+            vars(layer)[name] = variable
 
 
 def mirror_signatures(wrapper: keras.Layer, layer: keras.Layer) -> None:

@@ -22,6 +22,12 @@ def _sparse():
     return kg.sparsify(_model())
 
 
+def _renormalized():
+    return keras.Sequential(
+        [keras.Input((4,)), keras.layers.BatchNormalization(renorm=True)]
+    )
+
+
 def _build(optimizer):
     optimizer.build(_sparse().trainable_variables)
 
@@ -171,6 +177,28 @@ BAD_VALUES = {
     ),
     "harden density": (lambda: kg.harden(_sparse(), density=0), "density"),
     "harden budget": (lambda: kg.harden(_sparse(), budget=13), "budget"),
+    "harden samples": (
+        lambda: kg.harden(_sparse(), density=0.5, num_samples=0),
+        "num_samples",
+    ),
+    "harden seed": (
+        lambda: kg.harden(_sparse(), density=0.5, seed=-1),
+        "seed",
+    ),
+    "draws in a step": (
+        lambda: kg.models.MonteCarloModel(_model(), num_samples=0),
+        "num_samples",
+    ),
+    "nothing to recalibrate": (
+        lambda: kg.recalibrate_batch_normalization(_model(), ops.ones((2, 4))),
+        "model",
+    ),
+    "batch renormalization": (
+        lambda: kg.recalibrate_batch_normalization(
+            _renormalized(), ops.ones((2, 4))
+        ),
+        "model",
+    ),
     "harden both": (
         lambda: kg.harden(_sparse(), density=0.5, budget=3),
         "density",
@@ -188,6 +216,16 @@ WRONG_KINDS = {
     ),
     "layer for model": (lambda: kg.sparsify(keras.layers.Dense(2)), "model"),
     "tensor for model": (lambda: kg.strip(ops.ones(2)), "model"),
+    "layer to draw from": (
+        lambda: kg.models.MonteCarloModel(keras.layers.Dense(2)),
+        "model",
+    ),
+    "layer to recalibrate": (
+        lambda: kg.recalibrate_batch_normalization(
+            keras.layers.BatchNormalization(), ops.ones((2, 4))
+        ),
+        "model",
+    ),
     "number for filters": (lambda: kg.sparsify(_model(), filters=3), "filters"),
     "loss scale inside": (
         lambda: kg.optimizers.ProjectedOptimizer(
@@ -209,6 +247,9 @@ STRUCTURE = {
     "no mask": lambda: kg.sparsity_report(_model()),
     "nothing to mask": lambda: kg.sparsify(_model(), filters="conv"),
     "no budget": lambda: kg.harden(_sparse()),
+    "no loss to compare": lambda: kg.harden(
+        _sparse(), budget=2, data=(ops.ones((2, 4)), ops.ones((2, 3)))
+    ),
     "no budget to strip": lambda: kg.strip(_sparse()),
     "not built": lambda: kg.harden(
         keras.Sequential([kg.layers.Sparsified(keras.layers.Dense(2))]),

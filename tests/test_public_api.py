@@ -15,7 +15,8 @@ diagnostics.GradientReport(rows, gradient)
 diagnostics.GradientRow(estimator, bias, bias_error, variance, cosine)
 gradient_report(function, logits=None, probs=None, estimators=None, \
 temperature=1.0, num_samples=10000, seed=None)
-harden(model, density=None, budget=None)
+harden(model, density=None, budget=None, data=None, num_samples=10, \
+batch_size=None, seed=None)
 layers.ConcreteMask(axis=-1, temperature=0.6666666666666666, hard=False, \
 estimator='binary_concrete', relaxation='binary_concrete', fixed=False, \
 scores_initializer='ones', scores_constraint=None, inference='mean', \
@@ -37,6 +38,7 @@ mark_scores(variable, saliency=None)
 metrics.CodePerplexity(num_classes, axis=-1, name='code_perplexity', \
 dtype=None)
 metrics.CodeUsage(num_classes, axis=-1, name='code_usage', dtype=None)
+models.MonteCarloModel(model, num_samples=2, **kwargs)
 ops.binary_concrete_log_prob(logit_sample, logits, temperature=1.0)
 ops.categorical(logits, axis=-1, mask=None, seed=None)
 ops.categorical_entropy(logits, axis=-1, mask=None)
@@ -83,6 +85,7 @@ optimizers.ScoreSGD(learning_rate=0.05, momentum=0.8, curvature=1.0, \
 batch_size=32, decay=0.95, name='score_sgd', **kwargs)
 random.gumbel(shape, dtype=None, seed=None, precision='standard')
 random.logistic(shape, dtype=None, seed=None, precision='standard')
+recalibrate_batch_normalization(model, x, batch_size=None, steps=None)
 regularizers.CategoricalKL(factor=1.0, prior_logits=None, axis=-1)
 schedules.Constant(value)
 schedules.CosineAnnealing(initial, final, steps)
@@ -110,6 +113,7 @@ REGISTERED = [
     "ExponentialAnnealing",
     "GumbelSoftmax",
     "LinearAnnealing",
+    "MonteCarloModel",
     "ProjectedOptimizer",
     "SaliencyMask",
     "ScoreSGD",

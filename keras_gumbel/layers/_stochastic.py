@@ -10,6 +10,7 @@ from keras_gumbel._seeds import generator_state
 from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import restore_generator
 from keras_gumbel._seeds import seed_generator
+from keras_gumbel._steps import mark_step
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
@@ -81,6 +82,7 @@ class StochasticLayer(keras.layers.Layer):
             initializer="zeros",
             trainable=False,
         )
+        mark_step(self.step)
         if self.learn_temperature:
             self.log_temperature = self.add_weight(
                 name="log_temperature",

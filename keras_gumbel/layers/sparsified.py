@@ -218,7 +218,8 @@ class Sparsified(keras.layers.Wrapper):
                 self.masks, self.kernels, self.layouts, strict=True
             )
         ]
-        with _keras_private.substituted(self.layer, masked):
+        places = _keras_private.kernel_places(self.layer)
+        with _keras_private.substituted(places, masked):
             return self.layer(*args, **kwargs)
 
     def compute_output_shape(

@@ -204,17 +204,28 @@ def _budgets_in_force(
     return shares
 
 
-def final_masks(masks: list[Masked], shares: list[Share]) -> list[np.ndarray]:
+def final_masks(
+    masks: list[Masked],
+    shares: list[Share],
+    generator: np.random.Generator | None = None,
+) -> list[np.ndarray]:
     """Keeps the largest scores, as many as fit the budgets.
 
     Of equal scores the one on the larger weight is kept.
+
+    Args:
+        masks: List of `Masked`.
+        shares: List of `Share`, the budgets.
+        generator: The source of the noise of a random mask, or `None` for
+            the one without noise. Defaults to `None`.
 
     Returns:
         A list of float32 arrays of zeros and ones, one for each mask.
     """
     kept = {}
     for share in shares:
-        for m, final in zip(share.masks, _largest(share), strict=True):
+        finals = _largest(share, generator)
+        for m, final in zip(share.masks, finals, strict=True):
             kept[id(m)] = final
     return [kept[id(m)] for m in masks]
 
@@ -235,12 +246,15 @@ def _top_of_rows(m: Masked, ranks: np.ndarray) -> np.ndarray:
     return places < at_most
 
 
-def _largest(share: Share) -> list[np.ndarray]:
+def _largest(
+    share: Share, generator: np.random.Generator | None
+) -> list[np.ndarray]:
     scores = [m.scores() for m in share.masks]
     magnitudes = np.concatenate([m.magnitudes().ravel() for m in share.masks])
-    order = np.lexsort(
-        (-magnitudes, -np.concatenate([s.ravel() for s in scores]))
-    )
+    values = np.concatenate([s.ravel() for s in scores])
+    if generator is not None:
+        values = _perturbed(values, generator)
+    order = np.lexsort((-magnitudes, -values))
     sizes = [s.size for s in scores]
     ranks = np.split(_ranks(order), np.cumsum(sizes)[:-1])
     allowed = np.concatenate(
@@ -256,3 +270,17 @@ def _largest(share: Share) -> list[np.ndarray]:
     chosen *= allowed
     parts = np.split(chosen, np.cumsum(sizes)[:-1])
     return [p.reshape(s.shape) for p, s in zip(parts, scores, strict=True)]
+
+
+def _perturbed(
+    scores: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """Adds the noise of Eq. (26) to the logits of scores.
+
+    The signs alone are Bernoulli masks (Eq. 18); their K largest are a mask of
+    K ones, which is Pareto sampling.
+    """
+    probs = scores.astype("float64")
+    with np.errstate(divide="ignore"):  # scores of 0 and 1 are certain
+        logits = np.log(probs) - np.log1p(-probs)
+    return logits + generator.logistic(size=probs.shape)

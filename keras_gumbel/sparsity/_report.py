@@ -118,7 +118,8 @@ def sparsity_report(model: keras.Model) -> SparsityReport:
     mask keeps on average (Eq. 19). In a hardened model it is the mask itself.
 
     Args:
-        model: Sequential or Functional model with masked layers.
+        model: Sequential or Functional model with masked layers, or the
+            `MonteCarloModel` that holds it.
 
     Returns:
         A `SparsityReport`.
@@ -134,7 +135,7 @@ def sparsity_report(model: keras.Model) -> SparsityReport:
     >>> report.weights
     32
     """
-    require_rewritable("sparsity_report", model)
+    plain = require_rewritable("sparsity_report", model)
     masks = find_masks("sparsity_report", model)
     scores = [m.scores() for m in masks]
     shares = decide_budgets("sparsity_report", model, masks)
@@ -157,7 +158,7 @@ def sparsity_report(model: keras.Model) -> SparsityReport:
         )
         for m, s, final in zip(masks, scores, finals, strict=True)
     ]
-    return SparsityReport(tuple(rows), budget, unmasked_layers(model))
+    return SparsityReport(tuple(rows), budget, unmasked_layers(plain))
 
 
 def _cells(part: SparsityRow | SparsityReport) -> list[str]:

@@ -11,6 +11,7 @@ import keras
 from keras_gumbel import _keras_private
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel.layers.sparsified import Sparsified
+from keras_gumbel.models import MonteCarloModel
 
 # Builds the layer that takes another one's place in the copy.
 Replace = Callable[[keras.Layer], keras.Layer]
@@ -105,8 +106,11 @@ def copy_weights(layer: keras.Layer, copy: keras.Layer) -> None:
     copy.set_weights(layer.get_weights())
 
 
-def require_rewritable(owner: str, model: keras.Model) -> None:
-    """Raises unless the model is Sequential or Functional."""
+def require_rewritable(owner: str, model: keras.Model) -> keras.Model:
+    """Returns a Sequential or Functional model, or raises.
+
+    It is the model, or the one that a `MonteCarloModel` holds.
+    """
     if not isinstance(model, keras.Model):
         raise invalid_argument(
             owner,
@@ -116,6 +120,8 @@ def require_rewritable(owner: str, model: keras.Model) -> None:
             "Wrap a single layer in `keras_gumbel.layers.Sparsified`.",
             error=TypeError,
         )
+    if isinstance(model, MonteCarloModel):
+        return require_rewritable(owner, model.model)
     if not _keras_private.is_functional(model):
         raise invalid_argument(
             owner,
@@ -125,6 +131,7 @@ def require_rewritable(owner: str, model: keras.Model) -> None:
             _RECIPE,
             error=TypeError,
         )
+    return model
 
 
 def require_reachable(

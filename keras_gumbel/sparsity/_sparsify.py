@@ -19,6 +19,7 @@ from keras_gumbel.layers._granularity import require_granularity
 from keras_gumbel.layers.concrete_mask import ConcreteMask
 from keras_gumbel.layers.saliency_mask import SaliencyMask
 from keras_gumbel.layers.sparsified import Sparsified
+from keras_gumbel.models import MonteCarloModel
 from keras_gumbel.sparsity._rewrite import copy_layer
 from keras_gumbel.sparsity._rewrite import copy_weights
 from keras_gumbel.sparsity._rewrite import graph_layers
@@ -95,6 +96,9 @@ def sparsify(
     >>> [type(layer).__name__ for layer in sparse.layers]
     ['Sparsified']
     """
+    if isinstance(model, MonteCarloModel):
+        sparse = sparsify(model.model, method, filters, granularity, seed)
+        return MonteCarloModel(sparse, model.num_samples, name=model.name)
     require_rewritable("sparsify", model)
     selected = _selection(filters)
     grain = require_granularity("sparsify", granularity)

@@ -26,7 +26,8 @@ def strip(model: keras.Model) -> keras.Model:
     stands in the `ProjectedOptimizer` it is compiled with.
 
     Args:
-        model: Sequential or Functional model with masked layers.
+        model: Sequential or Functional model with masked layers, or the
+            `MonteCarloModel` that holds it.
 
     Returns:
         A model of the same kind, not compiled.
@@ -45,11 +46,11 @@ def strip(model: keras.Model) -> keras.Model:
     >>> int((kernel != 0).sum())
     5
     """
-    require_rewritable("strip", model)
+    plain = require_rewritable("strip", model)
     masks = find_masks("strip", model)
-    require_reachable("strip", model, [m.layer for m in masks])
+    require_reachable("strip", plain, [m.layer for m in masks])
     if not all(m.mask.fixed for m in masks):
-        model = harden(model)
+        plain = harden(model)
 
     def replace(layer: keras.Layer) -> keras.Layer:
         if isinstance(layer, Sparsified):
@@ -64,7 +65,7 @@ def strip(model: keras.Model) -> keras.Model:
         elif not isinstance(layer, ConcreteMask):
             copy_weights(layer, replacement)
 
-    return rewrite(model, replace, fill)
+    return rewrite(plain, replace, fill)
 
 
 def _fold(layer: Sparsified, plain: keras.Layer) -> None:

@@ -1,0 +1,166 @@
+"""The loss averaged over several draws of the noise (Algorithm 1)."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_gumbel._steps import marked_steps
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import require_positive_integer
+
+
+@keras.saving.register_keras_serializable(package="keras_gumbel")
+class MonteCarloModel(keras.Model):
+    """Trains a model on the mean loss of several draws of its noise.
+
+    Use it where one draw of the masks or samples in a batch leaves gradients
+    too noisy: the variance falls with the number of draws I, and the time of
+    a training step grows with it. Compile and fit it as any other model.
+
+    ```
+    loss = 1/I sum_i L_B(w, m_i),  with I draws m_i for the same batch B
+    g    = 1/I sum_i grad L_B(w, m_i)                             # Eq. (28)
+    ```
+
+    Losses that layers add, such as activity regularizers, are averaged with
+    the rest. Metrics and predictions are those of the first draw, and so are
+    the statistics of `BatchNormalization`. All draws of a step have the same
+    temperature, whose step counter advances once. The states of the noise
+    advance with every draw.
+
+    In inference there is one pass, the model's own. Weights, and what is done
+    to them, are the model's too: `keras_gumbel.harden`, `strip` and
+    `sparsity_report` take this model or the one it holds, which is `.model`.
+
+    Args:
+        model: Keras model, which is trained in place, with its weights.
+        num_samples: Positive integer I, the draws in a training step.
+            Defaults to `2`.
+        **kwargs: Base model keyword arguments. The `name` defaults to that of
+            the model behind `monte_carlo_`.
+
+    Call arguments:
+        inputs: What the model takes.
+        training: Boolean, whether to draw noise. One draw.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If `num_samples` is not a positive integer.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    >>> noisy = keras_gumbel.layers.ConcreteMask()
+    >>> sparse = keras_gumbel.sparsify(model, noisy)
+    >>> sparse = keras_gumbel.models.MonteCarloModel(sparse, num_samples=4)
+    >>> sparse.compile(
+    ...     keras_gumbel.optimizers.ProjectedOptimizer("sgd", density=0.5),
+    ...     loss="mse",
+    ... )
+
+    References:
+        - [Zhou et al., 2021](https://arxiv.org/abs/2105.01571)
+    """
+
+    def __init__(
+        self, model: keras.Model, num_samples: int = 2, **kwargs: Any
+    ) -> None:
+        if not isinstance(model, keras.Model):
+            raise invalid_argument(
+                "MonteCarloModel",
+                "model",
+                "a Keras model",
+                model,
+                error=TypeError,
+            )
+        require_positive_integer("MonteCarloModel", "num_samples", num_samples)
+        kwargs.setdefault("name", f"monte_carlo_{model.name}")
+        kwargs.setdefault("dtype", model.dtype_policy)
+        super().__init__(autocast=False, **kwargs)
+        self.model = model
+        self.num_samples = num_samples
+        self.supports_masking = True
+        self.built = model.built
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the outputs, where the model has them."""
+        return self.model.output_names
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """The losses that layers have added in the draw at hand."""
+        drawn = self.__dict__.get("_losses_of_draw")
+        return super().losses if drawn is None else drawn
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.model(inputs, training=training)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        # What Keras has called the model for is the first draw.
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        if not training:
+            return loss
+        for _ in range(self.num_samples - 1):
+            outputs, losses = self._draw(x)
+            with self._holding(losses):
+                loss = loss + super().compute_loss(
+                    x, y, outputs, sample_weight, training
+                )
+        return loss / self.num_samples
+
+    def _draw(self, inputs: Any) -> tuple[Any, list[Tensor]]:
+        """Calls the model once more, and keeps only that noise was drawn.
+
+        Returns:
+            The outputs, and the losses that layers have added.
+        """
+        state = {id(v): (v, v.value) for v in self.model.variables}
+        # The first draw has counted the step that they all belong to.
+        for step in marked_steps(self.model.variables):
+            state[id(step)] = (step, ops.maximum(step - 1, 0))
+        with keras.StatelessScope(state.values(), collect_losses=True) as scope:
+            outputs = self.model(inputs, training=True)
+            losses = self.model.losses
+        weights = {id(v) for v in self.model.weights}
+        for variable in self.model.variables:
+            if id(variable) not in weights:  # the state of a seed generator
+                variable.assign(scope.get_current_value(variable))
+        return outputs, losses
+
+    @contextlib.contextmanager
+    def _holding(self, losses: list[Tensor]) -> Iterator[None]:
+        """Makes these the losses of the model for the duration."""
+        # Keras would track a list that is set as an attribute.
+        self.__dict__["_losses_of_draw"] = losses
+        try:
+            yield
+        finally:
+            del self.__dict__["_losses_of_draw"]
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "model": keras.saving.serialize_keras_object(self.model),
+            "num_samples": self.num_samples,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> "MonteCarloModel":
+        model = keras.saving.deserialize_keras_object(
+            config["model"], custom_objects=custom_objects
+        )
+        return cls(**{**config, "model": model})

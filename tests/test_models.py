@@ -1,0 +1,283 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras import ops
+
+import keras_gumbel as kg
+from keras_gumbel.models import MonteCarloModel
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(32, 4)).astype("float32")
+Y = RNG.normal(size=(32, 3)).astype("float32")
+WEIGHT = RNG.uniform(0.5, 2.0, size=32).astype("float32")
+
+# How the training step runs.
+STEPS = {
+    "jax": [{"jit_compile": True}],
+    "tensorflow": [{"jit_compile": False}, {"jit_compile": True}],
+    "torch": [{"jit_compile": False}],
+}[keras.config.backend()]
+
+COMPILED = STEPS[0]
+
+
+def dense(normalized=False, regularized=True):
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((4,), name="features")
+    x = layers.Dense(
+        6,
+        activation="tanh",
+        kernel_regularizer=keras.regularizers.L2(0.01),
+        activity_regularizer="l2" if regularized else None,
+    )(inputs)
+    if normalized:
+        x = layers.BatchNormalization(momentum=0.5)(x)
+    return keras.Model(inputs, layers.Dense(3, name="out")(x))
+
+
+def noisy(normalized=False):
+    """A model whose temperature falls from step to step."""
+    annealed = kg.schedules.LinearAnnealing(1.0, 0.3, steps=8)
+    mask = kg.layers.ConcreteMask(
+        temperature=annealed,
+        scores_initializer=keras.initializers.RandomUniform(0.2, 0.8, seed=0),
+    )
+    return kg.sparsify(dense(normalized), mask, seed=0)
+
+
+def arrays(variables):
+    return [np.copy(ops.convert_to_numpy(v)) for v in variables]
+
+
+def named(model, text):
+    return [
+        np.copy(ops.convert_to_numpy(v))
+        for v in model.variables
+        if text in v.path
+    ]
+
+
+def gradient_of(model):
+    """Takes a step of length 1 and puts the weights back as they were."""
+    before = arrays(model.weights)
+    trainable = arrays(model.trainable_variables)
+    logs = model.train_on_batch(X, Y, WEIGHT, return_dict=True)
+    after = arrays(model.trainable_variables)
+    model.set_weights(before)
+    slopes = [a - b for a, b in zip(trainable, after, strict=True)]
+    return slopes, logs
+
+
+def compiled(model, optimizer=None, **arguments):
+    optimizer = optimizer or keras.optimizers.SGD(1.0)
+    model.compile(optimizer, loss="mse", **{**COMPILED, **arguments})
+    return model
+
+
+def at_step(model, step):
+    for layer in kg._keras_private.flatten_layers(model):
+        if isinstance(layer, kg.layers.ConcreteMask):
+            layer.step.assign(step)
+    return model
+
+
+@pytest.mark.parametrize("how", STEPS)
+def test_eq_28_the_gradient_is_the_mean_of_single_draws(how):
+    single = compiled(at_step(noisy(), 3), weighted_metrics=["mae"], **how)
+    mean = MonteCarloModel(at_step(noisy(), 3), num_samples=3)
+    compiled(mean, weighted_metrics=["mae"], **how)
+
+    # The states of the noise go on, all else is put back after each draw.
+    draws = [gradient_of(single) for _ in range(3)]
+    slopes, logs = gradient_of(mean)
+
+    separate = [part for part, _ in draws]
+    assert np.abs(separate[0][0] - separate[1][0]).max() > 1e-3
+    for own, parts in zip(slopes, zip(*separate, strict=True), strict=True):
+        np.testing.assert_allclose(own, np.mean(parts, axis=0), atol=2e-6)
+    np.testing.assert_allclose(
+        logs["loss"], np.mean([one["loss"] for _, one in draws]), rtol=1e-5
+    )
+    assert logs["mae"] == pytest.approx(draws[0][1]["mae"], rel=1e-5)
+
+
+def test_the_variance_falls_with_the_number_of_draws():
+    variances = []
+    for samples in (1, 4):
+        model = compiled(MonteCarloModel(noisy(), samples))
+        slopes = [gradient_of(model)[0] for _ in range(100)]
+        flat = [np.concatenate([s.ravel() for s in part]) for part in slopes]
+        variances.append(np.var(flat, axis=0).sum())
+
+    assert 0.18 < variances[1] / variances[0] < 0.34
+
+
+def test_one_draw_is_the_model_itself():
+    plain, single = compiled(noisy()), compiled(MonteCarloModel(noisy(), 1))
+
+    options = {"batch_size": 8, "epochs": 1, "shuffle": False, "verbose": 0}
+    expected = plain.fit(X, Y, **options).history["loss"]
+    loss = single.fit(X, Y, **options).history["loss"]
+
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    for one, other in zip(
+        arrays(plain.variables), arrays(single.variables), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_noise_advances_with_every_draw_and_all_else_with_every_step():
+    plain, mean = compiled(noisy(True)), MonteCarloModel(noisy(True), 3)
+    compiled(mean)
+
+    plain.train_on_batch(X, Y)
+    mean.train_on_batch(X, Y)
+
+    assert named(mean, "/step") == named(plain, "/step") == [1, 1]
+    for one, other in zip(
+        named(plain, "seed"), named(mean, "seed"), strict=True
+    ):
+        assert [int(one[1]), int(other[1])] == [1, 3]
+    statistics = named(plain, "moving")
+    assert any(np.abs(part).max() > 0.01 for part in statistics)
+    for one, other in zip(statistics, named(mean, "moving"), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_inference_is_one_pass_and_changes_nothing():
+    mean = compiled(MonteCarloModel(noisy(), 3))
+    before = arrays(mean.variables)
+
+    loss = mean.evaluate(X, Y, verbose=0)
+    predicted = mean.predict(X, verbose=0)
+
+    inner = compiled(mean.model)
+    assert loss == pytest.approx(inner.evaluate(X, Y, verbose=0), rel=1e-6)
+    np.testing.assert_array_equal(predicted, inner.predict(X, verbose=0))
+    for one, other in zip(before, arrays(mean.variables), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_saved_run_goes_on_as_if_it_had_not_stopped(tmp_path):
+    optimizer = keras.optimizers.Adam(0.01)
+    mean = compiled(MonteCarloModel(noisy(), 3), optimizer)
+    mean.train_on_batch(X, Y)
+    mean.save(tmp_path / "model.keras")
+
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    logs = [part.train_on_batch(X, Y) for part in (mean, loaded)]
+
+    assert loaded.num_samples == 3
+    assert loaded.name == mean.name
+    np.testing.assert_allclose(*logs, rtol=1e-6)
+    for one, other in zip(
+        arrays(mean.weights), arrays(loaded.weights), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def two_by_two():
+    keras.utils.set_random_seed(1)
+    first, second = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    x = layers.Concatenate()([first, second])
+    x = layers.Dense(5, activation="tanh", activity_regularizer="l2")(x)
+    heads = [layers.Dense(3, name=name)(x) for name in ("near", "far")]
+    return keras.Model([first, second], heads)
+
+
+# Where nothing is random, the mean of draws is what each of them is.
+DETERMINISTIC = {
+    "single": (dense, X, Y, {"loss": "mse"}),
+    # Keras cannot add up losses of two dtypes on TensorFlow.
+    "mixed_float16": (
+        lambda: dense(regularized=False),
+        X,
+        Y,
+        {"loss": "mse"},
+    ),
+    "several outputs": (
+        two_by_two,
+        {"a": X, "b": 2 * X},
+        {"near": Y, "far": -Y},
+        {
+            "loss": {"near": "mse", "far": "mae"},
+            "loss_weights": {"near": 1.0, "far": 0.5},
+            "metrics": {"far": ["mae"]},
+        },
+    ),
+    "several steps at once": (
+        dense,
+        X,
+        Y,
+        {"loss": "mse", "steps_per_execution": 2},
+    ),
+}
+if keras.config.backend() == "torch":  # where Keras refuses it
+    del DETERMINISTIC["several steps at once"]
+
+
+@pytest.mark.parametrize("case", DETERMINISTIC)
+def test_draws_of_a_model_without_noise_train_as_one(case):
+    if case == "mixed_float16":
+        keras.config.set_dtype_policy("mixed_float16")
+    build, x, y, arguments = DETERMINISTIC[case]
+    options = {"batch_size": 8, "epochs": 1, "shuffle": False, "verbose": 0}
+    histories, weights = [], []
+    for model in (build(), MonteCarloModel(build(), 3)):
+        model.compile(keras.optimizers.SGD(0.1), **arguments, **COMPILED)
+        run = model.fit(x, y, sample_weight=None, **options)
+        histories.append(run.history)
+        weights.append(arrays(model.weights))
+
+    assert histories[0].keys() == histories[1].keys()
+    rough = case == "mixed_float16"
+    for name, values in histories[0].items():
+        np.testing.assert_allclose(
+            histories[1][name], values, rtol=1e-2 if rough else 1e-5
+        )
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-2 if rough else 1e-5)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.hidden = kg.layers.Sparsified(
+            layers.Dense(3), kg.layers.ConcreteMask()
+        )
+
+    def call(self, inputs):
+        outputs = self.hidden(inputs)
+        self.add_loss(ops.mean(ops.square(outputs)))
+        return outputs
+
+
+def test_an_unbuilt_subclassed_model_trains():
+    inner = Subclassed()
+    mean = compiled(MonteCarloModel(inner, 2), keras.optimizers.Adam(0.05))
+
+    losses = mean.fit(X, Y, epochs=3, verbose=0).history["loss"]
+
+    assert losses[-1] < losses[0]
+    assert int(named(inner, "seed")[0][1]) == 2 * 3
+
+
+def test_what_is_done_to_whole_models_reaches_the_model_inside():
+    optimizer = kg.optimizers.ProjectedOptimizer("sgd", budget=9)
+    mean = MonteCarloModel(dense(), 3, name="averaged")
+
+    sparse = kg.sparsify(mean, kg.layers.ConcreteMask(), seed=0)
+    compiled(sparse, optimizer).train_on_batch(X, Y)
+    hard, plain = kg.harden(sparse), kg.strip(sparse)
+
+    assert isinstance(sparse, MonteCarloModel)
+    assert (sparse.name, sparse.num_samples) == ("averaged", 3)
+    report = kg.sparsity_report(sparse)
+    assert (report.kept, report.weights, report.skipped) == (9, 42, {})
+    assert type(hard) is type(plain) is type(sparse.model)
+    assert hard.compiled
+    assert kg.sparsity_report(hard).kept == 9
+    np.testing.assert_allclose(
+        plain.predict(X, verbose=0), hard.predict(X, verbose=0), atol=1e-6
+    )
