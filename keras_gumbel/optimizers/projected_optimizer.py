@@ -272,8 +272,10 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             if own:
                 part.finalize_variable_values(own)
         scores = marked_scores(self._trainable_variables)
-        self._settle(scores)
-        self._settle_averages(scores)
+        # Without averages nothing has changed since the last step.
+        if any(average is not None for average in self._averages(scores)):
+            self._settle(scores)
+            self._settle_averages(scores)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         if not self.built:
@@ -450,7 +452,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             if before is None:
                 return finish()
             is_final = self._iterations > self.harden_step
-            return ops.cond(is_final, lambda: before, finish)
+            return _cond(is_final, lambda: before, finish)
 
         for score, value in zip(
             scores, self._live_or(final, scores, values), strict=True
@@ -485,7 +487,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
         if self.harden_step is None:
             return project()
-        return ops.cond(self._iterations < self.harden_step, project, final)
+        return _cond(self._iterations < self.harden_step, project, final)
 
     def _by_group(
         self, method: str, scores: list[keras.Variable], values: list[Tensor]
@@ -515,6 +517,17 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             )
             for score in scores
         ]
+
+
+def _cond(
+    predicate: Tensor,
+    true: Callable[[], list[Tensor]],
+    false: Callable[[], list[Tensor]],
+) -> list[Tensor]:
+    """Runs one of two functions; outside of a trace it compiles neither."""
+    if _keras_private.is_eager(predicate):
+        return true() if predicate else false()
+    return ops.cond(predicate, true, false)
 
 
 def _require_optimizer(name: str, value: Any) -> keras.optimizers.Optimizer:
