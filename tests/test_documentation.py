@@ -57,7 +57,9 @@ def test_readme_blocks_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_pages_run(path):
+def test_pages_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
     assert _run(_markdown(path)) > 0
 
 

@@ -116,13 +116,15 @@ function drawSimplex() {
           fill: (point) => COLORS[point.winner],
           fillOpacity: 0.55,
         }),
-        Plot.text(CORNERS, {
-          text: (_, k) => NAMES[k],
-          dy: (_, k) => (k === 2 ? -14 : 14),
-          fontSize: 16,
-          fontWeight: "bold",
-          fill: "currentColor",
-        }),
+        ...CORNERS.map((corner, k) =>
+          Plot.text([corner], {
+            text: () => NAMES[k],
+            dy: k === 2 ? -14 : 14,
+            fontSize: 16,
+            fontWeight: "bold",
+            fill: "currentColor",
+          }),
+        ),
       ],
       symbol: { type: "identity" },
       color: { type: "identity" },
