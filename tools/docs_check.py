@@ -53,7 +53,8 @@ FAULTS = """() => {
     if (table.getBoundingClientRect().height === 0)
       faults.push("a table is not shown");
   });
-  const text = document.querySelector("article").cloneNode(true);
+  const text = (document.querySelector("article") ?? document.body)
+    .cloneNode(true);
   text.querySelectorAll("pre, code, .katex").forEach((part) => part.remove());
   const raw = text.textContent.match(/\\$\\$|\\\\tag|\\|---|--8<--|:::/);
   if (raw) faults.push(`source is shown: ${raw[0]}`);

@@ -59,6 +59,8 @@ function show(id, options, description) {
   const figure = element(id);
   const plot = Plot.plot({
     width: Math.max(figure.clientWidth, 240),
+    marginBottom: 42,
+    marginTop: 30,
     style: { background: "none", fontSize: "13px" },
     ...options,
   });
@@ -69,7 +71,7 @@ function show(id, options, description) {
 }
 
 const state = { noise: [], z: [] };
-const percent = (share) => `${(100 * share).toFixed(0)} %`;
+const percent = (share) => `${(100 * share).toFixed(0)}\u00a0%`;
 
 const CORNERS = [[0, 0], [1, 0], [0.5, Math.sqrt(3) / 2]];
 const NAMES = ["A", "B", "C"];
@@ -110,9 +112,9 @@ function drawSimplex() {
         Plot.dot(points, {
           x: "x",
           y: "y",
-          r: 2.5,
+          r: 3,
           // Told apart without color as well.
-          symbol: (point) => ["circle", "triangle", "square"][point.winner],
+          symbol: (point) => ["circle", "triangle", "diamond"][point.winner],
           fill: (point) => COLORS[point.winner],
           fillOpacity: 0.55,
         }),
@@ -141,14 +143,14 @@ function drawMask() {
     density: maskDensity(m, s, temperature),
   }));
   const words = `P(m > 1/2) = ${s.toFixed(2)}, the score.`;
-  const channels = { x: "m", y: "density" };
+  const channels = { x: "m", y: "density", clip: true };
   show(
     "mask-figure",
     {
       height: 280,
       marginLeft: 50,
-      x: { domain: [0, 1], label: "m" },
-      y: { domain: [0, 4], clamp: true, grid: true, label: "density" },
+      x: { domain: [0, 1], label: "m", labelOffset: 36 },
+      y: { domain: [0, 4], grid: true, label: "density" },
       marks: [
         Plot.areaY(curve.filter(({ m }) => m >= 0.4995), {
           ...channels,
@@ -179,7 +181,7 @@ function drawBudget() {
     "budget-figure",
     {
       height: 280,
-      x: { label: "score", tickFormat: "d" },
+      x: { label: "score", labelOffset: 36 },
       y: { domain: [-0.3, 1.5], label: "z before (line), s after (bar)" },
       marks: [
         Plot.barY(rows, { x: "i", y: "s", fill: COLORS[0] }),
@@ -195,7 +197,7 @@ function drawBudget() {
     "lambda-figure",
     {
       height: 280,
-      x: { domain: [0, 1.5], label: "λ" },
+      x: { domain: [0, 1.5], label: "λ", labelOffset: 36 },
       y: { domain: [0, 12], grid: true, label: "sum of clip(z - λ, 0, 1)" },
       marks: [
         Plot.line(curve, { stroke: COLORS[0], strokeWidth: 2.5 }),
