@@ -41,7 +41,7 @@ docs: $(DOCS_ENV)/ready docs/vendor/ready
 
 # Chromium is Debian's; where there is another one it has to be on the path.
 docs-check: docs
-	@command -v chromium chromium-browser google-chrome > /dev/null || \
+	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || \
 		(apt-get update -q && apt-get install -y -q chromium)
 	$(DOCS_ENV)/bin/python tools/docs_check.py
 
