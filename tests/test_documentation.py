@@ -1,4 +1,5 @@
 import pathlib
+import re
 
 import keras
 import pytest
@@ -8,6 +9,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
 
 import keras_gumbel
+from tests.test_public_api import public_objects
 
 ROOT = pathlib.Path(__file__).parents[1]
 MODULES = [
@@ -55,7 +57,9 @@ def test_readme_blocks_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_pages_run(path):
+def test_pages_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
     assert _run(_markdown(path)) > 0
 
 
@@ -67,6 +71,47 @@ def test_quoted_measurements_are_those_of_the_benchmark():
     assert len(measured) == 11
     for name, *numbers in measured:
         assert [name.split()[0].strip("`"), *numbers] in printed
+
+
+def test_every_public_module_has_a_page():
+    modules = {
+        "keras_gumbel." + name.rpartition(".")[0]
+        if "." in name
+        else "keras_gumbel"
+        for name, _ in public_objects()
+    }
+
+    shown = {
+        module
+        for path in (ROOT / "docs/api").glob("*.md")
+        for module in re.findall(r"^::: (\S+)$", path.read_text(), re.M)
+    }
+
+    # What a module shows is compared with the names by tools/docs_build.py.
+    assert shown == modules
+
+
+def test_note_names_tests_that_exist():
+    note = (ROOT / "docs/note.md").read_text()
+    quoted = set(re.findall(r"`(test_\w+)`", note))
+    defined = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+
+    assert quoted - defined == set()
+    assert len(quoted) >= note.count("- Test: ") > 10
+
+
+def test_note_has_every_equation():
+    note = (ROOT / "docs/note.md").read_text()
+    tags = re.findall(r"\\tag\{([\d-]+)\}", note)
+
+    spans = [[int(n) for n in tag.split("-")] for tag in tags]
+
+    found = [n for span in spans for n in range(span[0], span[-1] + 1)]
+    assert found == list(range(1, 34))
 
 
 def _table_rows(path):

@@ -1,7 +1,7 @@
 """One group of tests per equation of the note (see README).
 
-Eqs. (1), (6)-(13), (17), (20)-(21) and (28) are proofs and problems, not
-things the package computes.
+Eqs. (17), (20)-(21) and (28) are checked where layers, optimizer and models
+are: `docs/note.md` names the tests.
 """
 
 import math
@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 from keras import ops
+from scipy import integrate
 from scipy import special
 from scipy import stats
 
@@ -49,6 +50,34 @@ def counts_of(indices, classes):
     return np.bincount(to_numpy(indices).astype(int), minlength=classes)
 
 
+def test_eq_01_gradient_of_an_expectation():
+    difference, temperature = 0.8, 0.7
+    z = to_numpy(random.gumbel((DRAWS, 2), seed=14)).astype("float32")
+
+    def loss(x):
+        y = gumbel_softmax(x, temperature, noise=tensor(z))
+        return ops.sum((y[:, 1] - 0.2) ** 3)
+
+    (slopes,) = gradient(loss, many([0.0, difference]))
+
+    # With two classes y_1 is the sigmoid of a logistic variable (Eq. 24).
+    def expectation(difference):
+        return integrate.quad(
+            lambda e: (
+                (special.expit((difference + e) / temperature) - 0.2) ** 3
+                * stats.logistic.pdf(e)
+            ),
+            -40,
+            40,
+            epsabs=1e-12,
+        )[0]
+
+    step = 1e-4
+    rise = expectation(difference + step) - expectation(difference - step)
+    require_mean(slopes[:, 1], rise / (2 * step))
+    require_mean(slopes[:, 0], -rise / (2 * step))
+
+
 @pytest.mark.parametrize(("mode", "scale"), [(0.0, 1.0), (-1.5, 2.0)])
 def test_eq_02_03_gumbel_distribution(mode, scale):
     z = to_numpy(random.gumbel((DRAWS,), seed=1))
@@ -80,6 +109,30 @@ def test_eq_05_argmax_of_the_perturbed_logits():
     y = gumbel_max(tensor(X), noise=tensor(Z))
 
     assert (to_numpy(y) == np.argmax(X + Z, axis=-1)).all()
+
+
+def _chances(k):
+    """Perturbed logits, and P(k wins | r_k) of Eq. (6) for each."""
+    r = LOGITS + to_numpy(random.gumbel((DRAWS, 3), seed=15))
+    others = np.delete(LOGITS, k)
+    return r, reference.gumbel_cdf(r[:, [k]] - others).prod(-1)
+
+
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_eq_06_chance_to_win_given_the_perturbed_logit(k):
+    r, chances = _chances(k)
+
+    wins = to_numpy(gumbel_max(tensor(r), noise=0.0 * tensor(r))) == k
+    for low, high in [(-np.inf, 0), (0, 1), (1, 2), (2, np.inf)]:
+        here = (low < r[:, k]) & (r[:, k] <= high)
+        require_mean((wins - chances)[here], 0)
+
+
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_eq_07_13_chances_average_to_the_softmax(k):
+    _, chances = _chances(k)
+
+    require_mean(chances, special.softmax(LOGITS.astype("float64"))[k])
 
 
 @pytest.mark.parametrize("temperature", [0.05, 2 / 3, 10.0])
