@@ -16,6 +16,8 @@ from keras_gumbel._scores import mark_scores as mark_scores
 from keras_gumbel._version import __version__ as __version__
 from keras_gumbel.diagnostics import gradient_report as gradient_report
 from keras_gumbel.sparsity import harden as harden
+from keras_gumbel.sparsity import shrink as shrink
+from keras_gumbel.sparsity import shrink_report as shrink_report
 from keras_gumbel.sparsity import sparsify as sparsify
 from keras_gumbel.sparsity import sparsity_report as sparsity_report
 from keras_gumbel.sparsity import strip as strip

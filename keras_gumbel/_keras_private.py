@@ -7,10 +7,14 @@ from typing import Any
 import keras
 from keras.src.backend import get_keras_mask
 from keras.src.models.functional import Functional
+from keras.src.ops import numpy as keras_numpy
 from keras.src.utils import jax_utils
 from keras.src.utils.module_utils import tensorflow as lazy_tensorflow
 
 from keras_gumbel._typing import Tensor
+
+# What `a + b` of symbolic tensors is in a Functional model.
+ADDITION: type = keras_numpy.Add
 
 # Where Keras layers keep what they multiply their inputs with. The public
 # `kernel` of Dense, EinsumDense and Embedding is a read-only property.
@@ -75,6 +79,26 @@ def is_functional(model: keras.Model) -> bool:
 def flatten_layers(model: keras.Layer) -> list[keras.Layer]:
     """Lists the layers inside a model or layer at every depth, once each."""
     return list(model._flatten_layers(include_self=False))
+
+
+def graph_nodes(
+    model: keras.Model,
+) -> Iterator[tuple[Any, list[Tensor], list[Tensor], dict[str, Any]]]:
+    """Yields the calls a Functional or built Sequential model consists of.
+
+    Each is the layer or operation, its symbolic inputs and outputs and its
+    keyword arguments. What makes an input comes before what takes it.
+    """
+    graph = getattr(model, "_functional", model)
+    for _, nodes in sorted(graph._nodes_by_depth.items(), reverse=True):
+        for node in nodes:
+            arguments = node.arguments
+            yield (
+                node.operation,
+                list(arguments.keras_tensors),
+                list(node.outputs),
+                dict(arguments.kwargs),
+            )
 
 
 def input_name(tensor: Any) -> str:

@@ -35,7 +35,8 @@ def rewrite(model: keras.Model, replace: Replace, fill: Fill) -> keras.Model:
 
     def clone(layer: keras.Layer) -> keras.Layer:
         replacement = replace(layer)
-        pairs.append((layer, replacement))
+        if isinstance(layer, keras.Layer):  # not `a + b`, an operation
+            pairs.append((layer, replacement))
         return replacement
 
     inputs = None

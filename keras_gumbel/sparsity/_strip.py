@@ -12,9 +12,10 @@ from keras_gumbel.sparsity._rewrite import copy_layer
 from keras_gumbel.sparsity._rewrite import copy_weights
 from keras_gumbel.sparsity._rewrite import require_rewritable
 from keras_gumbel.sparsity._rewrite import rewrite
+from keras_gumbel.sparsity._shrink import shrink_for
 
 
-def strip(model: keras.Model) -> keras.Model:
+def strip(model: keras.Model, shrink: bool = False) -> keras.Model:
     """Returns a plain Keras copy of a model, its masks folded into kernels.
 
     Masked weights are exactly 0, K others remain, and nothing of this package
@@ -26,6 +27,10 @@ def strip(model: keras.Model) -> keras.Model:
 
     Args:
         model: Sequential or Functional model with masked layers.
+        shrink: Boolean. Whether to remove the units that are dead without the
+            masked weights, as `keras_gumbel.shrink` does. The model is
+            smaller then, and no longer has K kernel weights. Defaults to
+            `False`.
 
     Returns:
         A model of the same kind, not compiled.
@@ -60,7 +65,8 @@ def strip(model: keras.Model) -> keras.Model:
         elif not isinstance(layer, ConcreteMask):
             copy_weights(layer, replacement)
 
-    return rewrite(model, replace, fill)
+    stripped = rewrite(model, replace, fill)
+    return shrink_for("strip", stripped) if shrink else stripped
 
 
 def _fold(layer: Sparsified, plain: keras.Layer) -> None:
