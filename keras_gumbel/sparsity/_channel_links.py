@@ -69,9 +69,9 @@ class Link:
 
 
 def only(call: Call) -> Channels:
-    (channels,) = call.inputs
-    if channels is None:
-        raise BarrierError("has inputs that keep their shape")
+    channels, *others = call.inputs
+    if others or channels is None:
+        raise BarrierError("has an input that keeps its shape")
     return channels
 
 
@@ -102,9 +102,10 @@ def _batch_normalization(call: Call) -> Link:
     layer, channels = call.layer, only(call)
     if layer.axis % len(call.output_shape) != channels.axis:
         raise BarrierError("normalizes another axis")
+    scale = ops.convert_to_numpy(layer.gamma) if layer.scale else np.ones(1)
     return one_to_one(
         call,
-        _probe(call, channels),
+        _probe(call, channels, ignored=scale == 0),
         channels.axis,
         layouts=(Layout(outputs=0),) * len(layer.weights),
     )
@@ -136,19 +137,29 @@ def _rescaling(call: Call) -> Link:
             if x.shape[-1] == kept.size > 1
         }
 
-    constants = _probe(call, channels)
+    scale = np.asarray(layer.scale, "float32")
+    rows = scale.reshape(-1, scale.shape[-1] if scale.ndim else 1)
+    constants = _probe(call, channels, ignored=(rows == 0).all(axis=0))
     return one_to_one(call, constants, channels.axis, config=config)
 
 
-def _probe(call: Call, channels: Channels) -> np.ndarray:
-    """Calls the layer on the constants; NaN where it makes them vary."""
-    unknown = np.isnan(channels.constants)
+def _probe(
+    call: Call, channels: Channels, ignored: np.ndarray | None = None
+) -> np.ndarray:
+    """Calls the layer on the constants; NaN where it makes them vary.
+
+    `ignored` says which channels it multiplies by zero.
+    """
+    known = channels.constants
+    if ignored is not None:
+        known = np.where(ignored, 0.0, known)
+    unknown = np.isnan(known)
     if unknown.all():
-        return channels.constants
+        return known
     shape = [1, *(length or 1 for length in call.shapes[0][1:])]
     aligned = [1] * len(shape)
     aligned[channels.axis] = channels.size
-    inputs = np.where(unknown, 0.0, channels.constants).reshape(aligned)
+    inputs = np.where(unknown, 0.0, known).reshape(aligned)
     tensor = ops.convert_to_tensor(
         np.broadcast_to(inputs, shape), call.layer.compute_dtype
     )

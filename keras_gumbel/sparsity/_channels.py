@@ -125,13 +125,12 @@ def is_elementwise(activation: Any) -> bool:
 
 def activated(layer: keras.Layer, values: np.ndarray) -> np.ndarray:
     """Applies a layer's activation, at the precision the layer has."""
-    if layer.activation is None or np.isnan(values).all():
-        return values
+    activation = getattr(layer, "activation", None)
+    if activation is None or np.isnan(values).all():
+        return finite(values)
     known = np.where(np.isnan(values), 0.0, values)
     tensor = ops.convert_to_tensor(known, layer.compute_dtype)
-    results = ops.convert_to_numpy(
-        ops.cast(layer.activation(tensor), "float32")
-    )
+    results = ops.convert_to_numpy(ops.cast(activation(tensor), "float32"))
     return finite(np.where(np.isnan(values), np.nan, results))
 
 

@@ -124,7 +124,7 @@ def _reshape(call: Call) -> Link:
 def _merge(call: Call) -> Link:
     known = [c for c in call.inputs if c is not None]
     if not known:
-        raise BarrierError("has inputs that keep their shape")
+        raise BarrierError("has inputs that keep their shapes")
     if len(call.inputs) < 2:  # the operator, with a number
         raise BarrierError(_UNKNOWN)
     axis, size = known[0].axis, known[0].size
@@ -147,7 +147,7 @@ def _merge(call: Call) -> Link:
 def _concatenate(call: Call) -> Link:
     axis = call.layer.axis % len(call.output_shape)
     if all(c is None for c in call.inputs):
-        raise BarrierError("has inputs that keep their shape")
+        raise BarrierError("has inputs that keep their shapes")
     if any(c is not None and c.axis != axis for c in call.inputs):
         raise BarrierError("concatenates positions")
     sizes = [shape[axis] for shape in call.shapes]
