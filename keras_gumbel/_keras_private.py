@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from typing import Any
+from typing import NamedTuple
 
 import keras
 from keras.src.backend import get_keras_mask
@@ -13,8 +14,9 @@ from keras.src.utils.module_utils import tensorflow as lazy_tensorflow
 
 from keras_gumbel._typing import Tensor
 
-# What `a + b` of symbolic tensors is in a Functional model.
+# What `a + b` and `a * b` of symbolic tensors are in a Functional model.
 ADDITION: type = keras_numpy.Add
+MULTIPLICATION: type = keras_numpy.Multiply
 
 # Where Keras layers keep what they multiply their inputs with. The public
 # `kernel` of Dense, EinsumDense and Embedding is a read-only property.
@@ -81,23 +83,36 @@ def flatten_layers(model: keras.Layer) -> list[keras.Layer]:
     return list(model._flatten_layers(include_self=False))
 
 
-def graph_nodes(
-    model: keras.Model,
-) -> Iterator[tuple[Any, list[Tensor], list[Tensor], dict[str, Any]]]:
+class GraphCall(NamedTuple):
+    """One call of a layer or operation in a Functional model.
+
+    Attributes:
+        layer: The layer or operation.
+        inputs: List of symbolic tensors.
+        outputs: List of symbolic tensors.
+        arguments: Dictionary of all arguments, by their places or names.
+    """
+
+    layer: Any
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    arguments: dict[int | str, Any]
+
+
+def graph_calls(model: keras.Model) -> Iterator[GraphCall]:
     """Yields the calls a Functional or built Sequential model consists of.
 
-    Each is the layer or operation, its symbolic inputs and outputs and its
-    keyword arguments. What makes an input comes before what takes it.
+    What makes an input comes before what takes it.
     """
     graph = getattr(model, "_functional", model)
     for _, nodes in sorted(graph._nodes_by_depth.items(), reverse=True):
         for node in nodes:
-            arguments = node.arguments
-            yield (
+            args, kwargs = node.arguments.args, node.arguments.kwargs
+            yield GraphCall(
                 node.operation,
-                list(arguments.keras_tensors),
+                list(node.arguments.keras_tensors),
                 list(node.outputs),
-                dict(arguments.kwargs),
+                dict(enumerate(args)) | kwargs,
             )
 
 

@@ -314,6 +314,20 @@ def test_shrink_keeps_the_outputs_of_the_model():
     assert reasons(report) == {"out": {"the model returns it": 1}}
 
 
+def test_shrink_does_not_warn_of_outputs_of_the_model():
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3, "softmax", name="out")]
+    )
+    kill(model.get_layer("out"), [0])
+
+    _, found = caught(keras_gumbel.shrink, model)
+
+    assert found == []
+    assert reasons(keras_gumbel.shrink_report(model)) == {
+        "out": {"the model returns it": 1}
+    }
+
+
 PADDED = {
     "zeros": ((3, "same", 0.0), 2),
     "a constant": ((3, "same", 0.5), 4),
@@ -351,7 +365,7 @@ IMAGE_LAYERS = {
     "cropping": layers.Cropping2D(1),
     "depthwise": layers.DepthwiseConv2D(2, depth_multiplier=2),
     "depthwise_tanh": layers.DepthwiseConv2D(2, activation="tanh"),
-    "dropout": layers.Dropout(0.5),
+    "dropout": layers.Dropout(0.5, noise_shape=(None, 1, 1, None)),
     "elu": layers.ELU(),
     "flatten": layers.Flatten(name="first_flatten"),
     "gaussian_dropout": layers.GaussianDropout(0.5),
@@ -407,6 +421,10 @@ BARRIERS = {
     "layer_normalization": (
         layers.LayerNormalization(name="next"),
         "`next` (LayerNormalization) is not known to keep channels apart",
+    ),
+    "dropout": (
+        layers.Dropout(0.5, noise_shape=(None, 1, 1, 4), name="next"),
+        "`next` (Dropout) has noise of a fixed shape",
     ),
     "softmax": (
         layers.Activation("softmax", name="next"),
@@ -513,6 +531,21 @@ def test_shrink_keeps_what_is_added_to_an_input(kind):
 
     (why,) = reasons(report)["hidden"]
     assert "joins it with one that stays" in why
+
+
+def test_shrink_knows_operators_with_numbers():
+    inputs = keras.Input((4,))
+    x = 0.5 * (layers.Dense(4, name="hidden")(inputs) + 3.0)
+    y = layers.Dense(4, name="next")(x) + np.ones(4, "float32")
+    model = keras.Model(inputs, layers.Dense(2, name="out")(y))
+    randomize(model, np.random.default_rng(0))
+    kill(model.get_layer("hidden"), [1])
+    kill(model.get_layer("next"), [1])
+
+    _, report = shrunk(model)
+
+    assert rows(report) == {"hidden": 3, "next": 4, "out": 2}
+    assert "keep channels apart" in str(reasons(report)["next"])
 
 
 @pytest.mark.parametrize("kind", ["Add", "Multiply", "Average", "Minimum"])

@@ -86,8 +86,9 @@ def one_to_one(
 
 def _unchanged(call: Call) -> Link:
     channels = only(call)
-    if getattr(call.layer, "noise_shape", None) is not None:
-        raise BarrierError("has a `noise_shape`")
+    noise_shape = getattr(call.layer, "noise_shape", None)
+    if noise_shape and noise_shape[channels.axis] not in (None, 1):
+        raise BarrierError("has noise of a fixed shape")
     return one_to_one(call, channels.constants, channels.axis)
 
 

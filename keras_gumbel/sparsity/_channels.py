@@ -49,6 +49,7 @@ class Call:
         shapes: Tuple of shapes, one for each input.
         output_shape: The shape of the first output.
         in_training: Boolean, whether it was called with `training=True`.
+        numbers: Tuple of the plain numbers it was called with.
     """
 
     layer: keras.Layer
@@ -56,6 +57,7 @@ class Call:
     shapes: tuple[Shape, ...]
     output_shape: Shape
     in_training: bool
+    numbers: tuple[float, ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_gumbel import _keras_private
 from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import is_number
 from keras_gumbel.sparsity._channel_links import Link
 from keras_gumbel.sparsity._channels import BarrierError
 from keras_gumbel.sparsity._channels import Call
@@ -80,11 +81,13 @@ class Liveness:
         self.barriers: list[tuple[keras.Layer, str]] = []
         self._states: dict[int, _State] = {}
         self._changed = False
-        for layer, inputs, outputs, kwargs in _keras_private.graph_nodes(model):
-            if inputs:
-                self._follow(layer, inputs, outputs, kwargs, shared)
+        for call in _keras_private.graph_calls(model):
+            if call.inputs:
+                self._follow(call, id(call.layer) in shared)
         for tensor in model.outputs:
             self._keep(tensor, True, OUTPUT)
+            if id(tensor) in self._states:
+                self._states[id(tensor)].reasons[:] = OUTPUT
         self._settle()
 
     def kept(self, step: Step) -> np.ndarray:
@@ -109,34 +112,28 @@ class Liveness:
             return None
         return step.rule.edit(kept_inputs, kept)
 
-    def _follow(
-        self,
-        layer: keras.Layer,
-        inputs: list[Tensor],
-        outputs: list[Tensor],
-        kwargs: dict[str, Any],
-        shared: set[int],
-    ) -> None:
-        states = [self._states.get(id(tensor)) for tensor in inputs]
-        call = Call(
-            layer=layer,
+    def _follow(self, call: _keras_private.GraphCall, shared: bool) -> None:
+        states = [self._states.get(id(tensor)) for tensor in call.inputs]
+        known = Call(
+            layer=call.layer,
             inputs=tuple(s if s is None else s.channels for s in states),
-            shapes=tuple(tuple(tensor.shape) for tensor in inputs),
-            output_shape=tuple(outputs[0].shape),
-            in_training=bool(kwargs.get("training")),
+            shapes=tuple(tuple(tensor.shape) for tensor in call.inputs),
+            output_shape=tuple(call.outputs[0].shape),
+            in_training=bool(call.arguments.get("training")),
+            numbers=tuple(filter(is_number, call.arguments.values())),
         )
         try:
-            known = type(layer) in UNIT_LAYERS
-            rule = unit_sum(call) if known else link(call)
-            if id(layer) in shared and rule.has_edits():
+            has_units = type(call.layer) in UNIT_LAYERS
+            rule = unit_sum(known) if has_units else link(known)
+            if shared and rule.has_edits():
                 raise BarrierError("is shared")
         except BarrierError as error:
-            self.barriers.append((layer, str(error)))
-            for tensor in inputs:
-                self._keep(tensor, True, f"{describe(layer)} {error}")
+            self.barriers.append((call.layer, str(error)))
+            for tensor in call.inputs:
+                self._keep(tensor, True, f"{describe(call.layer)} {error}")
             return
-        self._states[id(outputs[0])] = _State(rule.output)
-        self.steps.append(Step(rule, inputs, outputs[0]))
+        self._states[id(call.outputs[0])] = _State(rule.output)
+        self.steps.append(Step(rule, call.inputs, call.outputs[0]))
 
     def _keep(
         self, tensor: Tensor, chosen: Any, reasons: Any, united: Any = False

@@ -56,7 +56,9 @@ _MERGES: dict[type, Callable[[np.ndarray], np.ndarray]] = {
     layers.Multiply: lambda x: x.prod(axis=0),
     layers.Subtract: lambda x: x[0] - x[1],
     _keras_private.ADDITION: lambda x: x.sum(axis=0),
+    _keras_private.MULTIPLICATION: lambda x: x.prod(axis=0),
 }
+_PRODUCTS = (layers.Multiply, _keras_private.MULTIPLICATION)
 
 
 def link(call: Call) -> Link:
@@ -125,21 +127,21 @@ def _merge(call: Call) -> Link:
     known = [c for c in call.inputs if c is not None]
     if not known:
         raise BarrierError("has inputs that keep their shapes")
-    if len(call.inputs) < 2:  # the operator, with a number
-        raise BarrierError(_UNKNOWN)
     axis, size = known[0].axis, known[0].size
     rank = len(call.output_shape)
     if any(c.axis != axis for c in known) or any(
         len(shape) != rank or shape[axis] != size for shape in call.shapes
     ):
         raise BarrierError("broadcasts channels")
+    if len(call.inputs) + len(call.numbers) < 2:  # `a + b`, with an array
+        raise BarrierError(_UNKNOWN)
     unknown = np.full(size, np.nan)
-    constants = np.stack(
-        [unknown if c is None else c.constants for c in call.inputs]
-    )
-    merged = _MERGES[type(call.layer)](constants)
-    if isinstance(call.layer, layers.Multiply):
-        merged = np.where((constants == 0).any(axis=0), 0.0, merged)
+    constants = [unknown if c is None else c.constants for c in call.inputs]
+    constants += [np.full(size, number) for number in call.numbers]
+    stacked = np.stack(constants)
+    merged = _MERGES[type(call.layer)](stacked)
+    if type(call.layer) in _PRODUCTS:
+        merged = np.where((stacked == 0).any(axis=0), 0.0, merged)
     sources = (np.arange(size),) * len(call.inputs)
     return Link(call.layer, Channels(axis, finite(merged)), sources)
 

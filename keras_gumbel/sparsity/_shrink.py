@@ -51,7 +51,9 @@ def shrink(model: keras.Model) -> keras.Model:
     >>> model = keras.Sequential(
     ...     [keras.Input((8,)), hidden, keras.layers.Dense(2)]
     ... )
-    >>> hidden.kernel.assign(hidden.kernel * [1.0, 0.0, 0.0, 1.0])
+    >>> kernel, bias = hidden.get_weights()
+    >>> kernel[:, 1:3] = 0.0
+    >>> hidden.set_weights([kernel, bias])
     >>> small = keras_gumbel.shrink(model)
     >>> small.layers[0].units
     2

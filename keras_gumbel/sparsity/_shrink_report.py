@@ -108,7 +108,9 @@ def shrink_report(model: keras.Model) -> ShrinkReport:
     >>> model = keras.Sequential(
     ...     [keras.Input((8,)), hidden, keras.layers.Dense(2)]
     ... )
-    >>> hidden.kernel.assign(hidden.kernel * [1.0, 0.0, 0.0, 1.0])
+    >>> kernel, bias = hidden.get_weights()
+    >>> kernel[:, 1:3] = 0.0
+    >>> hidden.set_weights([kernel, bias])
     >>> report = keras_gumbel.shrink_report(model)
     >>> report.rows[0].name, report.rows[0].kept, report.kept
     ('hidden', 2, 24)
@@ -127,9 +129,9 @@ def follow(owner: str, model: keras.Model) -> dict[str, Liveness]:
         )
     models = _models(model)
     calls = [
-        layer
+        call.layer
         for part in models.values()
-        for layer, *_ in _keras_private.graph_nodes(part)
+        for call in _keras_private.graph_calls(part)
     ]
     if any(isinstance(x, (Sparsified, ConcreteMask)) for x in calls):
         raise ValueError(
@@ -148,11 +150,12 @@ def _models(model: keras.Model) -> dict[str, keras.Model]:
     waiting = [("", model)]
     while waiting:
         prefix, part = waiting.pop()
-        for layer, *_ in _keras_private.graph_nodes(part):
+        for layer, *_ in _keras_private.graph_calls(part):
             known = any(layer is x for x in found.values())
             if _keras_private.is_functional(layer) and not known:
-                found[f"{prefix}{layer.name}/"] = layer
-                waiting.append((f"{prefix}{layer.name}/", layer))
+                name = f"{prefix}{layer.name}/"
+                found[name] = layer
+                waiting.append((name, layer))
     return found
 
 

@@ -95,20 +95,20 @@ class UnitSum:
 
     def edit(self, kept_inputs: np.ndarray, kept: np.ndarray) -> Edit:
         """Returns the layer without the other channels, folded in."""
-        kernels = [
+        layouts = [*self.layouts, Layout(None, 0)]  # that of the bias
+        weights = [
             layout.select(weight, kept_inputs, kept)
-            for layout, weight in zip(self.layouts, self.weights, strict=False)
+            for layout, weight in zip(layouts, self.weights, strict=False)
         ]
         config = {self.argument: int(kept.sum())}
         folded = np.where(~kept_inputs & self._foldable(), self._inputs(), 0.0)
         shift = (folded @ self.totals)[kept]
-        biases = [w[kept] for w in self.weights[len(self.layouts) :]]
-        if not biases and shift.any():
-            config["use_bias"] = True
-            biases = [np.zeros(int(kept.sum()), "float32")]
-        return Edit(
-            self.layer, config, kernels + [bias + shift for bias in biases]
-        )
+        if shift.any():
+            if len(weights) == len(self.layouts):
+                config["use_bias"] = True
+                weights.append(np.zeros_like(shift))
+            weights[-1] = weights[-1] + shift
+        return Edit(self.layer, config, weights)
 
     def _inputs(self) -> np.ndarray:
         if self.channels is None:
