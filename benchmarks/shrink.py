@@ -31,7 +31,6 @@ from timing import versions
 import keras_gumbel as kg
 
 BACKEND = keras.config.backend()
-PACKAGES = {"tensorflow": "tensorflow-cpu"}.get(BACKEND, BACKEND)
 KINDS = (layers.Dense, layers.Conv2D)
 
 
@@ -40,21 +39,17 @@ def dense():
     return [keras.Input((784,)), *hidden, layers.Dense(10)]
 
 
-def convnet():
+def convnet(*filters):
     stack = [keras.Input((28, 28, 1))]
-    for filters in (32, 64):
+    for count in filters:
         stack += [
-            layers.Conv2D(filters, 3, use_bias=False),
+            layers.Conv2D(count, 3, use_bias=False),
             layers.BatchNormalization(),
             layers.ReLU(),
             layers.MaxPooling2D(),
         ]
-    return [
-        *stack,
-        layers.Flatten(),
-        layers.Dense(128, "relu"),
-        layers.Dense(10),
-    ]
+    hidden = layers.Dense(128, "relu")
+    return [*stack, layers.Flatten(), hidden, layers.Dense(10)]
 
 
 def half_dead(stack):
@@ -159,10 +154,11 @@ def main():
         import torch
 
         torch.set_num_threads(1)
-    print(versions(PACKAGES))
+    print(versions(BACKEND))
     for title, stack in (
         ("Dense 784-1024-1024-1024-10", dense()),
-        ("Convolutions 32-64, Dense 128-10", convnet()),
+        ("Convolutions 32-64, Dense 128-10", convnet(32, 64)),
+        ("Convolutions 64-128, Dense 128-10", convnet(64, 128)),
     ):
         rows = measure(stack, options.batch, options.rounds)
         columns = ["model", "parameters", "multiply-adds", "file"]
