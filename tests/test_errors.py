@@ -188,6 +188,7 @@ WRONG_KINDS = {
     ),
     "layer for model": (lambda: kg.sparsify(keras.layers.Dense(2)), "model"),
     "tensor for model": (lambda: kg.strip(ops.ones(2)), "model"),
+    "layer to shrink": (lambda: kg.shrink(keras.layers.Dense(2)), "model"),
     "number for filters": (lambda: kg.sparsify(_model(), filters=3), "filters"),
     "loss scale inside": (
         lambda: kg.optimizers.ProjectedOptimizer(
@@ -213,6 +214,10 @@ STRUCTURE = {
     "not built": lambda: kg.harden(
         keras.Sequential([kg.layers.Sparsified(keras.layers.Dense(2))]),
         density=0.5,
+    ),
+    "masks to shrink": lambda: kg.shrink(_sparse()),
+    "not built to shrink": lambda: kg.shrink(
+        keras.Sequential([keras.layers.Dense(2)])
     ),
 }
 

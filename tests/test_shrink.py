@@ -433,7 +433,7 @@ BARRIERS = {
     ),
     "softmax": (
         layers.Activation("softmax", name="next"),
-        "`next` (Activation) applies an activation to all channels together",
+        "`next` (Activation) applies softmax, which may mix channels",
     ),
     "grouped": (
         layers.Conv2D(4, 2, groups=2, name="next"),
@@ -488,7 +488,7 @@ def test_shrink_keeps_units_under_an_activation_of_all_of_them():
 
     _, report = shrunk(model)
 
-    why = "`hidden` (Dense) applies softmax to all units together"
+    why = "`hidden` (Dense) applies softmax, which may mix units"
     assert reasons(report) == {"hidden": {why: 1}}
 
 

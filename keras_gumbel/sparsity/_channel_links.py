@@ -18,6 +18,7 @@ from keras_gumbel.sparsity._channels import activated
 from keras_gumbel.sparsity._channels import channel_axis
 from keras_gumbel.sparsity._channels import finite
 from keras_gumbel.sparsity._channels import is_elementwise
+from keras_gumbel.sparsity._channels import name_of
 from keras_gumbel.sparsity._channels import values_of
 
 
@@ -94,9 +95,14 @@ def _unchanged(call: Call) -> Link:
 
 def _elementwise(call: Call) -> Link:
     channels = only(call)
-    if not is_elementwise(getattr(call.layer, "activation", None)):
-        raise BarrierError("applies an activation to all channels together")
+    _require_elementwise(getattr(call.layer, "activation", None))
     return one_to_one(call, _probe(call, channels), channels.axis)
+
+
+def _require_elementwise(activation: Any) -> None:
+    if not is_elementwise(activation):
+        name = name_of(activation)
+        raise BarrierError(f"applies {name}, which may mix channels")
 
 
 def _batch_normalization(call: Call) -> Link:
@@ -175,8 +181,7 @@ def _depthwise_conv(call: Call) -> Link:
     layer, channels = call.layer, only(call)
     if channel_axis(layer, len(call.output_shape)) != channels.axis:
         raise BarrierError("reads another axis")
-    if not is_elementwise(layer.activation):
-        raise BarrierError("applies an activation to all channels together")
+    _require_elementwise(layer.activation)
     kernel, *biases = values_of(layer, 1 + layer.use_bias)
     sources = np.repeat(np.arange(channels.size), kernel.shape[-1])
     spatial = tuple(range(kernel.ndim - 2))

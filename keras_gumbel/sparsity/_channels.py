@@ -125,6 +125,12 @@ def is_elementwise(activation: Any) -> bool:
     )
 
 
+def name_of(activation: Any) -> str:
+    """Returns the name of a function or layer."""
+    default = type(activation).__name__
+    return str(getattr(activation, "__name__", default))
+
+
 def activated(layer: keras.Layer, values: np.ndarray) -> np.ndarray:
     """Applies a layer's activation, at the precision the layer has."""
     activation = getattr(layer, "activation", None)

@@ -17,6 +17,7 @@ from keras_gumbel.sparsity._channels import activated
 from keras_gumbel.sparsity._channels import channel_axis
 from keras_gumbel.sparsity._channels import describe
 from keras_gumbel.sparsity._channels import is_elementwise
+from keras_gumbel.sparsity._channels import name_of
 from keras_gumbel.sparsity._channels import values_of
 
 
@@ -74,9 +75,8 @@ class UnitSum:
         constants = self.constants
         if self._is_alone():
             return Channels(self.axis, constants)
-        activation = self.layer.activation
-        name = getattr(activation, "__name__", type(activation).__name__)
-        why = f"{describe(self.layer)} applies {name} to all units together"
+        name = name_of(self.layer.activation)
+        why = f"{describe(self.layer)} applies {name}, which may mix units"
         return Channels(self.axis, np.full_like(constants, np.nan), why)
 
     def has_edits(self) -> bool:
