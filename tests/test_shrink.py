@@ -443,6 +443,10 @@ BARRIERS = {
         layers.Conv2DTranspose(3, 3, name="next"),
         "`next` (Conv2DTranspose) adds up less of a constant at the edges",
     ),
+    "separable": (
+        layers.SeparableConv2D(3, 3, padding="same", name="next"),
+        "`next` (SeparableConv2D) adds up less of a constant at the edges",
+    ),
     "depthwise": (
         layers.DepthwiseConv2D(3, padding="same", name="next"),
         "`next` (DepthwiseConv2D) does not leave it constant",
