@@ -20,6 +20,8 @@ from keras_gumbel.sparsity import harden as harden
 from keras_gumbel.sparsity import (
     recalibrate_batch_normalization as recalibrate_batch_normalization,
 )
+from keras_gumbel.sparsity import shrink as shrink
+from keras_gumbel.sparsity import shrink_report as shrink_report
 from keras_gumbel.sparsity import sparsify as sparsify
 from keras_gumbel.sparsity import sparsity_costs as sparsity_costs
 from keras_gumbel.sparsity import sparsity_report as sparsity_report

@@ -6,15 +6,21 @@ import inspect
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 import keras
 from keras.src.backend import get_keras_mask
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 from keras.src.models.functional import Functional
+from keras.src.ops import numpy as keras_numpy
 from keras.src.utils import jax_utils
 from keras.src.utils.module_utils import tensorflow as lazy_tensorflow
 
 from keras_gumbel._typing import Tensor
+
+# What `a + b` and `a * b` of symbolic tensors are in a Functional model.
+ADDITION: type = keras_numpy.Add
+MULTIPLICATION: type = keras_numpy.Multiply
 
 # Where Keras layers keep what they multiply their inputs with, on which axes of
 # it units are counted, and on which the inputs that are summed over, if on one.
@@ -272,6 +278,39 @@ def is_functional(model: keras.Layer) -> bool:
 def flatten_layers(model: keras.Layer) -> list[keras.Layer]:
     """Lists the layers inside a model or layer at every depth, once each."""
     return list(model._flatten_layers(include_self=False))
+
+
+class GraphCall(NamedTuple):
+    """One call of a layer or operation in a Functional model.
+
+    Attributes:
+        layer: The layer or operation.
+        inputs: List of symbolic tensors.
+        outputs: List of symbolic tensors.
+        arguments: Dictionary of all arguments, by their places or names.
+    """
+
+    layer: Any
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    arguments: dict[int | str, Any]
+
+
+def graph_calls(model: keras.Model) -> Iterator[GraphCall]:
+    """Yields the calls a Functional or built Sequential model consists of.
+
+    What makes an input comes before what takes it.
+    """
+    graph = getattr(model, "_functional", model)
+    for _, nodes in sorted(graph._nodes_by_depth.items(), reverse=True):
+        for node in nodes:
+            args, kwargs = node.arguments.args, node.arguments.kwargs
+            yield GraphCall(
+                node.operation,
+                list(node.arguments.keras_tensors),
+                list(node.outputs),
+                dict(enumerate(args)) | kwargs,
+            )
 
 
 def input_name(tensor: Any) -> str:

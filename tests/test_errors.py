@@ -226,6 +226,7 @@ WRONG_KINDS = {
         ),
         "model",
     ),
+    "layer to shrink": (lambda: kg.shrink(keras.layers.Dense(2)), "model"),
     "number for filters": (lambda: kg.sparsify(_model(), filters=3), "filters"),
     "loss scale inside": (
         lambda: kg.optimizers.ProjectedOptimizer(
@@ -254,6 +255,10 @@ STRUCTURE = {
     "not built": lambda: kg.harden(
         keras.Sequential([kg.layers.Sparsified(keras.layers.Dense(2))]),
         density=0.5,
+    ),
+    "masks to shrink": lambda: kg.shrink(_sparse()),
+    "not built to shrink": lambda: kg.shrink(
+        keras.Sequential([keras.layers.Dense(2)])
     ),
 }
 

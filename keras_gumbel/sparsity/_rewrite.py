@@ -45,7 +45,8 @@ def rewrite(model: keras.Model, replace: Replace, fill: Fill) -> keras.Model:
         if not isinstance(layer, keras.Layer):
             return copy_layer(layer)
         replacement = replace(layer)
-        pairs.append((layer, replacement))
+        if isinstance(layer, keras.Layer):  # not `a + b`, an operation
+            pairs.append((layer, replacement))
         return replacement
 
     inputs = None

@@ -13,9 +13,10 @@ from keras_gumbel.sparsity._rewrite import copy_weights
 from keras_gumbel.sparsity._rewrite import require_reachable
 from keras_gumbel.sparsity._rewrite import require_rewritable
 from keras_gumbel.sparsity._rewrite import rewrite
+from keras_gumbel.sparsity._shrink import shrink_for
 
 
-def strip(model: keras.Model) -> keras.Model:
+def strip(model: keras.Model, shrink: bool = False) -> keras.Model:
     """Returns a plain Keras copy of a model, its masks folded into kernels.
 
     Masked weights are exactly 0, K others remain, and nothing of this package
@@ -28,6 +29,10 @@ def strip(model: keras.Model) -> keras.Model:
     Args:
         model: Sequential or Functional model with masked layers, or the
             `MonteCarloModel` that holds it.
+        shrink: Boolean. Whether to remove the units that are dead without the
+            masked weights, as `keras_gumbel.shrink` does. The model is
+            smaller then, and no longer has K kernel weights. Defaults to
+            `False`.
 
     Returns:
         A model of the same kind, not compiled.
@@ -65,7 +70,8 @@ def strip(model: keras.Model) -> keras.Model:
         elif not isinstance(layer, ConcreteMask):
             copy_weights(layer, replacement)
 
-    return rewrite(plain, replace, fill)
+    stripped = rewrite(plain, replace, fill)
+    return shrink_for("strip", stripped) if shrink else stripped
 
 
 def _fold(layer: Sparsified, plain: keras.Layer) -> None:

@@ -1,0 +1,210 @@
+"""Which units of a model can be removed, and what keeps the others."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_gumbel import _keras_private
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import is_number
+from keras_gumbel.sparsity._channel_links import Link
+from keras_gumbel.sparsity._channels import BarrierError
+from keras_gumbel.sparsity._channels import Call
+from keras_gumbel.sparsity._channels import Channels
+from keras_gumbel.sparsity._channels import Edit
+from keras_gumbel.sparsity._channels import describe
+from keras_gumbel.sparsity._shape_links import link
+from keras_gumbel.sparsity._unit_sums import UNIT_LAYERS
+from keras_gumbel.sparsity._unit_sums import UnitSum
+from keras_gumbel.sparsity._unit_sums import unit_sum
+
+# Reasons that every model has, and no one can mend.
+OUTPUT = "the model returns it"
+LAST = "a layer keeps one unit"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A layer that may change, where it is called.
+
+    Attributes:
+        rule: `UnitSum` or `Link`.
+        inputs: List of symbolic tensors.
+        output: Symbolic tensor.
+    """
+
+    rule: UnitSum | Link
+    inputs: list[Tensor]
+    output: Tensor
+
+
+class _State:
+    """What is decided of the channels of a tensor so far.
+
+    Attributes:
+        channels: `Channels`.
+        kept: Boolean array, the channels that stay.
+        united: Boolean array, those that nobody needs and that stay for the
+            sake of others.
+        reasons: Array of strings, why they stay; empty if they are read.
+    """
+
+    def __init__(self, channels: Channels) -> None:
+        self.channels = channels
+        self.kept = np.full(channels.size, channels.pinned is not None)
+        self.united = np.zeros(channels.size, bool)
+        self.reasons = np.full(channels.size, channels.pinned or "", object)
+
+
+class Liveness:
+    """Follows the channels of one model.
+
+    Constants are followed from the inputs on, then what is needed back from
+    the outputs. Layers that pass channels on must keep the same ones of all
+    their tensors, hence the repetition.
+
+    Args:
+        model: Functional or built Sequential model. Models in it are layers
+            that keep their shapes.
+        shared: Set of ids of the layers that are called more than once.
+
+    Attributes:
+        steps: List of `Step`, in the order of the calls.
+        barriers: List of pairs of a layer that keeps its shapes and why.
+    """
+
+    def __init__(self, model: keras.Model, shared: set[int]) -> None:
+        self.steps: list[Step] = []
+        self.barriers: list[tuple[keras.Layer, str]] = []
+        self._states: dict[int, _State] = {}
+        self._changed = False
+        for call in _keras_private.graph_calls(model):
+            if call.inputs:
+                self._follow(call, id(call.layer) in shared)
+        for tensor in model.outputs:
+            self._keep(tensor, True, OUTPUT)
+            if id(tensor) in self._states:
+                self._states[id(tensor)].reasons[:] = OUTPUT
+        self._settle()
+
+    def kept(self, step: Step) -> np.ndarray:
+        """Returns which output channels of a step stay."""
+        return self._states[id(step.output)].kept
+
+    def dead(self, step: Step) -> Iterator[str]:
+        """Yields the reason for every dead unit that stays."""
+        state = self._states[id(step.output)]
+        constant = ~np.isnan(step.rule.constants)
+        for unit in np.flatnonzero(state.kept & (constant | state.united)):
+            yield str(state.reasons[unit])
+
+    def edit(self, step: Step) -> Edit | None:
+        """Returns how a layer changes, or `None` if it does not."""
+        kept = self.kept(step)
+        state = self._states.get(id(step.inputs[0]))
+        kept_inputs = np.ones(step.rule.inputs, bool)
+        if state is not None and len(step.inputs) == 1:
+            kept_inputs = state.kept
+        if kept.all() and kept_inputs.all():
+            return None
+        return step.rule.edit(kept_inputs, kept)
+
+    def _follow(self, call: _keras_private.GraphCall, shared: bool) -> None:
+        states = [self._states.get(id(tensor)) for tensor in call.inputs]
+        known = Call(
+            layer=call.layer,
+            inputs=tuple(s if s is None else s.channels for s in states),
+            shapes=tuple(tuple(tensor.shape) for tensor in call.inputs),
+            output_shape=tuple(call.outputs[0].shape),
+            in_training=bool(call.arguments.get("training")),
+            numbers=tuple(filter(is_number, call.arguments.values())),
+        )
+        try:
+            has_units = type(call.layer) in UNIT_LAYERS
+            rule = unit_sum(known) if has_units else link(known)
+            if shared and rule.has_edits():
+                raise BarrierError("is shared")
+        except BarrierError as error:
+            self.barriers.append((call.layer, str(error)))
+            for tensor in call.inputs:
+                self._keep(tensor, True, f"{describe(call.layer)} {error}")
+            return
+        self._states[id(call.outputs[0])] = _State(rule.output)
+        self.steps.append(Step(rule, call.inputs, call.outputs[0]))
+
+    def _keep(
+        self, tensor: Tensor, chosen: Any, reasons: Any, united: Any = False
+    ) -> None:
+        state = self._states.get(id(tensor))
+        if state is None:
+            return
+        new = np.logical_and(chosen, ~state.kept)
+        if not new.any():
+            return
+        state.kept |= new
+        state.united |= new & united
+        state.reasons = np.where(new, reasons, state.reasons)
+        self._changed = True
+
+    def _settle(self) -> None:
+        for step in reversed(self.steps):
+            self._pass_back(step)
+        while self._changed or self._keep_last():
+            self._changed = False
+            for step in reversed(self.steps):
+                self._unite(step)
+                self._pass_back(step)
+
+    def _keep_last(self) -> bool:
+        """Keeps a unit of one layer that has none; whether there was one."""
+        for step in reversed(self.steps):
+            kept = self.kept(step)
+            if isinstance(step.rule, UnitSum) and not kept.any():
+                self._keep(step.output, np.arange(kept.size) == 0, LAST, True)
+                return True
+        return False
+
+    def _pass_back(self, step: Step) -> None:
+        """Keeps what the kept outputs of a step need of its inputs."""
+        state = self._states[id(step.output)]
+        if isinstance(step.rule, UnitSum):
+            varying, uneven = step.rule.demand(state.kept)
+            why = "adds up less of a constant at the edges"
+            self._keep(step.inputs[0], varying, "")
+            self._keep(
+                step.inputs[0], uneven, f"{describe(step.rule.layer)} {why}"
+            )
+            return
+        changes = f"{describe(step.rule.layer)} does not leave it constant"
+        for tensor, sources in zip(step.inputs, step.rule.sources, strict=True):
+            before = self._states.get(id(tensor))
+            if before is None:
+                continue
+            kept = np.flatnonzero(state.kept & (sources >= 0))
+            read = kept[~state.united[kept]]
+            chosen, needed = np.zeros((2, before.kept.size), bool)
+            reasons = np.full(before.kept.size, "", object)
+            chosen[sources[kept]] = True
+            needed[sources[read]] = True
+            reasons[sources[kept]] = state.reasons[kept]
+            varies = np.isnan(state.channels.constants[kept])
+            lost = np.zeros_like(chosen)
+            lost[sources[kept[varies]]] = True
+            lost &= ~np.isnan(before.channels.constants) & (reasons == "")
+            reasons[lost] = changes
+            self._keep(tensor, chosen, reasons, ~needed)
+
+    def _unite(self, step: Step) -> None:
+        """Keeps the outputs of a link whose inputs are kept."""
+        if isinstance(step.rule, UnitSum):
+            return
+        why = f"{describe(step.rule.layer)} joins it with one that stays"
+        for tensor, sources in zip(step.inputs, step.rule.sources, strict=True):
+            state = self._states.get(id(tensor))
+            stays = sources >= 0
+            if state is not None:
+                stays = stays & state.kept[sources]
+            self._keep(step.output, stays, why, True)

@@ -1,0 +1,98 @@
+"""From a model with dead units to a smaller one."""
+
+import warnings
+
+import keras
+
+from keras_gumbel.sparsity._liveness import LAST
+from keras_gumbel.sparsity._liveness import OUTPUT
+from keras_gumbel.sparsity._rewrite import copy_layer
+from keras_gumbel.sparsity._rewrite import copy_weights
+from keras_gumbel.sparsity._rewrite import rewrite
+from keras_gumbel.sparsity._shrink_report import ShrinkReport
+from keras_gumbel.sparsity._shrink_report import edits_of
+from keras_gumbel.sparsity._shrink_report import follow
+from keras_gumbel.sparsity._shrink_report import report_of
+
+
+def shrink(model: keras.Model) -> keras.Model:
+    """Returns a smaller copy of a model, without its dead units.
+
+    A unit, that is a column of a Dense kernel or a filter of a convolution,
+    is dead if it is constant because all that it reads is multiplied by
+    exact zeros, or if nothing reads it. Dead units are removed with all that
+    belongs to them in the layers that follow: batch normalization,
+    activations, pooling, depthwise convolutions, `Flatten`, `Reshape`,
+    `Concatenate`, and sums, of which a channel is removed only if no branch
+    needs it. What a constant unit contributes goes into the biases of the
+    layers that read it. Predictions stay the same, up to rounding; names, and
+    the shapes of the inputs and outputs of the model and of the models in
+    it, are those of the original.
+
+    At least one unit of each layer stays. A constant other than 0 that a
+    convolution pads with zeros stays as well, and so do the units of layers
+    that are shared or not known. One warning lists the dead units that stay;
+    `keras_gumbel.shrink_report` has all of them, and the reasons.
+
+    Args:
+        model: Sequential or Functional model without masks, such as
+            `keras_gumbel.strip` returns.
+
+    Returns:
+        A model of the same kind, not compiled.
+
+    Raises:
+        TypeError: If `model` is not a Sequential or Functional model.
+        ValueError: If the model has a mask or is not built.
+
+    Example:
+
+    >>> hidden = keras.layers.Dense(4, "relu")
+    >>> model = keras.Sequential(
+    ...     [keras.Input((8,)), hidden, keras.layers.Dense(2)]
+    ... )
+    >>> kernel, bias = hidden.get_weights()
+    >>> kernel[:, 1:3] = 0.0
+    >>> hidden.set_weights([kernel, bias])
+    >>> small = keras_gumbel.shrink(model)
+    >>> small.layers[0].units
+    2
+    """
+    return shrink_for("shrink", model)
+
+
+def shrink_for(
+    owner: str, model: keras.Model, stacklevel: int = 4
+) -> keras.Model:
+    """Does what `shrink` does for the function a user has called."""
+    found = follow(owner, model)
+    _warn_of_dead(owner, report_of(model, found), stacklevel)
+    edits = edits_of(found)
+
+    def replace(layer: keras.Layer) -> keras.Layer:
+        if id(layer) not in edits:
+            return copy_layer(layer)
+        config = {**layer.get_config(), **edits[id(layer)].config}
+        return type(layer).from_config(config)
+
+    def fill(layer: keras.Layer, replacement: keras.Layer) -> None:
+        if id(layer) in edits:
+            replacement.set_weights(edits[id(layer)].weights)
+        else:
+            copy_weights(layer, replacement)
+
+    return rewrite(model, replace, fill)
+
+
+def _warn_of_dead(owner: str, report: ShrinkReport, stacklevel: int) -> None:
+    dead = [
+        f"{count} of {row.name} ({why})"
+        for row in report.rows
+        for why, count in row.reasons.items()
+        if why not in (OUTPUT, LAST)
+    ]
+    if dead:
+        warnings.warn(
+            f"`{owner}` kept dead units: " + ", ".join(dead),
+            stacklevel=stacklevel,
+        )
