@@ -4,5 +4,6 @@ from keras_gumbel.sparsity._harden import harden as harden
 from keras_gumbel.sparsity._report import SparsityReport as SparsityReport
 from keras_gumbel.sparsity._report import SparsityRow as SparsityRow
 from keras_gumbel.sparsity._report import sparsity_report as sparsity_report
+from keras_gumbel.sparsity._size import SparsitySize as SparsitySize
 from keras_gumbel.sparsity._sparsify import sparsify as sparsify
 from keras_gumbel.sparsity._strip import strip as strip
