@@ -3,10 +3,15 @@
 import warnings
 
 import keras
+import numpy as np
+from keras import ops
 
 from keras_gumbel import _keras_private
 from keras_gumbel.layers.concrete_mask import ConcreteMask
 from keras_gumbel.layers.sparsified import Sparsified
+from keras_gumbel.sparsity._decisions import MOST_WHEN_FIXED
+from keras_gumbel.sparsity._decisions import count_undecided
+from keras_gumbel.sparsity._masks import Masked
 from keras_gumbel.sparsity._masks import decide_budgets
 from keras_gumbel.sparsity._masks import final_masks
 from keras_gumbel.sparsity._masks import find_masks
@@ -70,12 +75,10 @@ def harden(
             "or `budget`, or compile the model with a `ProjectedOptimizer` "
             f"and fit it. Received: the model {model.name!r} with neither."
         )
-    if density is None and budget is None:
-        _warn_if_early(model)
-    finals = {
-        id(m.mask): final
-        for m, final in zip(masks, final_masks(masks, shares), strict=True)
-    }
+    arrays = final_masks(masks, shares)
+    if density is None and budget is None and not _warn_if_early(model):
+        _warn_if_undecided(masks, arrays)
+    finals = {id(m.mask): final for m, final in zip(masks, arrays, strict=True)}
 
     def replace(layer: keras.Layer) -> keras.Layer:
         if isinstance(layer, Sparsified):
@@ -97,7 +100,8 @@ def harden(
         for mask, final_mask in pairs:
             final_mask.mask_scores.assign(finals[id(mask)])
             if isinstance(mask, ConcreteMask):
-                final_mask.step.assign(mask.step)
+                # By value: on JAX a step of one model deletes its arrays.
+                final_mask.step.assign(int(ops.convert_to_numpy(mask.step)))
 
     hardened = rewrite(model, replace, fill)
     arguments = _keras_private.compile_arguments(model)
@@ -108,17 +112,34 @@ def harden(
     return hardened
 
 
-def _warn_if_early(model: keras.Model) -> None:
+def _warn_if_early(model: keras.Model) -> bool:
     optimizer = find_projected(getattr(model, "optimizer", None))
     if optimizer is None or not optimizer.built:
-        return
+        return False
     budget, final = optimizer.current_budget(), optimizer.final_budget()
-    if budget > final + 1:
+    early = budget > final + 1
+    if early:
         what = "in costs" if optimizer.costs else "scores"
         warnings.warn(
             f"The final mask keeps {budget:.0f} {what}, the budget where "
             f"training stands; its schedule ends at {final:.0f}. Train to the "
             "end of the schedule, or pass `density` or `budget` to `harden`.",
+            stacklevel=3,
+        )
+    return early
+
+
+def _warn_if_undecided(masks: list[Masked], finals: list[np.ndarray]) -> None:
+    undecided = sum(count_undecided(m.scores()) for m in masks)
+    kept = sum(int(final.sum()) for final in finals)
+    if undecided > MOST_WHEN_FIXED * kept:
+        warnings.warn(
+            f"The final mask keeps {kept:,} weights, and {undecided:,} scores "
+            "are undecided (0.05 < s < 0.95), more than "
+            f"{MOST_WHEN_FIXED:g} for each weight kept: the hardened model "
+            "will do worse until it is fine-tuned. Train the scores at a "
+            "larger learning rate, the one of `score_optimizer`, or for more "
+            "steps.",
             stacklevel=3,
         )
 
