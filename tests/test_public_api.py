@@ -9,7 +9,7 @@ import keras_gumbel
 # changing the API, and belongs in the changelog.
 API = """
 __version__
-callbacks.SparsityLogger()
+callbacks.SparsityLogger(validation_data=None, batch_size=None)
 constraints.CappedBox(budget)
 diagnostics.GradientReport(rows, gradient)
 diagnostics.GradientRow(estimator, bias, bias_error, variance, cosine)
@@ -85,11 +85,20 @@ schedules.ExponentialAnnealing(initial, final, steps)
 schedules.LinearAnnealing(initial, final, steps)
 sparsify(model, filters=None, temperature=0.6666666666666666, hard=False, \
 scores_initializer='ones', inference='mean', seed=None)
-sparsity.SparsityReport(rows, budget, skipped)
-sparsity.SparsityRow(name, weights, kept, expected, undecided)
+sparsity.SparsityReport(rows, budget, spent, skipped, other_bytes)
+sparsity.SparsityRow(name, weights, kept, expected, undecided, size)
+sparsity.SparsitySize(dense, gzip, bitmask, coo, scores, slots)
 sparsity_report(model)
 strip(model)
-visualization.plot_history(history, keys, ax=None)
+visualization.plot_binary_concrete(prob=0.5, \
+temperatures=(0.2, 0.5, 1.0, 2.0), ax=None)
+visualization.plot_history(history, keys=None, ax=None)
+visualization.plot_mask(model, name=None, image_shape=None, ax=None)
+visualization.plot_pareto(results, ax=None)
+visualization.plot_schedules(schedules, steps, ax=None)
+visualization.plot_scores(model, bins=40, ax=None)
+visualization.plot_simplex(logits=(0.0, 0.0, 0.0), \
+temperatures=(0.1, 0.5, 1.0, 5.0), num_samples=200, seed=None, ax=None)
 visualization.plot_sparsity(report, ax=None)
 """
 
@@ -138,8 +147,6 @@ def _is_defined_in(value, namespace):
 
 
 def _signature(value):
-    if value is keras_gumbel.callbacks.SparsityLogger:
-        return "()"
     parameters = inspect.signature(value).parameters.values()
     bare = [p.replace(annotation=p.empty) for p in parameters]
     return str(inspect.Signature(bare))

