@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.callbacks._advice import Advice
 from keras_gumbel.callbacks._advice import steps_taken
 from keras_gumbel.callbacks._hardened import evaluate_soft_and_hard
@@ -55,6 +56,9 @@ class SparsityLogger(keras.callbacks.Callback):
         batch_size: Positive integer for arrays in `validation_data`, or
             `None`, as in `Model.evaluate`. Defaults to `None`.
 
+    Raises:
+        ValueError: If `batch_size` is not a positive integer.
+
     Example:
 
     >>> logger = keras_gumbel.callbacks.SparsityLogger()
@@ -63,6 +67,8 @@ class SparsityLogger(keras.callbacks.Callback):
     def __init__(
         self, validation_data: Any = None, batch_size: int | None = None
     ) -> None:
+        if batch_size is not None:
+            require_positive_integer("SparsityLogger", "batch_size", batch_size)
         super().__init__()
         self.validation_data = validation_data
         self.batch_size = batch_size
