@@ -89,7 +89,7 @@ def test_plot_sparsity_draws_the_budget_of_the_model():
     (line,) = ax.get_lines()
 
     assert list(line.get_xdata()) == [0.1, 0.1]
-    assert _labels(ax) == ["budget: 15 of 150"]
+    assert "dashed: the budget, 15 of 150" in ax.get_xlabel()
 
 
 HISTORY = {

@@ -26,16 +26,12 @@ def plot_sparsity(report: SparsityReport, ax: Any = None) -> Any:
     labels = [f"{row.kept:,} of {row.weights:,}" for row in report.rows]
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
     ax.bar_label(bars, labels, padding=5, bbox=box)
-    ax.axvline(
-        report.density,
-        color=ORANGE,
-        linestyle="--",
-        label=f"budget: {report.kept:,} of {report.weights:,}",
-    )
+    budget = f"budget, {report.kept:,} of {report.weights:,}"
+    ax.axvline(report.density, color=ORANGE, linestyle="--", label=budget)
     ax.invert_yaxis()
     ax.margins(x=0.35)
     ax.set_xlim(left=0)
     ax.xaxis.set_major_formatter(percent(decimals=None))
-    ax.set_xlabel("kept weights")
-    ax.legend()
+    # A legend would hide bars.
+    ax.set_xlabel(f"kept weights (dashed: the {budget})")
     return ax
