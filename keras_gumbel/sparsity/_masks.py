@@ -200,7 +200,7 @@ def _largest(share: Share) -> list[np.ndarray]:
     chosen = np.zeros(scores.size, "float32")
     if set(share.costs) == {1.0}:
         count = min(int(share.budget + _WHOLE), scores.size)
-        chosen[_largest_of_one_cost(scores, magnitudes, count)] = 1.0
+        chosen[largest_of_one_cost(scores, magnitudes, count)] = 1.0
     else:
         order = np.lexsort((-magnitudes, -scores))
         spent = np.cumsum(np.repeat(share.costs, sizes)[order])
@@ -210,7 +210,7 @@ def _largest(share: Share) -> list[np.ndarray]:
     return [p.reshape(s.shape) for p, s in zip(parts, arrays, strict=True)]
 
 
-def _largest_of_one_cost(
+def largest_of_one_cost(
     scores: np.ndarray, magnitudes: np.ndarray, count: int
 ) -> np.ndarray:
     """Returns the indices of the largest scores, without sorting them all."""
