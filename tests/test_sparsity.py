@@ -16,7 +16,6 @@ from keras_gumbel.layers import Sparsified
 from keras_gumbel.optimizers import ProjectedOptimizer
 from keras_gumbel.optimizers import ScoreSGD
 from keras_gumbel.schedules import LinearAnnealing
-from keras_gumbel.sparsity._masks import largest_of_one_cost
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
 
@@ -1305,14 +1304,3 @@ def test_training_the_hardened_copy_leaves_the_model_usable():
     hard.fit(X, X[:, :3], verbose=0)
 
     assert_same_values(values(sparse.variables), before)
-
-
-def test_largest_scores_are_those_of_a_full_sort():
-    rng = np.random.default_rng(0)
-    for size in rng.integers(1, 40, 50):
-        scores = rng.choice([0.0, 0.2, 1.0], size).astype("float32")
-        magnitudes = rng.choice([0.1, 0.2, 0.3], size).astype("float32")
-        order = np.lexsort((-magnitudes, -scores))
-        for count in {0, 1, int(size) // 2, int(size)}:
-            found = largest_of_one_cost(scores, magnitudes, count)
-            assert sorted(found) == sorted(order[:count])

@@ -100,8 +100,8 @@ def harden(
         for mask, final_mask in pairs:
             final_mask.mask_scores.assign(finals[id(mask)])
             if isinstance(mask, ConcreteMask):
-                # By value: on JAX a step of one model deletes its arrays.
-                final_mask.step.assign(int(ops.convert_to_numpy(mask.step)))
+                # By value: JAX gives up arrays that it trains with.
+                final_mask.step.assign(ops.convert_to_numpy(mask.step))
 
     hardened = rewrite(model, replace, fill)
     arguments = _keras_private.compile_arguments(model)

@@ -193,31 +193,15 @@ def final_masks(masks: list[Masked], shares: list[Share]) -> list[np.ndarray]:
 
 
 def _largest(share: Share) -> list[np.ndarray]:
-    arrays = [m.scores() for m in share.masks]
-    sizes = [s.size for s in arrays]
-    scores = np.concatenate([s.ravel() for s in arrays])
+    scores = [m.scores() for m in share.masks]
     magnitudes = np.concatenate([m.magnitudes().ravel() for m in share.masks])
-    chosen = np.zeros(scores.size, "float32")
-    if set(share.costs) == {1.0}:
-        count = min(int(share.budget + _WHOLE), scores.size)
-        chosen[largest_of_one_cost(scores, magnitudes, count)] = 1.0
-    else:
-        order = np.lexsort((-magnitudes, -scores))
-        spent = np.cumsum(np.repeat(share.costs, sizes)[order])
-        fitting = np.searchsorted(spent, share.budget + _WHOLE, side="right")
-        chosen[order[:fitting]] = 1.0
+    order = np.lexsort(
+        (-magnitudes, -np.concatenate([s.ravel() for s in scores]))
+    )
+    sizes = [s.size for s in scores]
+    spent = np.cumsum(np.repeat(share.costs, sizes)[order])
+    fitting = np.searchsorted(spent, share.budget + _WHOLE, side="right")
+    chosen = np.zeros(order.size, "float32")
+    chosen[order[:fitting]] = 1.0
     parts = np.split(chosen, np.cumsum(sizes)[:-1])
-    return [p.reshape(s.shape) for p, s in zip(parts, arrays, strict=True)]
-
-
-def largest_of_one_cost(
-    scores: np.ndarray, magnitudes: np.ndarray, count: int
-) -> np.ndarray:
-    """Returns the indices of the largest scores, without sorting them all."""
-    if count == 0:
-        return np.array([], "int64")
-    least = np.partition(scores, scores.size - count)[scores.size - count]
-    above = np.flatnonzero(scores > least)
-    equal = np.flatnonzero(scores == least)
-    order = np.argsort(-magnitudes[equal], kind="stable")
-    return np.concatenate([above, equal[order[: count - above.size]]])
+    return [p.reshape(s.shape) for p, s in zip(parts, scores, strict=True)]
