@@ -134,8 +134,8 @@ def _warn_if_undecided(masks: list[Masked], finals: list[np.ndarray]) -> None:
     kept = sum(int(final.sum()) for final in finals)
     if undecided > MOST_WHEN_FIXED * kept:
         warnings.warn(
-            f"The final mask keeps {kept:,} weights, and {undecided:,} scores "
-            "are undecided (0.05 < s < 0.95), more than "
+            f"The final mask keeps {kept:,} weights, and the scores "
+            f"of {undecided:,} are undecided (0.05 < s < 0.95), more than "
             f"{MOST_WHEN_FIXED:g} for each weight kept: the hardened model "
             "will do worse until it is fine-tuned. Train the scores at a "
             "larger learning rate, the one of `score_optimizer`, or for more "
