@@ -412,3 +412,19 @@ def is_eager(tensor: Tensor) -> bool:
     if keras.config.backend() == "jax":
         return not jax_utils.is_in_jax_tracing_scope(tensor)
     return True
+
+
+def slot_variables(
+    optimizer: keras.optimizers.Optimizer, variable: keras.Variable
+) -> list[keras.Variable]:
+    """Returns what an optimizer holds for a variable, in its shape.
+
+    Keras names such a variable after the path of the one it belongs to.
+    """
+    prefix = variable.path.replace("/", "_") + "_"
+    return [
+        slot
+        for slot in optimizer.variables
+        if slot.name.startswith(prefix)
+        and tuple(slot.shape) == tuple(variable.shape)
+    ]

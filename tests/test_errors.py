@@ -203,6 +203,38 @@ BAD_VALUES = {
         lambda: kg.harden(_sparse(), density=0.5, budget=3),
         "density",
     ),
+    "logger batch size": (
+        lambda: kg.callbacks.SparsityLogger(batch_size=0),
+        "batch_size",
+    ),
+    "plot of two classes": (
+        lambda: kg.visualization.plot_simplex(logits=[0.0, 1.0]),
+        "logits",
+    ),
+    "plot of no samples": (
+        lambda: kg.visualization.plot_simplex(num_samples=0),
+        "num_samples",
+    ),
+    "plot of a sure score": (
+        lambda: kg.visualization.plot_binary_concrete(1.0),
+        "prob",
+    ),
+    "plot of no steps": (
+        lambda: kg.visualization.plot_schedules({}, 0),
+        "steps",
+    ),
+    "plot of no bins": (
+        lambda: kg.visualization.plot_scores(_sparse(), bins=0),
+        "bins",
+    ),
+    "plot of no such layer": (
+        lambda: kg.visualization.plot_mask(_sparse(), "conv"),
+        "name",
+    ),
+    "plot of other pixels": (
+        lambda: kg.visualization.plot_mask(_sparse(), image_shape=(3, 3)),
+        "image_shape",
+    ),
 }
 
 WRONG_KINDS = {

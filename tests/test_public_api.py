@@ -9,7 +9,7 @@ import keras_gumbel
 # changing the API, and belongs in the changelog.
 API = """
 __version__
-callbacks.SparsityLogger()
+callbacks.SparsityLogger(validation_data=None, batch_size=None)
 constraints.CappedBox(budget)
 diagnostics.GradientReport(rows, gradient)
 diagnostics.GradientRow(estimator, bias, bias_error, variance, cosine)
@@ -26,7 +26,8 @@ inference='argmax', learn_temperature=False, precision='standard', \
 logits_regularizer=None, backward_temperature=None, seed=None, **kwargs)
 layers.SaliencyMask(saliency='magnitude', gradient='masked', fixed=False, \
 seed=None, **kwargs)
-layers.Sparsified(layer, mask=None, fixed=False, seed=None, **kwargs)
+layers.Sparsified(layer, mask=None, granularity='weight', fixed=False, \
+seed=None, **kwargs)
 layers.StraightThroughArgmax(temperature=1.0, \
 estimator='straight_through_gumbel', num_samples=10, gap=1.0, \
 output_mode='one_hot', axis=-1, inference='argmax', learn_temperature=False, \
@@ -34,7 +35,7 @@ precision='standard', logits_regularizer=None, seed=None, **kwargs)
 layers.SubsetSampler(k, temperature=1.0, estimator='simple', hard=True, \
 axis=-1, inference='top_k', learn_temperature=False, precision='standard', \
 logits_regularizer=None, seed=None, **kwargs)
-mark_scores(variable, saliency=None)
+mark_scores(variable, saliency=None, weights=1, rows=None)
 metrics.CodePerplexity(num_classes, axis=-1, name='code_perplexity', \
 dtype=None)
 metrics.CodeUsage(num_classes, axis=-1, name='code_usage', dtype=None)
@@ -98,11 +99,21 @@ sparsify(model, method='learned', filters=None, granularity='weight', \
 seed=None)
 sparsity.ShrinkReport(rows, parameters, kept, skipped)
 sparsity.ShrinkRow(name, units, kept, reasons)
-sparsity.SparsityReport(rows, budget, skipped)
-sparsity.SparsityRow(name, weights, kept, expected, undecided)
+sparsity.SparsityReport(rows, budget, spent, skipped, other_bytes)
+sparsity.SparsityRow(name, weights, kept, expected, undecided, size)
+sparsity.SparsitySize(dense, gzip, bitmask, coo, scores, slots)
+sparsity_costs(model, unit='multiply_adds')
 sparsity_report(model)
 strip(model, shrink=False)
-visualization.plot_history(history, keys, ax=None)
+visualization.plot_binary_concrete(prob=0.5, \
+temperatures=(0.2, 0.5, 1.0, 2.0), ax=None)
+visualization.plot_history(history, keys=None, ax=None)
+visualization.plot_mask(model, name=None, image_shape=None, ax=None)
+visualization.plot_pareto(results, ax=None)
+visualization.plot_schedules(schedules, steps, ax=None)
+visualization.plot_scores(model, bins=40, ax=None)
+visualization.plot_simplex(logits=(0.0, 0.0, 0.0), \
+temperatures=(0.1, 0.5, 1.0, 5.0), num_samples=200, seed=None, ax=None)
 visualization.plot_sparsity(report, ax=None)
 """
 
@@ -154,8 +165,6 @@ def _is_defined_in(value, namespace):
 
 
 def _signature(value):
-    if value is keras_gumbel.callbacks.SparsityLogger:
-        return "()"
     parameters = inspect.signature(value).parameters.values()
     bare = [p.replace(annotation=p.empty) for p in parameters]
     return str(inspect.Signature(bare))

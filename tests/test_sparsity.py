@@ -1,3 +1,4 @@
+import gzip
 import json
 import warnings
 import zipfile
@@ -5,6 +6,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 from keras import layers
 from keras import ops
 
@@ -12,9 +14,13 @@ import keras_gumbel
 from keras_gumbel.layers import ConcreteMask
 from keras_gumbel.layers import Sparsified
 from keras_gumbel.optimizers import ProjectedOptimizer
+from keras_gumbel.optimizers import ScoreSGD
 from keras_gumbel.schedules import LinearAnnealing
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+
+# Scores that nothing has trained are not decided.
+UNTRAINED = "ignore:The final mask keeps.*undecided"
 
 
 def sequential():
@@ -627,6 +633,7 @@ COMPILED = {
 }
 
 
+@pytest.mark.filterwarnings(UNTRAINED)
 @pytest.mark.parametrize("case", COMPILED)
 def test_harden_takes_the_budget_of_the_optimizer(case):
     make, kept = COMPILED[case]
@@ -775,6 +782,7 @@ FRESH = {
 }
 
 
+@pytest.mark.filterwarnings(UNTRAINED)
 @pytest.mark.parametrize("case", FRESH)
 def test_harden_compiles_with_a_fresh_inner_optimizer(case):
     sparse = keras_gumbel.sparsify(build("sequential"))
@@ -797,6 +805,7 @@ def test_harden_compiles_with_a_fresh_inner_optimizer(case):
     }
 
 
+@pytest.mark.filterwarnings(UNTRAINED)
 def test_harden_of_a_multi_optimizer_keeps_its_other_parts():
     sparse = compiled(keras_gumbel.sparsify(sequential()), in_multi_optimizer())
 
@@ -1130,39 +1139,192 @@ def test_report_counts_both_kernels_of_a_separable_layer():
 
 
 def test_report_is_plain_data_for_json():
-    with pytest.warns(UserWarning, match="left these layers"):
-        sparse = with_scores(keras_gumbel.sparsify(unknown()))
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="one")])
+    model.add(layers.Dense(2, name="two"))
+    sparse = with_scores(keras_gumbel.sparsify(model, filters="two"))
 
     report = keras_gumbel.sparsity_report(sparse)
     data = json.loads(json.dumps(report.to_dict()))
 
-    assert data["budget"] == report.budget
-    assert data["skipped"] == report.skipped
-    assert data["rows"] == [
-        {
-            "name": row.name,
-            "weights": row.weights,
-            "kept": row.kept,
-            "expected": row.expected,
-            "undecided": row.undecided,
-        }
-        for row in report.rows
-    ]
-    assert len(report.rows) == 2
+    row = {
+        "name": "two/kernel",
+        "weights": 6,
+        "kept": report.kept,
+        "expected": report.expected,
+        "undecided": report.undecided,
+        "size": vars(report.size),
+        "density": report.kept / 6,
+        "undecided_share": report.undecided / 6,
+    }
+    assert data == {
+        "rows": [row],
+        "total": {**row, "name": "total"},
+        "budget": report.budget,
+        "spent": report.spent,
+        "skipped": {"one": "left out"},
+        "other_bytes": 4 * (12 + 3 + 2),
+    }
 
 
-def test_report_prints_as_a_table():
+def test_report_prints_as_tables():
     big = keras.Sequential([keras.Input((40,)), layers.Dense(50, name="wide")])
     big.add(layers.Dense(2, name="top"))
     sparse = keras_gumbel.sparsify(randomized(big), filters="wide")
+    report = keras_gumbel.sparsity_report(compiled(sparse, density=0.25))
 
-    text = str(keras_gumbel.sparsity_report(compiled(sparse, density=0.25)))
+    text = str(report)
 
-    (row,) = (line for line in text.splitlines() if "wide/kernel" in line)
-    (total,) = (line for line in text.splitlines() if "total" in line)
-    for line in (row, total):
-        assert ["2,000", "500", "25.00%", "2,000"] == [
-            cell for cell in line.replace("│", " ").split() if cell[0].isdigit()
+    def cells(name):
+        return [
+            [cell.strip() for cell in line.split("│")[2:-1]]
+            for line in text.splitlines()
+            if f"│ {name} " in line
         ]
-    assert all(word in text for word in ("weights", "kept", "undecided"))
-    assert "not masked: top (left out)" in text
+
+    counts = ["2,000", "500", "25.00%", "500.0", "2,000 (100.00%)"]
+    sizes = [f"{count:,}" for count in vars(report.size).values()]
+    assert cells("wide/kernel") == cells("total") == [counts, sizes]
+    lines = text.splitlines()
+    assert lines[-3:] == [
+        "sum s / K: 1.0000",
+        f"weights without a mask: {4 * (50 + 100 + 2)} bytes",
+        "not masked: top (left out)",
+    ]
+    assert max(map(len, lines)) <= 100
+
+
+def test_report_counts_the_bytes_of_each_form():
+    model = randomized(keras.Sequential([keras.Input((40,)), layers.Dense(50)]))
+    sparse = with_scores(keras_gumbel.sparsify(model))
+    hard = keras_gumbel.harden(sparse, budget=60)
+
+    size = keras_gumbel.sparsity_report(hard).size
+
+    (kernel,) = kernels_of(keras_gumbel.strip(hard))
+    kernel = ops.convert_to_numpy(kernel)
+    coo = scipy.sparse.coo_array(kernel)
+    mask = np.packbits(kernel != 0)
+    assert size.dense == kernel.nbytes == 8000
+    assert size.bitmask == mask.nbytes + 60 * 4
+    assert coo.nnz == 60
+    assert size.coo == coo.data.nbytes + sum(c.nbytes for c in coo.coords)
+    packed = gzip.compress(kernel.tobytes(), 6, mtime=0)
+    assert size.gzip == len(packed)
+    assert gzip.decompress(packed) == kernel.tobytes()
+
+
+def test_report_counts_the_bytes_of_a_convolution():
+    model = randomized(
+        keras.Sequential([keras.Input((5, 5, 3)), layers.Conv2D(4, 3)])
+    )
+
+    size = keras_gumbel.sparsity_report(
+        keras_gumbel.harden(keras_gumbel.sparsify(model), budget=10)
+    ).size
+
+    assert size.dense == 4 * 3 * 3 * 3 * 4
+    assert size.coo == 10 * (4 + 4 * 4)
+    assert size.bitmask == 108 // 8 + 1 + 10 * 4
+
+
+def test_report_counts_half_precision():
+    keras.config.set_dtype_policy("float16")
+    model = randomized(keras.Sequential([keras.Input((4,)), layers.Dense(3)]))
+
+    report = keras_gumbel.sparsity_report(
+        keras_gumbel.harden(keras_gumbel.sparsify(model), budget=5)
+    )
+
+    assert report.size.dense == 24
+    assert report.size.bitmask == 2 + 10
+    assert report.size.scores == 48
+    assert report.other_bytes == 6
+
+
+SLOTS = {
+    "sgd": (lambda: keras.optimizers.SGD(), 0),
+    "momentum": (lambda: keras.optimizers.SGD(momentum=0.9), 1),
+    "adam": (lambda: keras.optimizers.Adam(), 2),
+    "average": (lambda: keras.optimizers.SGD(use_ema=True), 1),
+    "score optimizer": (lambda: ScoreSGD(), 2),
+}
+
+
+@pytest.mark.parametrize("case", SLOTS)
+def test_report_counts_the_memory_of_training(case):
+    make, count = SLOTS[case]
+    own = make() if case == "score optimizer" else None
+    inner = keras.optimizers.Adam() if own else make()
+    sparse = keras_gumbel.sparsify(build("sequential"))
+    optimizer = ProjectedOptimizer(inner, density=0.5, score_optimizer=own)
+
+    report = keras_gumbel.sparsity_report(compiled(sparse, optimizer))
+
+    assert [row.size.scores for row in report.rows] == [96, 72]
+    assert [row.size.slots for row in report.rows] == [96 * count, 72 * count]
+    assert report.size.slots == 168 * count
+
+
+def test_report_of_a_mask_between_layers_has_no_kernel_to_store():
+    model = keras.Sequential([keras.Input((4,)), ConcreteMask(name="gate")])
+
+    report = keras_gumbel.sparsity_report(model)
+
+    assert vars(report.size) == {
+        "dense": 0,
+        "gzip": 0,
+        "bitmask": 0,
+        "coo": 0,
+        "scores": 16,
+        "slots": 0,
+    }
+    assert report.other_bytes == 0
+
+
+def test_report_says_how_much_of_the_budget_is_spent():
+    sparse = with_scores(keras_gumbel.sparsify(sequential()))
+    costs = {"hidden": 3.0, "out": 2.0}
+    optimizer = ProjectedOptimizer("sgd", budget=30, costs=costs)
+    sparse = with_scores(compiled(sparse, optimizer))
+    hidden, out = scores_of(sparse)
+    for scores in (hidden, out):
+        scores.assign(scores * 0.1)
+
+    report = keras_gumbel.sparsity_report(sparse)
+
+    cost = 3 * flat([hidden]).sum() + 2 * flat([out]).sum()
+    assert report.spent == pytest.approx(cost / 30)
+
+
+def test_harden_warns_of_undecided_scores():
+    sparse = compiled(keras_gumbel.sparsify(sequential()), budget=10)
+
+    with pytest.warns(UserWarning, match="10 weights, .* of 42 are") as got:
+        keras_gumbel.harden(sparse)
+
+    (warning,) = (x for x in got if x.category is UserWarning)
+    assert warning.filename == __file__
+    assert "`score_optimizer`" in str(warning.message)
+
+
+def test_harden_is_silent_where_scores_are_decided_or_the_budget_is_given():
+    undecided = compiled(keras_gumbel.sparsify(sequential()), budget=10)
+    decided = compiled(keras_gumbel.sparsify(sequential()), budget=20)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        keras_gumbel.harden(undecided, budget=10)
+        keras_gumbel.harden(decided)  # 42 for 20, less than 3 for each
+
+
+def test_training_the_hardened_copy_leaves_the_model_usable():
+    mask = ConcreteMask(temperature=LinearAnnealing(1.0, 0.5, steps=10))
+    sparse = compiled(keras_gumbel.sparsify(sequential(), mask), density=0.5)
+    hard = keras_gumbel.harden(sparse)
+    before = values(sparse.variables)
+
+    # Jitted, for it is then that JAX deletes what a step has read.
+    hard.compile("sgd", loss="mse")
+    hard.fit(X, X[:, :3], verbose=0)
+
+    assert_same_values(values(sparse.variables), before)

@@ -12,5 +12,6 @@ from keras_gumbel.sparsity._shrink import shrink as shrink
 from keras_gumbel.sparsity._shrink_report import ShrinkReport as ShrinkReport
 from keras_gumbel.sparsity._shrink_report import ShrinkRow as ShrinkRow
 from keras_gumbel.sparsity._shrink_report import shrink_report as shrink_report
+from keras_gumbel.sparsity._size import SparsitySize as SparsitySize
 from keras_gumbel.sparsity._sparsify import sparsify as sparsify
 from keras_gumbel.sparsity._strip import strip as strip

@@ -16,6 +16,9 @@ from keras_gumbel._seeds import seed_generator
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.layers.concrete_mask import ConcreteMask
 from keras_gumbel.layers.sparsified import Sparsified
+from keras_gumbel.sparsity._decisions import MOST_WHEN_FIXED
+from keras_gumbel.sparsity._decisions import count_undecided
+from keras_gumbel.sparsity._masks import Masked
 from keras_gumbel.sparsity._masks import decide_budgets
 from keras_gumbel.sparsity._masks import final_masks
 from keras_gumbel.sparsity._masks import find_masks
@@ -127,8 +130,9 @@ def harden(
             "or `budget`, or compile the model with a `ProjectedOptimizer` "
             f"and fit it. Received: the model {model.name!r} with neither."
         )
-    if density is None and budget is None:
-        _warn_if_early(model)
+    finals = final_masks(masks, shares)
+    if density is None and budget is None and not _warn_if_early(model):
+        _warn_if_undecided(masks, finals)
     scores: dict[int, keras.Variable] = {}
 
     def replace(layer: keras.Layer) -> keras.Layer:
@@ -156,7 +160,6 @@ def harden(
 
     hardened = rewrite(plain, replace, fill)
     variables = [scores[id(m.mask)] for m in masks]
-    finals = final_masks(masks, shares)
     if arguments is not None and data is not None:
         rest = {"optimizer": None, "metrics": None, "weighted_metrics": None}
         hardened.compile(**{**arguments, **rest})
@@ -210,17 +213,36 @@ def _assign(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
         variable.assign(value)
 
 
-def _warn_if_early(model: keras.Model) -> None:
+def _warn_if_early(model: keras.Model) -> bool:
     optimizer = find_projected(getattr(model, "optimizer", None))
     if optimizer is None or not optimizer.built:
-        return
+        return False
     budget, final = optimizer.current_budget(), optimizer.final_budget()
-    if budget > final + 1:
+    early = budget > final + 1
+    if early:
         what = "in costs" if optimizer.costs else "scores"
         warnings.warn(
             f"The final mask keeps {budget:.0f} {what}, the budget where "
             f"training stands; its schedule ends at {final:.0f}. Train to the "
             "end of the schedule, or pass `density` or `budget` to `harden`.",
+            stacklevel=3,
+        )
+    return early
+
+
+def _warn_if_undecided(masks: list[Masked], finals: list[np.ndarray]) -> None:
+    undecided = sum(m.shared * count_undecided(m.scores()) for m in masks)
+    kept = sum(
+        m.shared * int(f.sum()) for m, f in zip(masks, finals, strict=True)
+    )
+    if undecided > MOST_WHEN_FIXED * kept:
+        warnings.warn(
+            f"The final mask keeps {kept:,} weights, and the scores "
+            f"of {undecided:,} are undecided (0.05 < s < 0.95), more than "
+            f"{MOST_WHEN_FIXED:g} for each weight kept: the hardened model "
+            "will do worse until it is fine-tuned. Train the scores at a "
+            "larger learning rate, the one of `score_optimizer`, or for more "
+            "steps.",
             stacklevel=3,
         )
 

@@ -7,15 +7,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_gumbel.sparsity._masks import decide_budgets
-from keras_gumbel.sparsity._masks import final_masks
-from keras_gumbel.sparsity._masks import find_masks
-from keras_gumbel.sparsity._masks import together
+from keras_gumbel.sparsity._decisions import count_undecided
+from keras_gumbel.sparsity._decisions import find_decisions
+from keras_gumbel.sparsity._decisions import sum_scores
 from keras_gumbel.sparsity._rewrite import require_rewritable
+from keras_gumbel.sparsity._size import NOTHING
+from keras_gumbel.sparsity._size import SparsitySize
+from keras_gumbel.sparsity._size import measure
+from keras_gumbel.sparsity._size import measure_others
 from keras_gumbel.sparsity._sparsify import unmasked_layers
 
-# Scores between these are neither kept nor dropped yet.
-_UNDECIDED = (0.05, 0.95)
+_WIDTH = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +27,11 @@ class SparsityRow:
     Attributes:
         name: String, the names of the layer and of its kernel, or of a mask
             between layers.
-        weights: Integer, the number of scores.
-        kept: Integer, the ones of the final mask.
-        expected: Float, the sum of the scores (Eq. 19).
-        undecided: Integer, the number of scores between 0.05 and 0.95.
+        weights: Integer, the number of weights with a score.
+        kept: Integer, how many of them the final mask keeps.
+        expected: Float, the sum of their scores (Eq. 19).
+        undecided: Integer, the number with a score between 0.05 and 0.95.
+        size: `SparsitySize`, the bytes of the kernel.
     """
 
     name: str
@@ -36,86 +39,137 @@ class SparsityRow:
     kept: int
     expected: float
     undecided: int
+    size: SparsitySize
 
     @property
     def density(self) -> float:
         """The kept share."""
         return self.kept / self.weights
 
+    @property
+    def undecided_share(self) -> float:
+        """The share of the scores between 0.05 and 0.95."""
+        return self.undecided / self.weights
+
 
 @dataclasses.dataclass(frozen=True)
 class SparsityReport:
     """What is kept of each masked layer of a model.
 
-    `print` shows it as a table.
+    `print` shows it as tables.
 
     Attributes:
         rows: Tuple of `SparsityRow`, one for each mask.
         budget: Integer K, the number of ones the final mask has.
+        spent: Float, the sum of the scores over K, or of what they cost over
+            what they may cost.
         skipped: Dictionary, names of layers whose weight matrices have no
             mask, to the reason.
+        other_bytes: Integer, of all weights that have no mask: those of the
+            skipped layers, biases and statistics.
     """
 
     rows: tuple[SparsityRow, ...]
     budget: int
+    spent: float
     skipped: dict[str, str]
+    other_bytes: int
+
+    @property
+    def total(self) -> SparsityRow:
+        """The sum of the rows."""
+        return SparsityRow(
+            name="total",
+            weights=sum(row.weights for row in self.rows),
+            kept=sum(row.kept for row in self.rows),
+            expected=sum(row.expected for row in self.rows),
+            undecided=sum(row.undecided for row in self.rows),
+            size=sum((row.size for row in self.rows), NOTHING),
+        )
 
     @property
     def weights(self) -> int:
         """The number of scores of the model."""
-        return sum(row.weights for row in self.rows)
+        return self.total.weights
 
     @property
     def kept(self) -> int:
         """The ones of the final mask of the model."""
-        return sum(row.kept for row in self.rows)
+        return self.total.kept
 
     @property
     def density(self) -> float:
         """The kept share of the model."""
-        return self.kept / self.weights
+        return self.total.density
 
     @property
     def expected(self) -> float:
         """The sum of all scores (Eq. 19)."""
-        return sum(row.expected for row in self.rows)
+        return self.total.expected
 
     @property
     def undecided(self) -> int:
         """The number of scores between 0.05 and 0.95."""
-        return sum(row.undecided for row in self.rows)
+        return self.total.undecided
+
+    @property
+    def undecided_share(self) -> float:
+        """The share of the scores between 0.05 and 0.95."""
+        return self.total.undecided_share
+
+    @property
+    def size(self) -> SparsitySize:
+        """The bytes of all masked kernels."""
+        return self.total.size
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain data, for JSON."""
-        return dataclasses.asdict(self)
+        return {
+            **dataclasses.asdict(self),
+            "rows": [_to_dict(row) for row in self.rows],
+            "total": _to_dict(self.total),
+        }
 
     def __str__(self) -> str:
         # Keras depends on rich; importing it here keeps ours quick.
         from rich.console import Console
-        from rich.table import Table
 
-        table = Table()
-        table.add_column("masked kernel")
-        for title in ("weights", "kept", "density", "undecided"):
-            table.add_column(title, justify="right")
-        for row in self.rows:
-            table.add_row(row.name, *_cells(row))
-        table.add_section()
-        table.add_row("total", *_cells(self))
         text = io.StringIO()
-        Console(file=text, width=100).print(table)
+        console = Console(file=text, width=_WIDTH)
+        titles = ["weights", "kept", "density", "sum s", "undecided"]
+        console.print(self._table("masked kernel", titles, _counts))
+        sizes = ["dense", "gzip", "bitmask", "COO", "scores", "slots"]
+        console.print(self._table("bytes", sizes, _sizes))
         lines = [text.getvalue().rstrip()]
+        lines += [
+            f"sum s / K: {self.spent:.4f}",
+            f"weights without a mask: {self.other_bytes:,} bytes",
+        ]
         lines += [f"not masked: {n} ({why})" for n, why in self.skipped.items()]
         return "\n".join(lines)
 
+    def _table(self, name: str, titles: list[str], cells: Any) -> Any:
+        from rich.table import Table
+
+        table = Table()
+        table.add_column(name, overflow="fold")
+        for title in titles:
+            table.add_column(title, justify="right", no_wrap=True)
+        for row in self.rows:
+            table.add_row(row.name, *cells(row))
+        table.add_section()
+        table.add_row("total", *cells(self.total))
+        return table
+
 
 def sparsity_report(model: keras.Model) -> SparsityReport:
-    """Reports what is kept of each masked layer of a model.
+    """Reports what is kept of each masked layer of a model, and its size.
 
     `kept` counts the mask that `keras_gumbel.harden` would fix now: the K
     largest scores of the model, with the K of the `ProjectedOptimizer` the
     model is compiled with, or else the sum of the scores, the number a drawn
     mask keeps on average (Eq. 19). In a hardened model it is the mask itself.
+    The sizes are those of the kernels under this mask.
 
     Args:
         model: Sequential or Functional model with masked layers, or the
@@ -132,39 +186,51 @@ def sparsity_report(model: keras.Model) -> SparsityReport:
 
     >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
     >>> report = keras_gumbel.sparsity_report(keras_gumbel.sparsify(model))
-    >>> report.weights
-    32
+    >>> report.weights, report.size.dense
+    (32, 128)
     """
     plain = require_rewritable("sparsity_report", model)
-    masks = find_masks("sparsity_report", model)
-    scores = [m.scores() for m in masks]
-    shares = decide_budgets("sparsity_report", model, masks)
-    if shares is None:
-        mean = round(sum(m.kept() for m in masks))
-        shares = [together(masks, mean)]
-    finals = final_masks(masks, shares)
-    budget = sum(
-        m.shared * int(np.count_nonzero(final))
-        for m, final in zip(masks, finals, strict=True)
-    )
-    low, high = _UNDECIDED
+    decisions = find_decisions("sparsity_report", model)
+    optimizer = getattr(model, "optimizer", None)
     rows = [
         SparsityRow(
             name=m.name,
             weights=m.weights,
             kept=m.shared * int(np.count_nonzero(final)),
-            expected=m.shared * float(s.sum(dtype="float64")),
-            undecided=int(np.count_nonzero((s > low) & (s < high))),
+            expected=m.shared * sum_scores(s),
+            undecided=m.shared * count_undecided(s),
+            size=measure(m, final, optimizer),
         )
-        for m, s, final in zip(masks, scores, finals, strict=True)
+        for m, s, final in zip(
+            decisions.masks, decisions.scores, decisions.finals, strict=True
+        )
     ]
-    return SparsityReport(tuple(rows), budget, unmasked_layers(plain))
+    return SparsityReport(
+        rows=tuple(rows),
+        budget=decisions.kept,
+        spent=decisions.spent,
+        skipped=unmasked_layers(plain),
+        other_bytes=measure_others(plain, decisions.masks),
+    )
 
 
-def _cells(part: SparsityRow | SparsityReport) -> list[str]:
+def _to_dict(row: SparsityRow) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(row),
+        "density": row.density,
+        "undecided_share": row.undecided_share,
+    }
+
+
+def _counts(row: SparsityRow) -> list[str]:
     return [
-        f"{part.weights:,}",
-        f"{part.kept:,}",
-        f"{part.density:.2%}",
-        f"{part.undecided:,}",
+        f"{row.weights:,}",
+        f"{row.kept:,}",
+        f"{row.density:.2%}",
+        f"{row.expected:,.1f}",
+        f"{row.undecided:,} ({row.undecided_share:.2%})",
     ]
+
+
+def _sizes(row: SparsityRow) -> list[str]:
+    return [f"{count:,}" for count in dataclasses.astuple(row.size)]

@@ -1,0 +1,5 @@
+"""Callbacks; none is needed to train."""
+
+from keras_gumbel.callbacks.sparsity_logger import (
+    SparsityLogger as SparsityLogger,
+)

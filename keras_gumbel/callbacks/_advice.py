@@ -1,0 +1,186 @@
+"""Warnings that say what to change, once each."""
+
+import warnings
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_gumbel._scores import marked_scores
+from keras_gumbel._scores import saliency_of
+from keras_gumbel._validation import is_schedule
+from keras_gumbel.optimizers import ProjectedOptimizer
+from keras_gumbel.optimizers import ScoreSGD
+from keras_gumbel.sparsity._decisions import MOST_AT_END
+from keras_gumbel.sparsity._decisions import MOST_WHEN_FIXED
+from keras_gumbel.sparsity._decisions import Decisions
+from keras_gumbel.sparsity._masks import find_projected
+
+# A step that every schedule has ended by.
+_LAST_STEP = 2**31 - 1
+
+# A density this much above its end has not come to it.
+_CLOSE = 1.01
+
+# The sum of the learning rates below which many scores do not get from 1 to
+# 0, where a step is about as long as the learning rate; measured in
+# benchmarks/score_learning_rate.py.
+_LEAST_TRAVEL = 10.0
+
+# How many steps of a schedule are looked at.
+_POINTS = 100
+
+_MORE_TRAVEL = (
+    "Raise the learning rate of `score_optimizer`, or train for more steps."
+)
+
+
+class Advice:
+    """Follows a `fit` and warns of what will not come out well.
+
+    Without a `ProjectedOptimizer` only the end is looked at.
+    """
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+        self._live: float | None = None
+        self._too_short = False
+
+    def on_plan(self, model: keras.Model, steps: int) -> None:
+        """Looks at the schedules, as soon as the end is known.
+
+        Args:
+            model: Compiled model.
+            steps: Integer, the training steps to come.
+        """
+        optimizer = find_projected(model.optimizer)
+        if optimizer is None:
+            return
+        end = steps_taken(model) + steps
+        self._too_short = False
+        self._look_at_densities(optimizer, end)
+        scores = marked_scores(model.trainable_variables)
+        if any(saliency_of(v) is None for v in scores):
+            self._look_at_learning_rate(optimizer, end)
+
+    def on_decisions(self, model: keras.Model, decisions: Decisions) -> None:
+        """Looks at the scores, at the end of an epoch."""
+        if _is_final(model, decisions):
+            if self._live is not None and self._live > MOST_WHEN_FIXED:
+                self._warn(
+                    "fixed",
+                    f"An epoch before the mask was fixed there were "
+                    f"{self._live:.1f} undecided scores (0.05 < s < 0.95) for "
+                    f"each weight kept; more than {MOST_WHEN_FIXED:g} are too "
+                    f"many. {_MORE_TRAVEL}",
+                )
+            self._live = None
+        else:
+            self._live = decisions.undecided_per_kept
+
+    def on_end(self) -> None:
+        """Looks at the scores where training ends."""
+        if self._live is None or self._too_short:
+            return
+        if self._live > MOST_AT_END:
+            self._warn(
+                "end",
+                f"Training ended with {self._live:.1f} undecided scores "
+                "(0.05 < s < 0.95) for each weight kept; more than "
+                f"{MOST_AT_END:g} are too many: with its final mask this is "
+                f"another model. {_MORE_TRAVEL}",
+            )
+
+    def _look_at_densities(
+        self, optimizer: ProjectedOptimizer, end: int
+    ) -> None:
+        name = "budget" if optimizer.density is None else "density"
+        limits = getattr(optimizer, name)
+        for limit in limits.values() if isinstance(limits, dict) else [limits]:
+            if not is_schedule(limit):
+                continue
+            reached, final = _at(limit, end), _at(limit, _LAST_STEP)
+            if reached > final * _CLOSE:
+                self._too_short = True
+                self._warn(
+                    "density",
+                    f"This `fit` ends at step {end:,}, where the schedule of "
+                    f"the {name} is at {reached:.4g}; it ends at {final:.4g}. "
+                    f"Let it end by then, with `steps={end}` if it is one of "
+                    "`keras_gumbel.schedules`, or raise `epochs`.",
+                )
+
+    def _look_at_learning_rate(
+        self, optimizer: ProjectedOptimizer, end: int
+    ) -> None:
+        part = optimizer.score_optimizer or optimizer.inner_optimizer
+        length = _step_length(part)
+        if length is None:
+            return
+        last = min(end, optimizer.harden_step or end)
+        total = _sum_of_rates(part, last)
+        needed = _LEAST_TRAVEL / length
+        if 0 < total < needed:
+            self._warn(
+                "learning_rate",
+                f"The learning rates of the scores add up to {total:.3g} in "
+                f"the {last:,} steps that train them; under {needed:.3g} many "
+                "scores do not get from 1 to 0. Give `score_optimizer` a "
+                f"learning rate {needed / total:.1f} times as large, or train "
+                "for more steps.",
+            )
+
+    def _warn(self, cause: str, message: str) -> None:
+        if cause not in self._given:
+            self._given.add(cause)
+            warnings.warn(message, stacklevel=2)
+
+
+def steps_taken(model: keras.Model) -> int:
+    """Returns the training steps of a model under `ProjectedOptimizer`."""
+    optimizer = find_projected(model.optimizer)
+    if optimizer is None:
+        return 0
+    updates = int(ops.convert_to_numpy(optimizer.iterations))
+    return updates * _steps_per_update(optimizer.inner_optimizer)
+
+
+def _is_final(model: keras.Model, decisions: Decisions) -> bool:
+    """Whether no score will change any more."""
+    if all(m.mask.fixed for m in decisions.masks):
+        return True
+    optimizer = find_projected(model.optimizer)
+    if optimizer is None or optimizer.harden_step is None:
+        return False
+    return steps_taken(model) >= optimizer.harden_step
+
+
+def _steps_per_update(optimizer: keras.optimizers.Optimizer) -> int:
+    return optimizer.gradient_accumulation_steps or 1
+
+
+def _step_length(optimizer: keras.optimizers.Optimizer) -> float | None:
+    """Returns how far a score moves in a step, in learning rates.
+
+    `None` where that hangs on the size of the gradients.
+    """
+    if isinstance(optimizer, ScoreSGD):
+        return 1.0 / (1.0 - optimizer.momentum)
+    kin = ("Adam", "Adamax", "Nadam", "Lion")
+    if any(isinstance(optimizer, getattr(keras.optimizers, k)) for k in kin):
+        return 1.0
+    return None
+
+
+def _sum_of_rates(optimizer: keras.optimizers.Optimizer, steps: int) -> float:
+    """Adds up the learning rates of a number of steps, from the first on."""
+    rate = optimizer.get_config()["learning_rate"]
+    if isinstance(rate, dict):
+        schedule = keras.saving.deserialize_keras_object(rate)
+        points = [(i + 0.5) * steps / _POINTS for i in range(_POINTS)]
+        rate = sum(_at(schedule, int(point)) for point in points) / _POINTS
+    return rate * steps / _steps_per_update(optimizer)
+
+
+def _at(schedule: Any, step: int) -> float:
+    return float(ops.convert_to_numpy(schedule(step)))
