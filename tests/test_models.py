@@ -263,6 +263,7 @@ def test_an_unbuilt_subclassed_model_trains():
     assert int(named(inner, "seed")[0][1]) == 2 * 3
 
 
+@pytest.mark.filterwarnings("ignore:The final mask keeps 9 weights")
 def test_what_is_done_to_whole_models_reaches_the_model_inside():
     optimizer = kg.optimizers.ProjectedOptimizer("sgd", budget=9)
     mean = MonteCarloModel(dense(), 3, name="averaged")
