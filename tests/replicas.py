@@ -35,7 +35,7 @@ X = RNG.normal(size=(32, 8)).astype("float32")
 Y = RNG.normal(size=(32, 4)).astype("float32")
 DENSITY = 0.3
 BATCH, EPOCHS = 16, 3
-PATIENCE = 240
+PATIENCE = 480
 
 
 def sparse_model():

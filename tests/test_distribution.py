@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-SECONDS = 280
+SECONDS = 540
 BUDGET = 0.3 * (8 * 16 + 16 * 4)
 
 
