@@ -6,8 +6,12 @@ prints CPU time as a multiple of one clip of the same scores, in place, for
 points after a step of training and for a cold start: of ours, of 30 halvings,
 of a guarded Newton method, of sorting and of jaxopt's `projection_box_section`
 if it is installed. On JAX and TensorFlow all are compiled by XLA, on torch
-they are eager. The second table is the cost of `ProjectedOptimizer(Adam)`
-over Adam. `--huge` adds a projection of 1e8 scores and its error.
+they are eager. Ours returns new tensors; "ours, in place" writes over the
+scores, as an optimizer does.
+
+A table of the passes that ours is made of says what it cannot go below. The
+last one is the cost of `ProjectedOptimizer(Adam)` over Adam. `--huge` adds a
+projection of 1e8 scores and its error, `--plot FILE` draws the first table.
 """
 
 import os
@@ -27,9 +31,9 @@ from timing import print_table
 from timing import versions
 
 import keras_gumbel as kg
+from keras_gumbel.ops import _capped_box
 
 BACKEND = keras.config.backend()
-PACKAGES = {"tensorflow": "tensorflow-cpu"}.get(BACKEND, BACKEND)
 DENSITY = 0.1
 
 
@@ -142,9 +146,52 @@ def contenders(shapes, case):
         if BACKEND == "jax" and importlib.util.find_spec("jaxopt"):
             functions["jaxopt"] = jaxopt_section
     runs = {"clip in place": clip_in_place(z)}
+    if BACKEND != "torch":
+        runs["ours, in place"] = ours_in_place(z, budget)
     for name, function in functions.items():
         runs[name] = runner(function, z, budget)
     return runs
+
+
+def passes(z):
+    """Returns what a projection has to do, each once."""
+
+    def one_sum(z, shift):
+        zero = ops.where(shift == shift, 0.0, shift)  # unknown to compilers
+        return sum(
+            ops.sum(ops.minimum(ops.maximum(x - shift, zero), zero + 1.0))
+            for x in z
+        )
+
+    def one_sum_in_pieces(z, shift):
+        pieces = [p for x in z for p in _capped_box._sums.chunks(x)]
+        return sum(float(ops.sum((p - 0.01).clip(0.0, 1.0))) for p in pieces)
+
+    add_up = one_sum_in_pieces if BACKEND == "torch" else one_sum
+    shift = ops.convert_to_tensor(np.float32(0.01))
+    return {
+        "clip in place": clip_in_place(z),
+        "largest score": runner(lambda z, _: list(map(ops.amax, z)), z, 0),
+        "clip and sum": runner(lambda z, _: add_up(z, shift), z, 0),
+        "clip to a new tensor": runner(
+            lambda z, _: [ops.clip(x - shift, 0.0, 1.0) for x in z], z, 0
+        ),
+    }
+
+
+def count_sums(z, budget):
+    """Returns how many sums over all scores the search takes."""
+    counted = []
+    original = _capped_box._Eager.sum_less
+
+    def sum_less(*args):
+        counted.append(original(*args))
+        return counted[-1]
+
+    _capped_box._Eager.sum_less = sum_less
+    ours([ops.convert_to_tensor(x) for x in z], budget)
+    _capped_box._Eager.sum_less = original
+    return len(counted)
 
 
 def clip_in_place(z):
@@ -182,6 +229,42 @@ def clip_in_place(z):
     return clip
 
 
+def ours_in_place(z, budget):
+    """Returns what lays out the scores, and what projects them there."""
+    if BACKEND == "jax":
+        import jax
+
+        source = [jax.numpy.array(x) for x in z]
+        run = jax.jit(lambda z: ours(z, budget), donate_argnums=0)
+        state = []
+
+        def prepare():
+            state[:] = [
+                jax.block_until_ready(list(map(jax.numpy.array, source)))
+            ]
+
+        def project():
+            state[:] = [jax.block_until_ready(run(state[0]))]
+
+        return prepare, project
+    import tensorflow as tf
+
+    source = [tf.constant(x) for x in z]
+    variables = [tf.Variable(x) for x in source]
+
+    def prepare():
+        for v, x in zip(variables, source, strict=True):
+            v.assign(x)
+
+    @tf.function(jit_compile=True)
+    def project():
+        projected = ours([tf.convert_to_tensor(v) for v in variables], budget)
+        for v, s in zip(variables, projected, strict=True):
+            v.assign(s)
+
+    return prepare, project
+
+
 def runner(function, z, budget):
     """Compiles a projection of these scores, which stay as they are."""
     if BACKEND == "jax":
@@ -201,26 +284,111 @@ def runner(function, z, budget):
     return lambda: function(z, budget)
 
 
+SIZES = {
+    "10 000": [(10_000,)],
+    "1e5": [(100_000,)],
+    "1e6": [(1_000_000,)],
+    "1e7": [(10_000_000,)],
+    "20 x (512, 1024)": [(512, 1024)] * 20,
+}
+
+
 def measure_sizes(rounds):
-    cases = {
-        "10 000": [(10_000,)],
-        "1e6": [(1_000_000,)],
-        "1e7": [(10_000_000,)],
-        "20 x (512, 1024)": [(512, 1024)] * 20,
-    }
+    """Prints tables, and returns the milliseconds of the first, by column."""
+    milliseconds = []
     for title, case in (
         ("After a step of training", after_a_step),
         ("Cold start, uniform scores", cold),
     ):
         columns = []
-        for shapes in cases.values():
+        for shapes in SIZES.values():
             ratios, unit = median_ratios(contenders(shapes, case), rounds)
             column = {name: f"{ratio:.1f}" for name, ratio in ratios.items()}
             column["clip in place"] = f"{1e3 * unit:.3f} ms"
             columns.append(column)
-        names = columns[1]  # the one with all contenders
+            milliseconds.append({n: 1e3 * unit * r for n, r in ratios.items()})
+        names = columns[0]  # one with all contenders
         rows = [[name, *(c.get(name, "-") for c in columns)] for name in names]
-        print_table(title, ["multiples of a clip", *cases], rows)
+        print_table(title, ["multiples of a clip", *SIZES], rows)
+    return milliseconds[: len(SIZES)]
+
+
+def measure_passes(rounds):
+    """Prints what the passes cost that a projection is made of."""
+    names, columns = [], []
+    for shapes in SIZES.values():
+        generator = np.random.default_rng(0)
+        z = [after_a_step(shape, generator) for shape in shapes]
+        sums = count_sums(z, DENSITY * sum(x.size for x in z))
+        ratios, _ = median_ratios(passes(z), rounds)
+        largest, add_up, clip = list(ratios.values())[1:]
+        column = {
+            "largest score": f"{largest:.2f}",
+            "clip and sum": f"{add_up:.2f}",
+            "clip to a new tensor": f"{clip:.2f}",
+            "sums of the search": str(sums),
+            "all passes": f"{largest + sums * add_up + clip:.1f}",
+            "all passes, in place": f"{largest + sums * add_up + 1:.1f}",
+        }
+        names = list(column)
+        columns.append(column)
+    rows = [[name, *(c[name] for c in columns)] for name in names]
+    print_table(
+        "What ours is made of, after a step of training",
+        ["multiples of a clip", *SIZES],
+        rows,
+    )
+
+
+# Okabe and Ito's colours, told apart by all eyes, and shapes beside them.
+LINES = {
+    "clip in place": ("#000000", "."),
+    "ours": ("#0072B2", "o"),
+    "ours, in place": ("#56B4E9", "D"),
+    "30 halvings": ("#D55E00", "s"),
+    "Newton": ("#009E73", "^"),
+    "sorting": ("#CC79A7", "v"),
+    "jaxopt": ("#E69F00", "P"),
+}
+
+
+def plot(path, columns):
+    """Draws milliseconds against the number of scores."""
+    import matplotlib.pyplot as plt
+
+    sizes = [shapes[0][0] for shapes in SIZES.values() if len(shapes) == 1]
+    figure, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    ends = []
+    for name, (color, marker) in LINES.items():
+        points = [
+            (n, c[name])
+            for n, c in zip(sizes, columns, strict=False)
+            if name in c
+        ]
+        if points:
+            ax.loglog(*zip(*points, strict=True), color=color, marker=marker)
+            ends.append((*points[-1], name, color))
+    above = -math.inf
+    for n, cost, name, color in sorted(ends, key=lambda end: end[1]):
+        if n == sizes[-1]:
+            above = height = max(cost, above * 1.45 if above > 0 else cost)
+        else:
+            height = cost
+        ax.annotate(
+            name,
+            (n, cost),
+            (n * 1.25, height),
+            color=color,
+            va="center",
+            annotation_clip=False,
+        )
+    ax.set_xlim(right=sizes[-1] * 8)
+    ax.set_xlabel("scores")
+    ax.set_ylabel("CPU time in ms")
+    ax.set_title(f"Projection after a step of training, {BACKEND}", loc="left")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.25)
+    figure.savefig(path, dpi=150)
 
 
 def measure_optimizer(rounds):
@@ -236,7 +404,9 @@ def measure_optimizer(rounds):
         variable = keras.Variable(start, autocast=False)
         if projected:
             kg.mark_scores(variable)
-            optimizer = kg.optimizers.ProjectedOptimizer(optimizer, DENSITY)
+            optimizer = kg.optimizers.ProjectedOptimizer(
+                optimizer, DENSITY, score_optimizer=None
+            )
         optimizer.build([variable])
         return optimizer_step(optimizer, variable, gradient)
 
@@ -306,13 +476,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--huge", action="store_true")
+    parser.add_argument("--plot", metavar="FILE")
     options = parser.parse_args()
     if BACKEND == "torch":
         import torch
 
         torch.set_num_threads(1)
-    print(versions(PACKAGES))
-    measure_sizes(options.rounds)
+    print(versions(BACKEND))
+    milliseconds = measure_sizes(options.rounds)
+    if options.plot:
+        plot(options.plot, milliseconds)
+    measure_passes(options.rounds)
     measure_optimizer(options.rounds)
     if options.huge:
         measure_huge()

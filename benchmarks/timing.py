@@ -18,7 +18,8 @@ def median_ratios(contenders, rounds):
 
     Args:
         contenders: Dictionary of name to function without arguments, that
-            returns when its work is done.
+            returns when its work is done; or to a pair of such functions, of
+            which the first is not timed.
         rounds: Integer, how often each is timed.
 
     Returns:
@@ -27,11 +28,18 @@ def median_ratios(contenders, rounds):
     """
     ratios = {name: [] for name in contenders}
     units = []
-    for run in contenders.values():
-        run(), run()  # compiles, and fills the caches
+    pairs = {
+        name: run if isinstance(run, tuple) else (lambda: None, run)
+        for name, run in contenders.items()
+    }
+    for prepare, run in pairs.values():
+        for _ in range(2):  # compiles, and fills the caches
+            prepare()
+            run()
     for _ in range(rounds):
         seconds = {}
-        for name, run in contenders.items():
+        for name, (prepare, run) in pairs.items():
+            prepare()
             start = time.process_time()
             run()
             seconds[name] = time.process_time() - start

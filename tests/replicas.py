@@ -1,18 +1,29 @@
 """Trains one model alone or spread out, and prints what came of it as JSON.
 
-python -m tests.replicas {alone,data,model}        on JAX, 4 devices
-python -m tests.replicas {alone,mirrored}          on TensorFlow, 2 devices
-python -m tests.replicas ddp RANK WORLD FILE       on torch, WORLD processes
+python -m tests.replicas {alone,data,model}            on JAX, 4 devices
+python -m tests.replicas process WORLD RANK ADDRESS    on JAX, WORLD processes
+python -m tests.replicas {alone,mirrored}              on TensorFlow, 2 devices
+python -m tests.replicas alone                         on torch
+python -m tests.replicas ddp WORLD RANK FILE           on torch, WORLD processes
+
+Processes that wait for each other longer than `PATIENCE` seconds print where
+they are, and stop.
 """
 
 import contextlib
+import datetime
+import faulthandler
 import json
 import os
+import pathlib
 import re
 import sys
 
-# JAX reads it when it starts.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+# JAX reads them when it starts.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=" + (
+    "1" if sys.argv[1:2] == ["process"] else "4"
+)
+os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
 
 import keras
 import numpy as np
@@ -23,6 +34,8 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(32, 8)).astype("float32")
 Y = RNG.normal(size=(32, 4)).astype("float32")
 DENSITY = 0.3
+BATCH, EPOCHS = 16, 3
+PATIENCE = 480
 
 
 def sparse_model():
@@ -49,9 +62,17 @@ def optimizer():
     )
 
 
-def fit(model):
-    options = {"batch_size": 16, "epochs": 3, "shuffle": False, "verbose": 0}
-    return model.fit(X, Y, **options).history["loss"]
+def fit(model, world=1, rank=0):
+    x, y = own_part(X, world, rank), own_part(Y, world, rank)
+    options = {"epochs": EPOCHS, "shuffle": False, "verbose": 0}
+    history = model.fit(x, y, batch_size=BATCH // world, **options)
+    return history.history["loss"]
+
+
+def own_part(array, world, rank):
+    """Returns what one of several processes sees of each batch."""
+    parts = array.reshape(-1, world, BATCH // world, array.shape[-1])
+    return parts[:, rank].reshape(-1, array.shape[-1])
 
 
 def score_variables(model):
@@ -62,11 +83,15 @@ def as_lists(arrays):
     return [np.asarray(a, "float64").ravel().tolist() for a in arrays]
 
 
-def on_jax(kind):
+def on_jax(kind, world=1, rank=0, address=None):
+    if kind == "process":
+        keras.distribution.initialize(address, world, rank)
     devices = keras.distribution.list_devices()
-    if kind == "data":
+    if kind in ("data", "process"):
         keras.distribution.set_distribution(
-            keras.distribution.DataParallel(devices=devices)
+            keras.distribution.DataParallel(
+                devices=devices, auto_shard_dataset=False
+            )
         )
     elif kind == "model":
         mesh = keras.distribution.DeviceMesh(
@@ -80,7 +105,7 @@ def on_jax(kind):
             )
         )
     model = compiled_model()
-    loss = fit(model)
+    loss = fit(model, world, rank)
     scores = [v.value for v in score_variables(model)]
     return {
         "loss": loss,
@@ -124,6 +149,49 @@ def on_tensorflow(kind):
     return {"loss": loss, "replicas": replicas}
 
 
+def on_torch(kind, world=1, rank=0, file=None):
+    import torch
+
+    torch.set_num_threads(1)
+    model = spread = sparse_model()
+    if kind == "ddp":
+        torch.distributed.init_process_group(
+            "gloo",
+            init_method=pathlib.Path(file).as_uri(),
+            timeout=datetime.timedelta(seconds=PATIENCE),
+            world_size=world,
+            rank=rank,
+        )
+        spread = torch.nn.parallel.DistributedDataParallel(model)
+    variables = model.trainable_variables
+    projected = optimizer()
+    projected.build(variables)
+    x, y = own_part(X, world, rank), own_part(Y, world, rank)
+    size = BATCH // world
+    losses = []
+    for _ in range(EPOCHS):
+        for i in range(0, len(x), size):
+            inputs, targets = map(
+                torch.tensor, (x[i : i + size], y[i : i + size])
+            )
+            spread.zero_grad()
+            loss = torch.mean((spread(inputs, training=True) - targets) ** 2)
+            loss.backward()
+            with torch.no_grad():
+                projected.apply([v.value.grad for v in variables], variables)
+            losses.append(loss.item())
+    if kind == "ddp":
+        torch.distributed.destroy_process_group()
+    scores = [v.value.detach() for v in score_variables(model)]
+    return {"loss": losses, "replicas": [as_lists(scores)]}
+
+
+def main(kind, world="1", rank="0", meeting=None):
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)
+    run = {"jax": on_jax, "tensorflow": on_tensorflow, "torch": on_torch}
+    spread = () if meeting is None else (int(world), int(rank), meeting)
+    print(json.dumps(run[keras.config.backend()](kind, *spread)), flush=True)
+
+
 if __name__ == "__main__":
-    run = {"jax": on_jax, "tensorflow": on_tensorflow}
-    print(json.dumps(run[keras.config.backend()](sys.argv[1])))
+    main(*sys.argv[1:])

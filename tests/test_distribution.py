@@ -3,31 +3,85 @@
 Every run is a process of its own: see `tests/replicas.py`.
 """
 
+import contextlib
 import json
 import math
 import os
 import pathlib
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 
 import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+SECONDS = 540
 BUDGET = 0.3 * (8 * 16 + 16 * 4)
 
 
-def run(kind):
-    process = subprocess.run(
-        [sys.executable, "-m", "tests.replicas", kind],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
-        timeout=300,
+def run_together(*commands):
+    """Runs processes side by side, and returns what they print.
+
+    None outlives the call. What they write goes to files, not to pipes that
+    one of them could fill while another is read.
+    """
+    environment = {
+        **os.environ,
+        "PYTHONWARNINGS": "ignore",
+        "OMP_NUM_THREADS": "1",
+        # The loopback interface, not what the name of the host stands for.
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    with contextlib.ExitStack() as stack:
+        processes, files = [], []
+        for command in commands:
+            out, err = (
+                stack.enter_context(tempfile.TemporaryFile("w+"))
+                for _ in range(2)
+            )
+            files.append((out, err))
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "tests.replicas", *command.split()],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=out,
+                    stderr=err,
+                )
+            )
+            stack.callback(stop, processes[-1])
+        wait(processes)
+        texts = [[read(file) for file in pair] for pair in files]
+        codes = [process.poll() for process in processes]
+    report = "\n".join(
+        f"== {command}: {code}\n{err}"
+        for command, code, (_, err) in zip(commands, codes, texts, strict=True)
     )
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout.splitlines()[-1])
+    assert not any(code != 0 for code in codes), report
+    return [json.loads(out.splitlines()[-1]) for out, _ in texts]
+
+
+def wait(processes):
+    """Returns when all have ended, one has failed, or time is up."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        codes = [process.poll() for process in processes]
+        if None not in codes or any(codes):
+            return
+        time.sleep(0.1)
+
+
+def stop(process):
+    process.kill()
+    process.wait()
+
+
+def read(file):
+    file.seek(0)
+    return file.read()
 
 
 def require_same(spread, alone):
@@ -42,7 +96,7 @@ def require_same(spread, alone):
 
 @pytest.mark.backends("jax")
 def test_data_and_model_parallel_train_as_one_device_does():
-    alone, data, model = (run(kind) for kind in ("alone", "data", "model"))
+    alone, data, model = run_together("alone", "data", "model")
 
     assert [r["devices"] for r in (alone, data, model)] == [1, 4, 4]
     for spread in (data, model):
@@ -54,8 +108,50 @@ def test_data_and_model_parallel_train_as_one_device_does():
 
 @pytest.mark.backends("tensorflow")
 def test_mirrored_strategy_trains_as_one_device_does():
-    alone, mirrored = run("alone"), run("mirrored")
+    alone, mirrored = run_together("alone", "mirrored")
 
     assert len(mirrored["replicas"]) == 2
     require_same(mirrored, alone)
     np.testing.assert_allclose(mirrored["loss"], alone["loss"], rtol=1e-5)
+
+
+@pytest.mark.backends("jax")
+def test_two_jax_processes_train_as_one_does():
+    with reserved_address() as address:
+        alone, first, second = run_together(
+            "alone", f"process 2 0 {address}", f"process 2 1 {address}"
+        )
+
+    assert first["devices"] == second["devices"] == 2
+    require_same(joined(first, second), alone)
+    np.testing.assert_allclose(first["loss"], alone["loss"], rtol=1e-5)
+
+
+@contextlib.contextmanager
+def reserved_address():
+    """Keeps a free port until the coordinator listens on it.
+
+    No other program is given the port: JAX's coordinator may use it since it,
+    too, sets `SO_REUSEPORT`.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield "{}:{}".format(*holder.getsockname())
+
+
+@pytest.mark.backends("torch")
+def test_distributed_data_parallel_trains_as_one_process_does(tmp_path):
+    file = tmp_path / "meeting"
+
+    alone, first, second = run_together(
+        "alone", f"ddp 2 0 {file}", f"ddp 2 1 {file}"
+    )
+
+    require_same(joined(first, second), alone)
+    means = np.mean([first["loss"], second["loss"]], axis=0)
+    np.testing.assert_allclose(means, alone["loss"], rtol=1e-5)
+
+
+def joined(first, second):
+    return {"replicas": first["replicas"] + second["replicas"]}

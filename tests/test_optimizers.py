@@ -1299,3 +1299,128 @@ def test_gradients_are_clipped_together(norm):
 def test_norm_of_another_value_raises(norm):
     with pytest.raises(ValueError, match="`global_clipnorm` of"):
         ProjectedOptimizer("sgd", budget=1, global_clipnorm=norm)
+
+
+# Frozen scores.
+
+
+def frozen_and_trained(**kwargs):
+    """Builds an optimizer on two score variables, then freezes the first."""
+    scores = [marked([0.5, 0.75], "first"), marked([0.25, 0.5], "second")]
+    arguments = {"density": 0.5, "score_optimizer": None, **kwargs}
+    optimizer = wrapped(SGD(1.0), **arguments)
+    optimizer.build(scores)
+    before = flat(scores[:1])
+    scores[0].trainable = False
+    return optimizer, scores, before
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "trained",
+        "all",
+        pytest.param("stateless", marks=pytest.mark.backends("jax")),
+    ],
+)
+@pytest.mark.parametrize("case", ["inner", "score"])
+def test_frozen_scores_stay_and_count_in_no_budget(given, case):
+    optimizer, scores, before = frozen_and_trained(
+        score_optimizer=None if case == "inner" else SGD(1.0, use_ema=True)
+    )
+    start = flat(scores[1:])
+    gradients = [np.full(2, -1.0, "float32"), np.full(2, -0.5, "float32")]
+
+    if given == "stateless":
+        values, _ = optimizer.stateless_apply(
+            [v.value for v in optimizer.variables],
+            [ops.convert_to_tensor(g) for g in gradients],
+            [v.value for v in scores],
+        )
+    else:
+        first = 1 if given == "trained" else 0
+        apply(optimizer, scores[first:], gradients[first:])
+        values = scores
+
+    expected = project_capped_box(start + 0.5, 1.0)
+    np.testing.assert_array_equal(flat(values[:1]), before)
+    np.testing.assert_allclose(flat(values[1:]), flat([expected]), rtol=1e-5)
+    assert optimizer.current_budget() == optimizer.final_budget() == 1.0
+
+
+def test_frozen_scores_stay_where_the_mask_becomes_final():
+    optimizer, scores, before = frozen_and_trained(harden_step=1)
+
+    apply(optimizer, scores[1:], [[0.0, 0.0]], [[0.0, 0.0]])
+
+    np.testing.assert_array_equal(flat(scores[:1]), before)
+    np.testing.assert_array_equal(flat(scores[1:]), [0.0, 1.0])
+
+
+def test_scores_that_thaw_share_the_budget_again():
+    optimizer, scores, _ = frozen_and_trained(budget=1.5, density=None)
+    apply(optimizer, scores[1:], [[-1.0, -1.0]])
+    full = flat(scores[1:]).sum()
+    scores[0].trainable = True
+
+    apply(optimizer, scores, [[0.0, 0.0], [0.0, 0.0]])
+
+    assert full == pytest.approx(1.5, rel=2e-6)
+    assert flat(scores).sum() == pytest.approx(1.5, rel=2e-6)
+    assert_feasible(scores, 1.5)
+
+
+def test_optimizer_of_frozen_scores_alone_trains_the_rest():
+    variables = [kernel([1.0]), marked([0.9, 0.9])]
+    optimizer = wrapped(SGD(0.5, use_ema=True), budget=1.8)
+    optimizer.build(variables)
+    variables[1].trainable = False
+
+    apply(optimizer, variables[:1], [[1.0]])
+    optimizer.finalize_variable_values(variables[:1])
+
+    np.testing.assert_allclose(flat(variables), [0.5, 0.9, 0.9], rtol=1e-6)
+    assert optimizer.current_budget() == 0.0
+
+
+@pytest.mark.parametrize("frozen", ["layer", "mask"])
+@pytest.mark.parametrize("when", ["before_compile", "after_fit"])
+def test_fit_leaves_frozen_masks_as_they_are(frozen, when):
+    model = sparse_model()
+    first, second = model.layers
+    (mask,) = first.masks
+
+    def compile_and_fit():
+        optimizer = wrapped(Adam(0.1), budget=6)
+        model.compile(optimizer, loss="mse", jit_compile=False)
+        fit(model)
+
+    if when == "after_fit":
+        compile_and_fit()
+    mask.mask_scores.assign(np.eye(4, 6))
+    (first if frozen == "layer" else mask).trainable = False
+    compile_and_fit()
+
+    assert len(scores_of(model)) == 1
+    np.testing.assert_array_equal(
+        flat([mask.mask_scores]), np.eye(4, 6).ravel()
+    )
+    assert_feasible([second.masks[0].mask_scores], 6)
+    assert np.ptp(flat([second.masks[0].mask_scores])) > 0.01
+    report = keras_gumbel.sparsity_report(model)
+    assert [row.kept for row in report.rows] == [4, 6]
+    hardened = keras_gumbel.harden(model)
+    np.testing.assert_array_equal(
+        flat([hardened.layers[0].masks[0].mask_scores]),
+        np.eye(4, 6).ravel(),
+    )
+
+
+def test_build_on_frozen_masks_alone_raises():
+    model = sparse_model()
+    for layer in model.layers:
+        layer.masks[0].trainable = False
+
+    optimizer = wrapped(Adam(0.1), density=0.5)
+    with pytest.raises(ValueError, match="found no scores"):
+        optimizer.build(model.trainable_variables)

@@ -14,7 +14,7 @@ from keras import ops
 from keras_gumbel._typing import Tensor
 
 _ROW = 32  # the fastest length under XLA on a CPU
-_CHUNK = 2**20  # numbers that stay in the cache from one operation to the next
+_CHUNK = 2**17  # numbers that stay in the cache from one operation to the next
 _FEW = 1024  # so many numbers may be added one by one
 _EXACT_BITS = 22
 
@@ -31,8 +31,8 @@ def row_sums(values: Tensor, joint: bool) -> Tensor:
         A tensor with the same sums along the last axis. If `joint`, it is a
         vector with the same sum.
     """
-    if keras.backend.backend() == "jax":
-        # JAX adds accurately, and fuses what keeps the shape of the tensor.
+    if keras.backend.backend() != "tensorflow":
+        # They add accurately, and JAX fuses what keeps the shape.
         if joint:
             return ops.reshape(ops.sum(values), (1,))
         return ops.sum(values, axis=-1, keepdims=True)
@@ -101,6 +101,8 @@ def chunks(tensor: Tensor) -> list[Tensor]:
     """Splits a tensor where that makes eager operations on it faster."""
     size = math.prod(tensor.shape)
     if keras.backend.backend() != "torch" or size <= _CHUNK:
+        return [tensor]
+    if tensor.device.type != "cpu":
         return [tensor]
     flat = ops.reshape(tensor, (-1,))
     return [flat[i : i + _CHUNK] for i in range(0, size, _CHUNK)]

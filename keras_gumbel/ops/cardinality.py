@@ -11,6 +11,7 @@ from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
 
+
 def top_k_mask(
     values: Tensor | Sequence[Tensor],
     budget: Any,

@@ -53,6 +53,12 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
     and all others 0 from then on, and what is left of the training fine-tunes
     the weights that are kept.
 
+    Scores of frozen layers (`trainable = False`) stay as they are, whether
+    they were frozen before or after `compile`. They count in no budget:
+    `density` is a share of the scores that are trained, and `budget` what
+    these may keep beside the frozen ones. As always in Keras, call `compile`
+    again after freezing.
+
     Arguments of other optimizers, such as `clipnorm`, `use_ema` or
     `gradient_accumulation_steps`, are set on the inner optimizer. Under
     `mixed_float16`, `compile` wraps this optimizer in a `LossScaleOptimizer`
@@ -211,13 +217,15 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         variables = list(variables)
-        scores = marked_scores(variables)
+        scores = _trained_scores(variables)
         self._check_scores(scores)
         for part, own in self._share(variables):
             part.build(own)
         super().build(variables)
         for optimizer in self.optimizers:
-            _keras_private.exclude_from_weight_decay(optimizer, scores)
+            _keras_private.exclude_from_weight_decay(
+                optimizer, marked_scores(variables)
+            )
         with _keras_private.outside_graph():
             self._settle(scores)
 
@@ -240,9 +248,11 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         variables = list(trainable_variables or self._trainable_variables)
         grads = self._clip_jointly(list(grads))
         gradients = {id(v): g for g, v in zip(grads, variables, strict=True)}
-        scores = marked_scores(self._trainable_variables)
+        scores = _trained_scores(self._trainable_variables)
         before = [ops.copy(v) for v in scores] if self.harden_step else None
+        frozen = {id(v) for v in marked_scores(variables) if not v.trainable}
         for part, own in self._share(variables):
+            own = [v for v in own if id(v) not in frozen]
             if own:
                 part.apply([gradients[id(v)] for v in own], own)
         self._iterations.assign_add(1)
@@ -265,13 +275,13 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     def groups(self) -> list[ScoreGroup]:
         """Returns the scores under each budget."""
-        return self._groups(marked_scores(self._trainable_variables))
+        return self._groups(_trained_scores(self._trainable_variables))
 
     def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
         for part, own in self._share(var_list):
             if own:
                 part.finalize_variable_values(own)
-        scores = marked_scores(self._trainable_variables)
+        scores = _trained_scores(self._trainable_variables)
         # Without averages nothing has changed since the last step.
         if any(average is not None for average in self._averages(scores)):
             self._settle(scores)
@@ -443,6 +453,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             before: List of what a final mask is to stay, or `None` to decide
                 it anew.
         """
+        if not scores:
+            return
         values = [ops.stop_gradient(v) for v in scores]
 
         def finish() -> list[Tensor]:
@@ -528,6 +540,13 @@ def _cond(
     if _keras_private.is_eager(predicate):
         return true() if predicate else false()
     return ops.cond(predicate, true, false)
+
+
+def _trained_scores(
+    variables: Iterable[keras.Variable],
+) -> list[keras.Variable]:
+    """Returns the scores among variables, without those that are frozen."""
+    return [v for v in marked_scores(variables) if v.trainable]
 
 
 def _require_optimizer(name: str, value: Any) -> keras.optimizers.Optimizer:

@@ -186,8 +186,6 @@ def _budgets_in_force(
     optimizer: ProjectedOptimizer, masks: list[Masked]
 ) -> list[Share]:
     budgets = optimizer.current_budgets()
-    if len(budgets) == 1 and not optimizer.costs:
-        return [together(masks, budgets[0][0])]
     by_scores = {id(m.mask.mask_scores): m for m in masks}
     shares = []
     for budget, group in budgets:
@@ -199,7 +197,7 @@ def _budgets_in_force(
         shares.append(
             Share([m for m, _ in pairs], budget, [c for _, c in pairs])
         )
-    for m in by_scores.values():  # under no budget: kept as they are
+    for m in by_scores.values():  # frozen: under no budget, kept as they are
         shares.append(together([m], m.kept()))
     return shares
 
