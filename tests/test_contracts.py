@@ -172,6 +172,7 @@ ARGUMENTS = {
     Sparsified: {
         "layer": keras.layers.Dense(2, name="inner"),
         "mask": SaliencyMask(gradient="dense"),
+        "granularity": "unit",
         "fixed": True,
         "seed": 7,
     },

@@ -1372,7 +1372,7 @@ def test_scores_that_thaw_share_the_budget_again():
 
 def test_optimizer_of_frozen_scores_alone_trains_the_rest():
     variables = [kernel([1.0]), marked([0.9, 0.9])]
-    optimizer = wrapped(SGD(0.5, use_ema=True), budget=1.8)
+    optimizer = ProjectedOptimizer(SGD(0.5, use_ema=True), budget=1.8)
     optimizer.build(variables)
     variables[1].trainable = False
 

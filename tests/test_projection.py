@@ -507,6 +507,20 @@ def test_projection_along_an_axis_is_that_of_every_row(axis, jit):
     assert (s.sum(axis=-1, dtype="float64") <= budgets[..., 0]).all()
 
 
+@pytest.mark.parametrize("shape", [None, (), (1,), (1, 1)])
+def test_rows_share_a_budget(shape):
+    z = np.random.default_rng(3).uniform(size=(2, 4, 3)).astype("float32")
+    budget = 0.75 if shape is None else tensor(np.full(shape, 0.75))
+    function = compiled(lambda z: project_capped_box(z, budget, axis=1))
+
+    s = to_numpy(function(tensor(z)))
+
+    expected = to_numpy(project_capped_box(tensor(z), 0.75, axis=1))
+    np.testing.assert_allclose(s, expected, atol=1e-6)
+    np.testing.assert_allclose(s.sum(axis=1), 0.75, atol=1e-5)
+
+
+
 def test_projection_keeps_two_of_four():
     z = np.array([[3.0, 1.5, 1.4, 0.0], [9.0, 0.2, 0.1, -1.0]], "float32")
 

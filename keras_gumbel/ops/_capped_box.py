@@ -238,12 +238,16 @@ class _Graph(_Search):
     xp = ops
 
     def number(self, value: Any) -> Any:
-        if not is_number(value):
-            return ops.cast(value, self.dtype)
-        rounded = np.asarray(value, self.dtype)
-        if float(rounded) > value:
-            rounded = np.nextafter(rounded, np.asarray(0.0, self.dtype))
-        return ops.convert_to_tensor(rounded)
+        if is_number(value):
+            rounded = np.asarray(value, self.dtype)
+            if float(rounded) > value:
+                rounded = np.nextafter(rounded, np.asarray(0.0, self.dtype))
+            value = rounded
+        value = ops.convert_to_tensor(value, self.dtype)
+        if self.joint:
+            return value
+        # JAX wants what its loop starts with in the shape it ends with.
+        return ops.broadcast_to(value, (*self.pairs[0][0].shape[:-1], 1))
 
     def shift(self, value: Tensor) -> Any:
         return ops.clip(value, -self.largest, self.largest)
