@@ -68,6 +68,7 @@ class Method:
         begin, end: Shares of the steps between which the density falls.
         live: Share of the steps after which the mask is final.
         clip: Common norm of all gradients, or `None`.
+        weights: Whether the weights are trained, or only the masks.
     """
 
     mask: object = None
@@ -128,6 +129,19 @@ ABLATIONS = {
     "live to 90 %": Method(
         lambda steps: "learned", score_sgd, (0.05,), live=0.9
     ),
+}
+# Masks of weights that stay as they are initialized, learned to the end.
+SUPERMASK = {"weights": False, "live": 1.0}
+SUPERMASKS = {
+    "supermask, mean": Method(
+        lambda steps: "learned", score_sgd, (0.02, 0.05), **SUPERMASK
+    ),
+    "supermask, soft concrete": Method(concrete, **GATES, **SUPERMASK),
+    "supermask, hard concrete": Method(
+        lambda steps: "hard_concrete", **GATES, **SUPERMASK
+    ),
+    "supermask, magnitude": Method(lambda steps: "magnitude", **SUPERMASK),
+    "supermask, random": Method(lambda steps: "random", **SUPERMASK),
 }
 RATES = (0.1, 0.2, 0.4)
 
@@ -366,13 +380,15 @@ class JaxRunner:
             for w in layer.weights
         }
         variables = self.model.trainable_variables
-        trained = [
-            jnp.ones(v.shape)
-            if v.path.endswith("mask_scores")
-            else kernels["/".join(v.path.split("/")[-2:])].value
-            for v in variables
-        ]
-        fixed = [jnp.array(v.value) for v in self.model.non_trainable_variables]
+
+        def start(variable):
+            if variable.path.endswith("mask_scores"):
+                return jnp.ones(variable.shape)
+            name = "/".join(variable.path.split("/")[-2:])
+            return jnp.array(kernels.get(name, variable).value)
+
+        trained = [start(v) for v in variables]
+        fixed = [start(v) for v in self.model.non_trainable_variables]
         state = [jnp.array(v.value) for v in self.model.optimizer.variables]
         densities = []
         if self.schedules:
@@ -532,7 +548,7 @@ def main():
     task = make_task(options.data)
     if options.steps:
         task = dataclasses.replace(task, steps=options.steps)
-    known = {**METHODS, **ABLATIONS}
+    known = {**METHODS, **ABLATIONS, **SUPERMASKS}
     methods = {n: known[n] for n in options.methods or METHODS}
     sparsities = options.sparsities or SPARSITIES
     rows = []
