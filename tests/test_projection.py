@@ -520,7 +520,6 @@ def test_rows_share_a_budget(shape):
     np.testing.assert_allclose(s.sum(axis=1), 0.75, atol=1e-5)
 
 
-
 def test_projection_keeps_two_of_four():
     z = np.array([[3.0, 1.5, 1.4, 0.0], [9.0, 0.2, 0.1, -1.0]], "float32")
 

@@ -27,7 +27,11 @@ from keras_gumbel.optimizers.score_sgd import ScoreSGD
 # The share of the steps of its schedules after which the mask is final.
 _LIVE = 0.7
 
+# The first learning rate of the scores, and how far a score must be able to go
+# within the run for it to be decided (docs/benchmarks/score_learning_rate.md).
 _LEARNING_RATE = 0.05
+_REACH = 10.0
+_MOMENTUM = 0.8
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
@@ -80,8 +84,9 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             they have a learning rate of their own; `None` to leave them to
             the inner optimizer; or `"auto"`, which is `ScoreSGD`, with a
             cosine decay over the `steps` of the schedule of the density or
-            budget if that has any, and `None` if the inner optimizer is a
-            `MultiOptimizer`. Defaults to `"auto"`.
+            budget if that has any, from 0.05 or, in a run of under 80 steps,
+            from as much more as the scores need to be decided; and `None` if
+            the inner optimizer is a `MultiOptimizer`. Defaults to `"auto"`.
         harden_step: Positive integer, the number of steps after which the
             mask is final, with the K that the schedule ends at; `None` for
             scores that are learned to the end; or `"auto"`, 70 % of the
@@ -625,9 +630,12 @@ def _score_optimizer(
         return None
     rate: Any = _LEARNING_RATE
     if steps is not None:
-        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
+        # A cosine decay has half of its first rate on average.
+        enough = _REACH * (1.0 - _MOMENTUM) / (0.5 * steps)
+        rate = keras.optimizers.schedules.CosineDecay(max(rate, enough), steps)
     return ScoreSGD(
         rate,
+        momentum=_MOMENTUM,
         use_ema=inner.use_ema,
         ema_momentum=inner.ema_momentum,
         ema_overwrite_frequency=inner.ema_overwrite_frequency,
