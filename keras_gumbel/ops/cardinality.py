@@ -105,6 +105,7 @@ def _masks(
         limit, prices = _whole(budget / prices[0]), [1] * len(prices)
     else:
         limit = ops.cast(budget, "float32")
+        prices = list(map(float, prices))
 
     def undecided(low: Tensor, high: Tensor) -> Tensor:
         middle = _middle(low, high)
@@ -128,7 +129,7 @@ def _masks(
     for v, mask, price in zip(values, above, prices, strict=True):
         tied = ops.logical_and(v > low, v <= high)
         taken = _first(tied, left if counted else _whole(left / price))
-        left = left - price * _count(taken)
+        left = left - _cost(taken, price)
         masks.append(ops.logical_or(mask, taken))
     return masks
 
@@ -149,8 +150,16 @@ def _count(mask: Tensor) -> Tensor:
 
 def _spent(masks: list[Tensor], prices: list[Any]) -> Any:
     return sum(
-        price * _count(mask) for mask, price in zip(masks, prices, strict=True)
+        _cost(mask, price) for mask, price in zip(masks, prices, strict=True)
     )
+
+
+def _cost(mask: Tensor, price: Any) -> Tensor:
+    """Returns what the ones cost, an integer at the price of an integer 1."""
+    count = _count(mask)
+    if isinstance(price, int):
+        return count
+    return price * ops.cast(count, "float32")
 
 
 def _first(mask: Tensor, count: Any) -> Tensor:

@@ -8,10 +8,12 @@ from keras_gumbel.sparsity._recalibrate import (
 from keras_gumbel.sparsity._report import SparsityReport as SparsityReport
 from keras_gumbel.sparsity._report import SparsityRow as SparsityRow
 from keras_gumbel.sparsity._report import sparsity_report as sparsity_report
-from keras_gumbel.sparsity._shrink import shrink as shrink
-from keras_gumbel.sparsity._shrink_report import ShrinkReport as ShrinkReport
-from keras_gumbel.sparsity._shrink_report import ShrinkRow as ShrinkRow
-from keras_gumbel.sparsity._shrink_report import shrink_report as shrink_report
+from keras_gumbel.sparsity._shrinking.rebuild import shrink as shrink
+from keras_gumbel.sparsity._shrinking.report import ShrinkReport as ShrinkReport
+from keras_gumbel.sparsity._shrinking.report import ShrinkRow as ShrinkRow
+from keras_gumbel.sparsity._shrinking.report import (
+    shrink_report as shrink_report,
+)
 from keras_gumbel.sparsity._size import SparsitySize as SparsitySize
 from keras_gumbel.sparsity._sparsify import sparsify as sparsify
 from keras_gumbel.sparsity._strip import strip as strip

@@ -13,7 +13,7 @@ from keras_gumbel.sparsity._rewrite import copy_weights
 from keras_gumbel.sparsity._rewrite import require_reachable
 from keras_gumbel.sparsity._rewrite import require_rewritable
 from keras_gumbel.sparsity._rewrite import rewrite
-from keras_gumbel.sparsity._shrink import shrink_for
+from keras_gumbel.sparsity._shrinking.rebuild import shrink_for
 
 
 def strip(model: keras.Model, shrink: bool = False) -> keras.Model:

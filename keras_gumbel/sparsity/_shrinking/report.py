@@ -10,11 +10,11 @@ import keras
 from keras_gumbel import _keras_private
 from keras_gumbel.layers.concrete_mask import ConcreteMask
 from keras_gumbel.layers.sparsified import Sparsified
-from keras_gumbel.sparsity._channels import Edit
-from keras_gumbel.sparsity._liveness import Liveness
 from keras_gumbel.sparsity._rewrite import require_rewritable
-from keras_gumbel.sparsity._shape_links import LINKING_LAYERS
-from keras_gumbel.sparsity._unit_sums import UnitSum
+from keras_gumbel.sparsity._shrinking.channels import Edit
+from keras_gumbel.sparsity._shrinking.liveness import Liveness
+from keras_gumbel.sparsity._shrinking.shape_links import LINKING_LAYERS
+from keras_gumbel.sparsity._shrinking.unit_sums import UnitSum
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,15 +7,15 @@ import numpy as np
 from keras import layers
 
 from keras_gumbel import _keras_private
-from keras_gumbel.sparsity._channel_links import VALUE_RULES
-from keras_gumbel.sparsity._channel_links import Link as Link
-from keras_gumbel.sparsity._channel_links import one_to_one
-from keras_gumbel.sparsity._channel_links import only
-from keras_gumbel.sparsity._channels import BarrierError
-from keras_gumbel.sparsity._channels import Call
-from keras_gumbel.sparsity._channels import Channels
-from keras_gumbel.sparsity._channels import channel_axis
-from keras_gumbel.sparsity._channels import finite
+from keras_gumbel.sparsity._shrinking.channel_links import VALUE_RULES
+from keras_gumbel.sparsity._shrinking.channel_links import Link as Link
+from keras_gumbel.sparsity._shrinking.channel_links import one_to_one
+from keras_gumbel.sparsity._shrinking.channel_links import only
+from keras_gumbel.sparsity._shrinking.channels import BarrierError
+from keras_gumbel.sparsity._shrinking.channels import Call
+from keras_gumbel.sparsity._shrinking.channels import Channels
+from keras_gumbel.sparsity._shrinking.channels import channel_axis
+from keras_gumbel.sparsity._shrinking.channels import finite
 
 _UNKNOWN = "is not known to keep channels apart"
 

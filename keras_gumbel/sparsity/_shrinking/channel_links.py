@@ -9,17 +9,17 @@ import numpy as np
 from keras import layers
 from keras import ops
 
-from keras_gumbel.sparsity._channels import BarrierError
-from keras_gumbel.sparsity._channels import Call
-from keras_gumbel.sparsity._channels import Channels
-from keras_gumbel.sparsity._channels import Edit
-from keras_gumbel.sparsity._channels import Layout
-from keras_gumbel.sparsity._channels import activated
-from keras_gumbel.sparsity._channels import channel_axis
-from keras_gumbel.sparsity._channels import finite
-from keras_gumbel.sparsity._channels import is_elementwise
-from keras_gumbel.sparsity._channels import name_of
-from keras_gumbel.sparsity._channels import values_of
+from keras_gumbel.sparsity._shrinking.channels import BarrierError
+from keras_gumbel.sparsity._shrinking.channels import Call
+from keras_gumbel.sparsity._shrinking.channels import Channels
+from keras_gumbel.sparsity._shrinking.channels import Edit
+from keras_gumbel.sparsity._shrinking.channels import Layout
+from keras_gumbel.sparsity._shrinking.channels import activated
+from keras_gumbel.sparsity._shrinking.channels import channel_axis
+from keras_gumbel.sparsity._shrinking.channels import finite
+from keras_gumbel.sparsity._shrinking.channels import is_elementwise
+from keras_gumbel.sparsity._shrinking.channels import name_of
+from keras_gumbel.sparsity._shrinking.channels import values_of
 
 
 @dataclasses.dataclass(frozen=True)

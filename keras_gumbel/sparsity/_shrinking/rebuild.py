@@ -4,15 +4,15 @@ import warnings
 
 import keras
 
-from keras_gumbel.sparsity._liveness import LAST
-from keras_gumbel.sparsity._liveness import OUTPUT
 from keras_gumbel.sparsity._rewrite import copy_layer
 from keras_gumbel.sparsity._rewrite import copy_weights
 from keras_gumbel.sparsity._rewrite import rewrite
-from keras_gumbel.sparsity._shrink_report import ShrinkReport
-from keras_gumbel.sparsity._shrink_report import edits_of
-from keras_gumbel.sparsity._shrink_report import follow
-from keras_gumbel.sparsity._shrink_report import report_of
+from keras_gumbel.sparsity._shrinking.liveness import LAST
+from keras_gumbel.sparsity._shrinking.liveness import OUTPUT
+from keras_gumbel.sparsity._shrinking.report import ShrinkReport
+from keras_gumbel.sparsity._shrinking.report import edits_of
+from keras_gumbel.sparsity._shrinking.report import follow
+from keras_gumbel.sparsity._shrinking.report import report_of
 
 
 def shrink(model: keras.Model) -> keras.Model:

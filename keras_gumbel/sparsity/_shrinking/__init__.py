@@ -1,0 +1,1 @@
+"""Models without their dead units: what is dead, and what replaces it."""
