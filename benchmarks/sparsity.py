@@ -490,11 +490,11 @@ def measure(task, methods, sparsities, rates, seeds, tuning_seeds, record):
     return found
 
 
-def statistics_of(values):
-    """Returns the mean in percent, and its standard error."""
+def summary(values, sign):
+    """Writes the mean in percent, and its standard error."""
     values = 100 * np.asarray(values)
     error = values.std(ddof=1) / math.sqrt(len(values))
-    return values.mean(), error
+    return f"{values.mean():{sign}.2f} ± {error:.2f}"
 
 
 def print_results(rows):
@@ -507,8 +507,7 @@ def print_results(rows):
         row = [name]
         for sparsity in sparsities:
             tests = found.get((name, sparsity), found.get((name, 0.0)))
-            mean, error = statistics_of(tests)
-            row.append(f"{mean:.2f} ± {error:.2f}")
+            row.append(summary(tests, "") if tests else "")
         cells.append(row)
     columns = [f"{s:.1%}" for s in sparsities]
     print_table("Test accuracy, %:", ["method", *columns], cells)
@@ -518,11 +517,9 @@ def print_results(rows):
         for sparsity in sparsities:
             other = found.get((name, sparsity), found.get((name, 0.0)))
             ours = found.get(("ours", sparsity))
-            if name == "ours" or ours is None:
-                break
-            gain, error = statistics_of(np.subtract(ours, other))
-            row.append(f"{gain:+.2f} ± {error:.2f}")
-        else:
+            both = other is not None and ours is not None
+            row.append(summary(np.subtract(ours, other), "+") if both else "")
+        if name != "ours" and any(row[1:]):
             cells.append(row)
     if cells:
         print_table("Ours less the method:", ["method", *columns], cells)
