@@ -32,6 +32,7 @@ def plot_sparsity(report: SparsityReport, ax: Any = None) -> Any:
     ax.margins(x=0.35)
     ax.set_xlim(left=0)
     ax.xaxis.set_major_formatter(percent(decimals=None))
+    ax.locator_params(axis="x", nbins=5)
     # A legend would hide bars.
     ax.set_xlabel(f"kept weights (dashed: the {budget})")
     return ax
