@@ -559,7 +559,7 @@ def test_harden_keeps_the_larger_of_weights_with_equal_scores(value, budget):
         kernel.assign(kernel * np.random.default_rng(1).choice([-1, 1]))
     sparse = keras_gumbel.sparsify(model)
     for scores in scores_of(sparse):
-        scores.assign(ops.full_like(scores, value))
+        scores.assign(np.full(scores.shape, value, "float32"))
 
     hard = keras_gumbel.harden(sparse, budget=budget)
 
