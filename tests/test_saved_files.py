@@ -1,0 +1,64 @@
+"""Files of earlier versions load, and predict what they did.
+
+`python -m tests.test_saved_files` adds those of the version that runs it.
+"""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_gumbel as kg
+from tests.gradients import to_numpy
+
+DATA = pathlib.Path(__file__).parent / "data"
+X = np.linspace(-1, 1, 24, dtype="float32").reshape(4, 6)
+
+
+def save_version():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    annealed = kg.schedules.LinearAnnealing(1.0, 0.5, steps=10)
+    choice = kg.layers.GumbelSoftmax(annealed, seed=1)(layers.Dense(4)(inputs))
+    hard = kg.layers.StraightThroughArgmax(seed=2)(layers.Dense(4)(inputs))
+    subset = kg.layers.SubsetSampler(2, seed=3)(layers.Dense(4)(inputs))
+    gated = kg.layers.ConcreteMask(seed=4)(inputs)
+    merged = layers.Concatenate()([choice, hard, subset, gated])
+    model = keras.Model(inputs, layers.Dense(3, name="out")(merged))
+    masked = kg.sparsify(model, filters="dense", granularity="1:2", seed=5)
+    sparse = kg.sparsify(masked, filters="out", seed=6)
+    sparse.compile(
+        kg.optimizers.ProjectedOptimizer(
+            "adam", density=kg.schedules.CubicDensity(0.5, steps=10)
+        ),
+        "mse",
+    )
+    sparse.fit(X, np.ones((4, 3), "float32"), epochs=3, verbose=0)
+    path = DATA / f"version_{kg.__version__}.keras"
+    sparse.save(path)
+    np.save(path.with_suffix(".npy"), sparse.predict(X, verbose=0))
+
+
+@pytest.mark.parametrize("path", sorted(DATA.glob("*.keras")), ids=str)
+def test_file_of_an_earlier_version_predicts_what_it_did(path):
+    model = keras.saving.load_model(path)
+
+    predictions = to_numpy(model(X))
+
+    np.testing.assert_allclose(
+        predictions, np.load(path.with_suffix(".npy")), atol=1e-5
+    )
+    optimizer = model.optimizer
+    assert isinstance(optimizer, kg.optimizers.ProjectedOptimizer)
+    assert int(keras.ops.convert_to_numpy(optimizer.iterations)) == 3
+    assert kg.sparsity_report(model).kept > 0
+
+
+def test_there_is_a_file_of_this_version():
+    assert (DATA / f"version_{kg.__version__}.keras").exists()
+
+
+if __name__ == "__main__":
+    save_version()
