@@ -96,6 +96,14 @@ def require_temperature(
         )
 
 
+def require_budget(owner: str, budget: Any) -> None:
+    """Raises for a number K below 0 or NaN; tensors pass."""
+    if is_number(budget) and not budget >= 0:
+        raise invalid_argument(
+            owner, "budget", "a number of at least 0", budget
+        )
+
+
 def require_density(owner: str, name: str, value: Any) -> None:
     """Raises unless `value` is a number in (0, 1]."""
     if not is_number(value) or not 0 < value <= 1:

@@ -179,15 +179,6 @@ class Sparsified(keras.layers.Wrapper):
         return _keras_private.kernels(self.layer)
 
     @property
-    def layouts(self) -> list[Layout]:
-        """Where the scores of each kernel are, in the order of `masks`."""
-        slots = _keras_private.kernel_slots(self.layer)
-        return [
-            self._layout(kernel, slot)
-            for kernel, slot in zip(self.kernels, slots, strict=True)
-        ]
-
-    @property
     def kernel_names(self) -> list[str]:
         """The names of the kernels in the layer, in the order of `masks`."""
         return [slot.name for slot in _keras_private.kernel_slots(self.layer)]
@@ -196,10 +187,11 @@ class Sparsified(keras.layers.Wrapper):
         if not self.layer.built:
             self.layer.build(*shapes, **named_shapes)
         slots = _keras_private.kernel_slots(self.layer)
-        for mask, kernel, slot in zip(
-            self.masks, self.kernels, slots, strict=True
+        # Where the scores of each kernel are, in the order of `masks`.
+        self.layouts = tuple(map(self._layout, self.kernels, slots))
+        for mask, kernel, layout in zip(
+            self.masks, self.kernels, self.layouts, strict=True
         ):
-            layout = self._layout(kernel, slot)
             mask.build(layout.scores)
             saliency = None
             if isinstance(mask, SaliencyMask):

@@ -10,6 +10,7 @@ from keras import ops
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
+from keras_gumbel._validation import require_budget
 
 
 def top_k_mask(
@@ -52,10 +53,7 @@ def top_k_mask(
     [1.0, 0.0, 1.0]
     """
     owner = "top_k_mask"
-    if is_number(budget) and not budget >= 0:
-        raise invalid_argument(
-            owner, "budget", "a number of at least 0", budget
-        )
+    require_budget(owner, budget)
     several = isinstance(values, (list, tuple)) and any(
         map(ops.is_tensor, values)
     )

@@ -11,6 +11,7 @@ from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import require_axis
+from keras_gumbel._validation import require_budget
 from keras_gumbel.ops import _capped_box
 
 # What rounding to nearest may add to a score: a share of it, and a constant.
@@ -85,10 +86,7 @@ def project_capped_box(
         - [Chandrupatla, 1997](https://doi.org/10.1016/S0965-9978(96)00051-8)
     """
     owner = "project_capped_box"
-    if is_number(budget) and not budget >= 0:
-        raise invalid_argument(
-            owner, "budget", "a number of at least 0", budget
-        )
+    require_budget(owner, budget)
     several = isinstance(values, (list, tuple))
     tensors = [
         ops.convert_to_tensor(z) for z in (values if several else [values])

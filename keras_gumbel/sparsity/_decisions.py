@@ -51,7 +51,7 @@ class Decisions:
     def kept(self) -> int:
         """The number of weights that the final mask keeps."""
         return sum(
-            m.shared * int(np.count_nonzero(final))
+            m.count(final)
             for m, final in zip(self.masks, self.finals, strict=True)
         )
 

@@ -232,9 +232,7 @@ def _warn_if_early(model: keras.Model) -> bool:
 
 def _warn_if_undecided(masks: list[Masked], finals: list[np.ndarray]) -> None:
     undecided = sum(m.shared * count_undecided(m.scores()) for m in masks)
-    kept = sum(
-        m.shared * int(f.sum()) for m, f in zip(masks, finals, strict=True)
-    )
+    kept = sum(m.count(f) for m, f in zip(masks, finals, strict=True))
     if undecided > MOST_WHEN_FIXED * kept:
         warnings.warn(
             f"The final mask keeps {kept:,} weights, and the scores "

@@ -49,6 +49,10 @@ class Masked:
         """How many weights there are."""
         return self.shared * math.prod(self.mask.mask_scores.shape)
 
+    def count(self, final: np.ndarray) -> int:
+        """Returns how many weights a final mask keeps."""
+        return self.shared * int(np.count_nonzero(final))
+
     def kept(self) -> float:
         """Returns the expected number of weights that are kept."""
         return self.shared * float(self.scores().sum(dtype="float64"))

@@ -5,7 +5,6 @@ import io
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_gumbel.sparsity._decisions import count_undecided
 from keras_gumbel.sparsity._decisions import find_decisions
@@ -196,7 +195,7 @@ def sparsity_report(model: keras.Model) -> SparsityReport:
         SparsityRow(
             name=m.name,
             weights=m.weights,
-            kept=m.shared * int(np.count_nonzero(final)),
+            kept=m.count(final),
             expected=m.shared * sum_scores(s),
             undecided=m.shared * count_undecided(s),
             size=measure(m, final, optimizer),
