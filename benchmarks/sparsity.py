@@ -204,7 +204,7 @@ def network(task, seed):
         )
         body = [
             layers.Reshape((8, 8, 1)),
-            conv(32, name="conv_1"),
+            conv(16, name="conv_1"),
             conv(32, strides=2, name="conv_2"),
             layers.Flatten(),
             dense(64, activation="relu", name="hidden"),
@@ -242,6 +242,11 @@ def finals(method, model, density):
     return dict.fromkeys(names, density)
 
 
+def most_kept(budget):
+    """Rounds a budget down; a float may be this far below a whole number."""
+    return math.floor(budget + 1e-3)
+
+
 def whole(densities, model):
     """Rounds the budgets of layers so that together they keep K."""
     sizes = {
@@ -253,7 +258,7 @@ def whole(densities, model):
         return densities
     budgets = {n: d * sizes[n] for n, d in densities.items()}
     counts = {n: math.floor(b) for n, b in budgets.items()}
-    missing = round(sum(budgets.values())) - sum(counts.values())
+    missing = most_kept(sum(budgets.values())) - sum(counts.values())
     for n in sorted(counts, key=lambda n: counts[n] - budgets[n])[:missing]:
         counts[n] += 1
     return {n: counts[n] / sizes[n] for n in counts}
@@ -291,7 +296,7 @@ def compiled(task, method, model, densities, rates):
 
 def require_exact(kept, sparsity, size):
     """Raises unless exactly K weights are kept."""
-    budget = round((1 - sparsity) * size)
+    budget = most_kept((1 - sparsity) * size)
     if kept != budget:
         raise RuntimeError(f"{kept} weights are kept instead of {budget}")
 
