@@ -1,6 +1,5 @@
 """The search for the shift lambda of a projection (Eq. 33)."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -78,18 +77,26 @@ class _Search:
         if xp is np and fits.all():
             return None, None
         at_zero = at_zero + (1.0 - _MARGIN) * (budget - aim)
-        far, at_far = self.top, -(1.0 - _MARGIN) * aim
+        # No pass over the scores says how far it is to where all are 0: the
+        # search soon finds a bound that is nearer.
+        far = xp.full_like(at_zero, self.largest)
+        at_far = -(1.0 - _MARGIN) * aim
+        at_far = xp.where(at_far < 0, at_far, -1.0)  # not on the target itself
         if equality:
-            full = self.number(self.capacity(1)) + at_far
+            full = self.number(self.capacity(1)) - (1.0 - _MARGIN) * aim
             at_far = xp.where(at_zero > 0, at_far, full)
             far = xp.where(at_zero > 0, far, -self.maximum(_rise_to_one))
         tolerance = _TOLERANCE * aim
         # A search that starts on its target ends there.
         at_zero = xp.where(fits, -0.5 * tolerance, at_zero)
-        # The sum falls by at most this per unit of the shift. The root is no
-        # nearer than that, and after a step of training rarely three times as
-        # far: points on both sides of it are worth more than a bound.
-        first = 3.0 * at_zero / self.number(self.capacity(2))
+        # No sum falls faster than by `capacity(2)` per unit of the shift, and
+        # after a step of training it rarely falls three times as slowly:
+        # points on both sides of the root are worth more than a bound. The
+        # second is the root for scores spread evenly over [0, 1].
+        first = xp.minimum(
+            3.0 * at_zero / self.number(self.capacity(2)),
+            1.0 - xp.sqrt(aim / (aim + at_zero)),
+        )
         with np.errstate(all="ignore"):
             base, x = find_root(
                 lambda base, x: self.excess(base, x, aim),
@@ -123,11 +130,6 @@ class _Search:
         above = self.exact_where(unsure, above, budget, *shift)
         done = xp.logical_and(unsure, above <= 0)
         return xp.where(done, -0.5 * _TOLERANCE * budget, above + margin)
-
-    @functools.cached_property
-    def top(self) -> Any:
-        """The shift from which on all scores are 0."""
-        return self.maximum(_fall_to_zero)
 
     def maximum(self, function: Callable[[Tensor, Any], Tensor]) -> Any:
         """Returns the largest value of a function of z and c."""
@@ -253,20 +255,17 @@ class _Graph(_Search):
         return ops.clip(value, -self.largest, self.largest)
 
     def subtrahend(self, shift: Any) -> Any:
-        return self.zero if shift is None else shift
-
-    @functools.cached_property
-    def zero(self) -> Tensor:
-        """A zero that no compiler knows.
-
-        With constant bounds, or without a shift, JAX would write all scores
-        to memory before it adds them up.
-        """
-        return ops.where(self.top == self.top, 0.0, self.top)
+        return 0.0 if shift is None else shift
 
     def scores(self, z: Tensor, c: Any, base: Any, x: Any) -> Tensor:
-        z = _shifted(z, c, base, x)
-        return ops.minimum(ops.maximum(z, self.zero), self.zero + 1.0)
+        # A zero that no compiler knows, for each tensor its own. With
+        # constant bounds JAX would write all scores to memory before it adds
+        # them up; with bounds or shifts that tensors share, it would write
+        # these, once for every score.
+        corner = z[(0,) * len(z.shape)]
+        zero = ops.where(corner == corner, 0.0, corner)
+        z = _shifted(z, c, base + zero, x + zero)
+        return ops.minimum(ops.maximum(z, zero), zero + 1.0)
 
     def sum_less(self, budget: Any, base: Any, x: Any) -> Any:
         whole = ops.floor(budget)
@@ -306,11 +305,12 @@ def _shifted(z: Tensor, c: Any, *shifts: Any) -> Tensor:
 
 
 def _clipped(z: Tensor, c: Any, *shifts: Any) -> Tensor:
-    z = _shifted(z, c, *shifts)
+    shifted = _shifted(z, c, *shifts)
     if keras.backend.backend() == "torch" and ops.is_tensor(z):
         # `ops.clip` makes tensors of the bounds, and takes twice as long.
-        return z.clip(0.0, 1.0)
-    return ops.clip(z, 0.0, 1.0)
+        clip = shifted.clip if shifted is z else shifted.clip_
+        return clip(0.0, 1.0)
+    return ops.clip(shifted, 0.0, 1.0)
 
 
 def _fall_to_zero(z: Tensor, c: Any) -> Tensor:

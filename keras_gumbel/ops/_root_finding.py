@@ -40,7 +40,9 @@ def find_root(
     Args:
         excess: Maps base and x to the excess, which falls as they grow.
         at_zero: The excess at 0.
-        far: The other end, at which the excess has the other sign.
+        far: The other end, at which the excess has the other sign. If that
+            is the largest float, no end is known, and it is looked for in
+            ever longer steps.
         at_far: The excess there.
         first: The shift to try first. Outside of the bracket, the middle is.
         tolerance: Non-negative, how far below 0 the excess may be.
@@ -61,13 +63,23 @@ def find_root(
         off_target = xp.minimum(xp.abs(f1), xp.abs(f2)) > half
         return xp.logical_and(off_target, _is_between(x, x1, x2))
 
+    endless = float(np.finfo(dtype).max)
+
     def step(*state: Any) -> _State:
         x, x1, f1, x2, f2, base, rebased = state
         f = excess(base, x) + half
         same_side = xp.equal(f > 0, f1 > 0)
         x3, f3 = xp.where(same_side, x1, x2), xp.where(same_side, f1, f2)
         x2, f2 = xp.where(same_side, x2, x1), xp.where(same_side, f2, f1)
-        following = cast(_next_point(x, f, x2, f2, x3, f3, xp))
+        following = _next_point(x, f, x2, f2, x3, f3, xp)
+        straight = xp.logical_and(x3 == endless, xp.abs(f) < 0.5 * xp.abs(f3))
+        following = xp.where(
+            straight, _between_two(x, f, x2, f2, xp), following
+        )
+        further = _further(x, f, x3, f3, xp)
+        inside = _is_between(further, x, x2)
+        further = xp.where(inside, further, _middle(x, x2, xp))
+        following = cast(xp.where(x2 == endless, further, following))
         new = _rebased(following, x, f, x2, f2, base, rebased, half, xp)
         new = (cast(new[0]), *new[1:])
         if single:
@@ -138,6 +150,23 @@ def _next_point(
     x = x1 + t * (x2 - x1)
     safe = xp.logical_and(safe, _is_between(x, x1, x2))
     return xp.where(safe, x, _middle(x1, x2, xp))
+
+
+def _between_two(x1: Any, f1: Any, x2: Any, f2: Any, xp: Any) -> Any:
+    """Linear interpolation, or the middle where it is none of the inside."""
+    x = x1 + f1 / (f1 - f2) * (x2 - x1)
+    return xp.where(_is_between(x, x1, x2), x, _middle(x1, x2, xp))
+
+
+def _further(x: Any, f: Any, previous: Any, before: Any, xp: Any) -> Any:
+    """Twice as far as a line says if the last step halved f, or 8 times.
+
+    Where that is not enough either, it is 64 times, then 4096.
+    """
+    line = x + 2.0 * f / (before - f) * (x - previous)
+    ratio = x / xp.where(previous > 0, previous, x)
+    leap = x * xp.maximum(ratio**2, 8.0)
+    return xp.where(2.0 * f < before, xp.minimum(line, leap), leap)
 
 
 def _is_between(x: Any, x1: Any, x2: Any) -> Any:

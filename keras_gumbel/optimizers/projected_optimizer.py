@@ -254,11 +254,14 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         grads = self._clip_jointly(list(grads))
         gradients = {id(v): g for g, v in zip(grads, variables, strict=True)}
         scores = _trained_scores(self._trainable_variables)
-        before = [ops.copy(v) for v in scores] if self.harden_step else None
+        final = self._mask_is_final()
+        # In a graph nobody knows yet whether the mask is final.
+        before = None if final is False else [ops.copy(v) for v in scores]
         frozen = {id(v) for v in marked_scores(variables) if not v.trainable}
         for part, own in self._share(variables):
             own = [v for v in own if id(v) not in frozen]
-            if own:
+            needless = final is True and part is self.score_optimizer
+            if own and not needless:
                 part.apply([gradients[id(v)] for v in own], own)
         self._iterations.assign_add(1)
         self._settle(scores, before)
@@ -445,6 +448,13 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         scale = self.loss_scale_factor or 1.0
         clipped = self._clip_gradients([g / scale for g in grads])
         return [g * scale for g in clipped]
+
+    def _mask_is_final(self) -> Any:
+        """Returns a boolean, or in a graph a tensor."""
+        if self.harden_step is None:
+            return False
+        final = self._iterations >= self.harden_step
+        return bool(final) if _keras_private.is_eager(final) else final
 
     def _settle(
         self,

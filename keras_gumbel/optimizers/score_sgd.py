@@ -121,31 +121,38 @@ class ScoreSGD(keras.optimizers.Optimizer):
         scale = ops.where(
             positive, ops.rsqrt(ops.where(positive, square, 1.0)), 0.0
         )
-        # Keras adds up what the replicas hand it.
-        normalized = [d * (scale / replicas) for d in differences]
+        for i in range(len(differences)):
+            # Keras adds up what the replicas hand it.
+            differences[i] *= scale / replicas
         super()._backend_update_step(
-            normalized, trainable_variables, learning_rate
+            differences, trainable_variables, learning_rate
         )
 
     def _difference(self, gradient: Tensor, variable: keras.Variable) -> Tensor:
         """Updates the average of g**2, and returns L(m = 1) - L(m = 0)."""
         average = self._squares[self._get_variable_index(variable)]
         gradient = ops.cast(gradient, average.dtype)
+        # Eager torch computes what is written `*=` and `+=` in place, in half
+        # of the time.
         square = ops.square(gradient)
-        average.assign(square + self.decay * (average - square))
+        square *= 1.0 - self.decay
+        square += self.decay * average
+        average.assign(square)
         step = ops.cast(self.iterations + 1, average.dtype)
         seen = 1.0 - ops.power(self.decay, step)
-        weight = self.curvature * self.batch_size / seen
-        return gradient - weight * average * (variable - 0.5)
+        curvature = variable - 0.5
+        curvature *= square
+        curvature *= self.curvature * self.batch_size / seen
+        return gradient - curvature
 
     def update_step(
         self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
     ) -> None:
         velocity = self._momentums[self._get_variable_index(variable)]
-        self.assign(velocity, self.momentum * velocity + gradient)
-        self.assign_sub(
-            variable, ops.cast(learning_rate, velocity.dtype) * velocity
-        )
+        step = self.momentum * velocity
+        step += gradient
+        self.assign(velocity, step)
+        self.assign_sub(variable, ops.cast(learning_rate, step.dtype) * step)
 
     def get_config(self) -> dict[str, Any]:
         return {
