@@ -330,7 +330,8 @@ class JaxRunner:
         self.run = jax.jit(self.train)
         self.accuracies = jax.jit(self.evaluate)
 
-    def train(self, trained, fixed, state, densities, rates, x, y, indices):
+    def train(self, carry, inputs, densities, rates, x, y):
+        """Trains for as many steps as the inputs have rows and times."""
         import jax
         import jax.numpy as jnp
 
@@ -367,8 +368,11 @@ class JaxRunner:
             )
             return (trained, fixed, state), None
 
-        times = jnp.arange(self.task.steps, dtype="float32")
-        carry, _ = jax.lax.scan(step, (trained, fixed, state), (indices, times))
+        if self.task.network == "conv":
+            # In a loop of its own XLA has only slow convolutions on a CPU.
+            carry, _ = step(carry, inputs)
+        else:
+            carry, _ = jax.lax.scan(step, carry, inputs)
         return carry
 
     def evaluate(self, trained, fixed, x, y):
@@ -400,16 +404,16 @@ class JaxRunner:
             ends = whole(finals(self.method, plain, 1 - sparsity), plain)
             densities = [jnp.float32(end) for end in ends.values()]
         x, y = (jnp.asarray(part) for part in self.task.train)
-        trained, fixed, _ = self.run(
-            trained,
-            fixed,
-            state,
-            densities,
-            [jnp.float32(rate) for rate in rates],
-            x,
-            y,
-            batches(self.task, seed),
-        )
+        carry = trained, fixed, state
+        fixed_inputs = densities, [jnp.float32(rate) for rate in rates], x, y
+        rows = batches(self.task, seed)
+        times = np.arange(len(rows), dtype="float32")
+        if self.task.network == "conv":
+            for inputs in zip(rows, times, strict=True):
+                carry = self.run(carry, inputs, *fixed_inputs)
+        else:
+            carry = self.run(carry, (rows, times), *fixed_inputs)
+        trained, fixed, _ = carry
         masks = [
             np.asarray(value)
             for value, v in zip(trained, variables, strict=True)
