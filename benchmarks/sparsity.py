@@ -52,6 +52,7 @@ class Task:
     train: tuple
     validation: tuple
     test: tuple
+    weight_decay: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +184,7 @@ def make_task(name):
         x_test = arrays["x_test"].reshape(-1, 784).astype("float32") / 255
         parts = split(x, arrays["y_train"].astype("int32"), 0, 5000)
         parts["test"] = x_test, arrays["y_test"].astype("int32")
-    return Task("dense", 16000, 128, **parts)
+    return Task("dense", 32000, 128, **parts, weight_decay=1e-4)
 
 
 def network(task, seed):
@@ -267,7 +268,9 @@ def whole(densities, model):
 def compiled(task, method, model, densities, rates):
     """Returns the model with masks and optimizer, and its schedules."""
     weight_rate, score_rate = rates
-    inner = keras.optimizers.SGD(weight_rate, momentum=0.9)
+    inner = keras.optimizers.SGD(
+        weight_rate, momentum=0.9, weight_decay=task.weight_decay
+    )
     if method.mask is None:
         model.compile(inner, loss=LOSS, metrics=["accuracy"])
         return model, []
@@ -543,6 +546,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tuning-seeds", type=int, default=2)
     parser.add_argument("--rates", nargs="+", type=float, default=RATES)
+    parser.add_argument("--score-rates", nargs="+", type=float)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--record", type=pathlib.Path)
     parser.add_argument("--show", nargs="+", type=pathlib.Path)
@@ -556,6 +560,11 @@ def main():
         task = dataclasses.replace(task, steps=options.steps)
     known = {**METHODS, **ABLATIONS, **SUPERMASKS}
     methods = {n: known[n] for n in options.methods or METHODS}
+    if options.score_rates:
+        methods = {
+            name: dataclasses.replace(method, rates=options.score_rates)
+            for name, method in methods.items()
+        }
     sparsities = options.sparsities or SPARSITIES
     rows = []
 
