@@ -1,5 +1,5 @@
-# `make demo`, `make test` and `make docs` need Python >= 3.11, pip and make
-# alone: each builds a virtual environment of its own the first time it runs.
+# Every target needs Python >= 3.11, pip and make alone: it builds a virtual
+# environment of its own the first time it runs.
 
 PYTHON ?= python3
 KERAS_BACKEND ?= jax
@@ -9,11 +9,18 @@ BACKENDS := jax tensorflow torch
 # content with it, and nothing fetches a build with CUDA.
 TORCH := torch==2.13.0
 
+# The oldest Keras and NumPy that the package asks for.
+OLDEST := $(shell sed -n '/^dependencies/{s/>=/==/g; s/.*\[\(.*\)\]/\1/; \
+	s/[",]//g; p;}' pyproject.toml)
+
 TEST_ENV := .venv
+OLDEST_ENV := .venv-oldest
+DIST_ENV := .venv-dist
+CLEAN_ENV := .venv-clean
 DEMO_ENV := .venv-demo-$(KERAS_BACKEND)
 DOCS_ENV := .venv-docs
 
-.PHONY: demo test lint format docs docs-check clean
+.PHONY: demo test test-oldest lint format dist docs docs-check clean
 
 demo: $(DEMO_ENV)/ready
 	KERAS_BACKEND=$(KERAS_BACKEND) TF_CPP_MIN_LOG_LEVEL=3 \
@@ -26,6 +33,11 @@ test: $(TEST_ENV)/ready
 			|| exit 1; \
 	done
 
+# On torch, which has to compile nothing: the quickest backend.
+test-oldest: $(OLDEST_ENV)/ready
+	@echo "== torch, $(OLDEST)"
+	KERAS_BACKEND=torch $(OLDEST_ENV)/bin/python -m pytest -n 2
+
 lint: $(TEST_ENV)/ready
 	$(TEST_ENV)/bin/ruff check .
 	$(TEST_ENV)/bin/ruff format --check .
@@ -35,6 +47,29 @@ lint: $(TEST_ENV)/ready
 format: $(TEST_ENV)/ready
 	$(TEST_ENV)/bin/ruff check --fix .
 	$(TEST_ENV)/bin/ruff format .
+
+# The wheel is built from the sdist, and tried where there is nothing but a
+# backend, Keras and itself, in a folder from which the source is out of reach.
+dist: $(DIST_ENV)/ready
+	$(DIST_ENV)/bin/cffconvert --validate
+	$(DIST_ENV)/bin/check-manifest
+	rm -rf dist
+	$(DIST_ENV)/bin/python -m build
+	$(DIST_ENV)/bin/twine check --strict dist/*
+	$(DIST_ENV)/bin/check-wheel-contents dist/*.whl
+	@for backend in $(BACKENDS); do \
+		echo "== $$backend" && \
+		$(PYTHON) -m venv --clear $(CLEAN_ENV) && \
+		$(CLEAN_ENV)/bin/pip install -q --upgrade pip && \
+		if [ $$backend = torch ]; then \
+			$(CLEAN_ENV)/bin/pip install -q $(TORCH); \
+		fi && \
+		$(CLEAN_ENV)/bin/pip install -q "$$(echo dist/*.whl)[$$backend]" && \
+		(cd / && KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 \
+			$(CURDIR)/$(CLEAN_ENV)/bin/python -I \
+			$(CURDIR)/tools/smoke_test.py) || exit 1; \
+	done
+	rm -rf $(CLEAN_ENV)
 
 docs: $(DOCS_ENV)/ready docs/vendor/ready
 	$(DOCS_ENV)/bin/python tools/docs_build.py
@@ -46,14 +81,28 @@ docs-check: docs
 	$(DOCS_ENV)/bin/python tools/docs_check.py
 
 clean:
-	rm -rf .venv .venv-demo-* .venv-docs .cache docs/vendor site site-screenshots
+	rm -rf .venv .venv-* .cache dist docs/vendor site site-screenshots
 
 $(TEST_ENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(TEST_ENV)
 	$(TEST_ENV)/bin/pip install -q --upgrade pip
 	$(TEST_ENV)/bin/pip install -q $(TORCH)
 	$(TEST_ENV)/bin/pip install -q -e '.[jax,tensorflow,torch,examples]' \
-		--group lint --group test --group export
+		--group lint --group test --group test-tensorflow --group export
+	touch $@
+
+$(OLDEST_ENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST_ENV)
+	$(OLDEST_ENV)/bin/pip install -q --upgrade pip
+	$(OLDEST_ENV)/bin/pip install -q $(TORCH)
+	$(OLDEST_ENV)/bin/pip install -q -e '.[torch,examples]' \
+		$(OLDEST) --group test
+	touch $@
+
+$(DIST_ENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(DIST_ENV)
+	$(DIST_ENV)/bin/pip install -q --upgrade pip
+	$(DIST_ENV)/bin/pip install -q --group dist
 	touch $@
 
 $(DEMO_ENV)/ready: pyproject.toml

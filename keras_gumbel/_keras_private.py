@@ -22,6 +22,9 @@ from keras_gumbel._typing import Tensor
 ADDITION: type = keras_numpy.Add
 MULTIPLICATION: type = keras_numpy.Multiply
 
+# Keras has it from 3.15 on. Before, nothing is an instance of `()`.
+MULTI_OPTIMIZER: Any = getattr(keras.optimizers, "MultiOptimizer", ())
+
 # Where Keras layers keep what they multiply their inputs with, on which axes of
 # it units are counted, and on which the inputs that are summed over, if on one.
 # The public `kernel` of Dense, EinsumDense and Embedding is a read-only

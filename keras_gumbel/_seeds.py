@@ -43,9 +43,7 @@ def spawn_seeds(seed: int | None, count: int) -> list[int | None]:
 
 def seed_generator(seed: int | None) -> keras.random.SeedGenerator:
     """Returns a seed generator, for seeds in the whole of [0, 2**32)."""
-    if seed is not None and _is_signed() and seed > _WORD // 2:
-        seed -= _WORD + 1  # the same 32 bits
-    return keras.random.SeedGenerator(seed)
+    return keras.random.SeedGenerator(_as_word(seed))
 
 
 def generator_state(generator: keras.random.SeedGenerator) -> np.ndarray:
@@ -75,7 +73,7 @@ def separated(owner: str, seed: Any) -> Any:
         return _HashedSeeds(seed)
     if keras.backend.backend() == "tensorflow" and seed is not None:
         return _SignedSeeds(seed)
-    return seed
+    return seed if own else _as_word(seed)
 
 
 class _DerivedSeeds(keras.random.SeedGenerator):
@@ -117,6 +115,13 @@ def _mixed(word: int) -> int:
     word = ((word ^ word >> 16) * 0x85EBCA6B) & _WORD
     word = ((word ^ word >> 13) * 0xC2B2AE35) & _WORD
     return word ^ word >> 16
+
+
+def _as_word(seed: int | None) -> int | None:
+    """The same 32 bits, as the backend keeps seeds."""
+    if seed is not None and _is_signed() and seed > _WORD // 2:
+        return seed - (_WORD + 1)
+    return seed
 
 
 def _is_signed() -> bool:

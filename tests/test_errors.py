@@ -6,6 +6,7 @@ from keras import ops
 
 import keras_gumbel as kg
 from keras_gumbel._validation import invalid_argument
+from tests.newer_keras import require_keras
 
 TEMPLATE = re.compile(
     r"Argument `\w+` of `[\w.]+` must be .+\. "
@@ -23,6 +24,7 @@ def _sparse():
 
 
 def _renormalized():
+    require_keras("3.14", "batch renormalization")
     return keras.Sequential(
         [keras.Input((4,)), keras.layers.BatchNormalization(renorm=True)]
     )

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import keras_gumbel as kg
+from tests.newer_keras import require_keras
 
 # What converters warn of is between them and their dependencies.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -131,6 +132,7 @@ def _openvino(model, inputs, folder):
 def _torch(model, inputs, folder):
     import torch
 
+    require_keras("3.15", "an export to torch")
     path = str(folder / "model.pt2")
     batch = [{0: torch.export.Dim.AUTO}]
     model.export(path, format="torch", verbose=False, dynamic_shapes=batch)

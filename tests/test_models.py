@@ -62,6 +62,7 @@ def gradient_of(model):
     """Takes a step of length 1 and puts the weights back as they were."""
     before = arrays(model.weights)
     trainable = arrays(model.trainable_variables)
+    model.reset_metrics()
     logs = model.train_on_batch(X, Y, WEIGHT, return_dict=True)
     after = arrays(model.trainable_variables)
     model.set_weights(before)
@@ -165,6 +166,7 @@ def test_a_saved_run_goes_on_as_if_it_had_not_stopped(tmp_path):
     mean.train_on_batch(X, Y)
     mean.save(tmp_path / "model.keras")
 
+    mean.reset_metrics()
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     logs = [part.train_on_batch(X, Y) for part in (mean, loaded)]
 

@@ -10,8 +10,6 @@ from keras import ops
 from keras.optimizers import Adam
 from keras.optimizers import AdamW
 from keras.optimizers import LossScaleOptimizer
-from keras.optimizers import MultiOptimizer
-from keras.optimizers import OptimizerMap
 from keras.optimizers.schedules import PolynomialDecay
 
 import keras_gumbel
@@ -20,6 +18,8 @@ from keras_gumbel.ops import project_capped_box
 from keras_gumbel.optimizers import ProjectedOptimizer
 from keras_gumbel.schedules import CubicDensity
 from keras_gumbel.schedules import LinearAnnealing
+from tests.newer_keras import multi_optimizer
+from tests.newer_keras import require_keras
 
 SGD = keras.optimizers.SGD
 
@@ -130,16 +130,12 @@ def random_steps(variables, count, seed=0):
     return [[rng.normal(size=v.shape) for v in variables] for _ in range(count)]
 
 
-def multi_inside():
-    return OptimizerMap(Adam(0.01), {".*mask_scores": SGD(0.5)})
-
-
 OPTIMIZERS = {
     "adam": lambda: wrapped(Adam(0.1), density=0.3),
     "momentum": lambda: wrapped(SGD(0.1, 0.9), density=0.3),
     "adamw": lambda: wrapped(AdamW(0.1), density=0.3),
     "multi_optimizer": lambda: wrapped(
-        MultiOptimizer(multi_inside()), density=0.3
+        multi_optimizer(Adam(0.01), {".*mask_scores": SGD(0.5)}), density=0.3
     ),
     "score_optimizer": lambda: wrapped(
         SGD(0.1, 0.9), density=0.3, score_optimizer=Adam(0.1)
@@ -257,9 +253,7 @@ def test_skipped_steps_leave_feasible_scores():
 def test_fit_keeps_the_budget_inside_a_multi_optimizer():
     model = sparse_model()
     projected = wrapped(SGD(0.5), density=0.3)
-    optimizer = MultiOptimizer(
-        OptimizerMap(Adam(0.05), {".*mask_scores": projected})
-    )
+    optimizer = multi_optimizer(Adam(0.05), {".*mask_scores": projected})
     model.compile(optimizer, loss="mse", jit_compile=False)
     before = flat(by_path(model.trainable_variables, "kernel"))
     recorder = Recorder(optimizer)
@@ -290,6 +284,8 @@ def test_steps_per_execution_counts_every_step():
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 def test_swap_ema_weights_shows_feasible_averages(policy):
+    if policy == "mixed_float16":
+        require_keras("3.15", "`SwapEMAWeights` for optimizers in two others")
     keras.config.set_dtype_policy(policy)
     model = sparse_model()
     optimizer = OPTIMIZERS["ema"]()
@@ -350,8 +346,9 @@ def test_learning_rate_scheduler_reaches_the_inner_optimizer():
 
     history = fit(model, epochs=3, callbacks=[schedule])
 
-    key = f"learning_rate_{optimizer.inner_optimizer.name}"
-    assert history.history[key] == [1.0, 0.5, 0.25]
+    # Keras logs the rate of each optimizer from 3.15 on.
+    rates = [v for k, v in history.history.items() if "learning_rate" in k]
+    assert [1.0, 0.5, 0.25] in rates
     assert float(optimizer.inner_optimizer.learning_rate) == 0.25
     assert_feasible(scores_of(model), 0.3 * COUNT)
 
@@ -518,7 +515,7 @@ def test_weight_decay_spares_scores(case):
     if case == "user":
         inner.exclude_from_weight_decay(var_list=variables[1:2])
     optimizer = wrapped(
-        MultiOptimizer(OptimizerMap(inner, {})) if case == "multi" else inner,
+        multi_optimizer(inner, {}) if case == "multi" else inner,
         density=0.5,
         score_optimizer=SGD(0.1) if case == "shared" else None,
     )
@@ -537,12 +534,10 @@ def test_weight_decay_spares_scores_in_a_leaf_of_their_own(outside):
     decaying = AdamW(0.1, weight_decay=1.0)
     if outside:
         projected = wrapped(decaying, density=0.5)
-        optimizer = MultiOptimizer(
-            OptimizerMap(SGD(0.1), {".*mask_scores": projected})
-        )
+        optimizer = multi_optimizer(SGD(0.1), {".*mask_scores": projected})
     else:
         optimizer = wrapped(
-            MultiOptimizer(OptimizerMap(SGD(0.1), {".*mask_scores": decaying})),
+            multi_optimizer(SGD(0.1), {".*mask_scores": decaying}),
             density=0.5,
         )
     variables = [kernel([1.0]), marked([0.5, 0.25])]
@@ -595,7 +590,7 @@ def test_variables_hold_no_model_variable_and_none_twice(case):
 
 def test_optimizers_lists_the_leaves():
     default, mapped, score = Adam(), SGD(), Adam()
-    inner = MultiOptimizer(OptimizerMap(default, {".*bias": mapped}))
+    inner = multi_optimizer(default, {".*bias": mapped})
 
     optimizer = wrapped(inner, density=0.5, score_optimizer=score)
 

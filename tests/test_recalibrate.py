@@ -6,6 +6,7 @@ from keras import ops
 
 import keras_gumbel as kg
 from keras_gumbel import recalibrate_batch_normalization as recalibrate
+from tests.newer_keras import require_keras
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(2.0, 3.0, size=(40, 6)).astype("float32")
@@ -207,6 +208,7 @@ def test_a_model_without_the_layer_raises():
 
 
 def test_batch_renormalization_raises():
+    require_keras("3.14", "batch renormalization")
     model = keras.Sequential(
         [keras.Input((6,)), layers.BatchNormalization(renorm=True)]
     )

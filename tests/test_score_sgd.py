@@ -8,6 +8,7 @@ from keras_gumbel.optimizers import ProjectedOptimizer
 from keras_gumbel.optimizers import ScoreSGD
 from keras_gumbel.schedules import CubicDensity
 from tests.gradients import to_numpy
+from tests.newer_keras import multi_optimizer
 
 
 def scores(values):
@@ -165,9 +166,7 @@ def test_default_mask_is_final_when_the_schedule_has_ended(end, expected):
 
 
 def test_multi_optimizer_keeps_the_scores():
-    inner = keras.optimizers.MultiOptimizer(
-        keras.optimizers.OptimizerMap(keras.optimizers.SGD(), {})
-    )
+    inner = multi_optimizer(keras.optimizers.SGD(), {})
 
     optimizer = ProjectedOptimizer(inner, density=0.1)
 

@@ -16,6 +16,7 @@ from keras_gumbel.layers import Sparsified
 from keras_gumbel.optimizers import ProjectedOptimizer
 from keras_gumbel.optimizers import ScoreSGD
 from keras_gumbel.schedules import LinearAnnealing
+from tests.newer_keras import multi_optimizer
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
 
@@ -602,10 +603,8 @@ def test_harden_loses_no_weight_to_rounding(density):
 
 def in_multi_optimizer():
     projected = ProjectedOptimizer("sgd", density=0.3)
-    return keras.optimizers.MultiOptimizer(
-        keras.optimizers.OptimizerMap(
-            keras.optimizers.Adam(), {".*mask_scores": projected}
-        )
+    return multi_optimizer(
+        keras.optimizers.Adam(), {".*mask_scores": projected}
     )
 
 

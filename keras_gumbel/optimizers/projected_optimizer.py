@@ -636,7 +636,7 @@ def _score_optimizer(
     inner: keras.optimizers.Optimizer, steps: float | None
 ) -> keras.optimizers.Optimizer | None:
     """Returns the optimizer for scores if the user names none."""
-    if isinstance(inner, keras.optimizers.MultiOptimizer):
+    if isinstance(inner, _keras_private.MULTI_OPTIMIZER):
         return None
     rate: Any = _LEARNING_RATE
     if steps is not None:

@@ -88,7 +88,7 @@ def _find_layers(
             model,
         )
     for layer in layers:
-        if layer.renorm:
+        if getattr(layer, "renorm", False):  # Keras has it from 3.14 on
             raise invalid_argument(
                 owner,
                 "model",

@@ -39,14 +39,22 @@ def rewrite(model: keras.Model, replace: Replace, fill: Fill) -> keras.Model:
     Returns:
         A model of the same class, with the same names of inputs.
     """
+    copies: dict[int, keras.Operation] = {}
     pairs = []
 
     def clone(layer: keras.Operation) -> keras.Operation:
-        if not isinstance(layer, keras.Layer):
+        if id(layer) not in copies:
+            copies[id(layer)] = new(layer)
+        return copies[id(layer)]
+
+    def new(layer: keras.Operation) -> keras.Operation:
+        if not isinstance(layer, keras.Layer):  # `a + b`, an operation
             return copy_layer(layer)
+        # `clone_model(recursive=True)` reaches every depth from Keras 3.14 on.
+        if _keras_private.is_functional(layer):
+            return keras.models.clone_model(layer, clone_function=clone)
         replacement = replace(layer)
-        if isinstance(layer, keras.Layer):  # not `a + b`, an operation
-            pairs.append((layer, replacement))
+        pairs.append((layer, replacement))
         return replacement
 
     inputs = None
@@ -54,10 +62,7 @@ def rewrite(model: keras.Model, replace: Replace, fill: Fill) -> keras.Model:
         inputs = keras.tree.map_structure(_like, model.input)
     with _uncompiled(model):
         copy = keras.models.clone_model(
-            model,
-            input_tensors=inputs,
-            clone_function=clone,
-            recursive=True,
+            model, input_tensors=inputs, clone_function=clone
         )
     for layer, replacement in pairs:
         if layer.built and replacement.built:
