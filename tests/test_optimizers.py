@@ -1,3 +1,4 @@
+import itertools
 import json
 import pickle
 import zipfile
@@ -1419,3 +1420,79 @@ def test_build_on_frozen_masks_alone_raises():
     optimizer = wrapped(Adam(0.1), density=0.5)
     with pytest.raises(ValueError, match="found no scores"):
         optimizer.build(model.trainable_variables)
+
+
+@pytest.mark.parametrize("regrow", [True, False])
+def test_scores_at_zero_rise_again_only_if_they_may(regrow):
+    score = marked([0.9, 0.6, 0.3, 0.05])
+    optimizer = wrapped(SGD(1.0), budget=1.5, regrow=regrow)
+    optimizer.build([score])
+    assert (flat([score]) > 0).tolist() == [True, True, True, False]
+
+    apply(optimizer, [score], [[0.0, 0.0, 0.0, -2.0]])
+
+    assert_feasible([score], 1.5)
+    assert (flat([score])[3] > 0) == regrow
+
+
+def saliency_model(regrow):
+    model = keras_gumbel.sparsify(
+        keras.Sequential(
+            [keras.Input((4,)), keras.layers.Dense(1, use_bias=False)]
+        ),
+        method=keras_gumbel.layers.SaliencyMask(gradient="dense"),
+    )
+    model.layers[0].kernels[0].assign(np.array([[4.0], [3.0], [2.0], [1.0]]))
+    model.compile(
+        wrapped(SGD(1.0), budget=2, regrow=regrow), "mse", jit_compile=False
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+@pytest.mark.parametrize("regrow", [True, False])
+def test_pruned_weights_come_back_only_if_they_may(regrow):
+    model = saliency_model(regrow)
+    assert flat(scores_of(model)).tolist() == [1, 1, 0, 0]
+
+    # The last weight grows to be the largest of all.
+    kernel = model.layers[0].kernels[0]
+    step = {id(kernel): np.array([[0.0], [0.0], [0.0], [-9.0]])}
+    variables = model.trainable_variables
+    gradients = [step.get(id(v), np.zeros(v.shape)) for v in variables]
+    apply(model.optimizer, variables, gradients)
+
+    found = flat(scores_of(model)).tolist()
+    assert found == ([1, 0, 0, 1] if regrow else [1, 1, 0, 0])
+
+
+def test_final_mask_has_no_score_that_was_lost():
+    score = marked([0.9, 0.6, 0.3, 0.05])
+    optimizer = ProjectedOptimizer(
+        SGD(1.0),
+        budget=1.5,
+        score_optimizer=None,
+        harden_step=1,
+        regrow=False,
+    )
+    optimizer.build([score])
+
+    apply(optimizer, [score], [[0.0, 0.0, 0.0, -2.0]])
+
+    assert flat([score]).tolist() == [1, 0, 0, 0]
+
+
+def test_training_without_regrowth_only_ever_loses_weights():
+    model = sparse_model()
+    optimizer = ProjectedOptimizer(
+        SGD(0.1), density=CubicDensity(0.2, 8), regrow=False
+    )
+    recorder = Recorder(optimizer)
+    model.compile(optimizer, "mse")
+
+    fit(model, epochs=5, callbacks=[recorder])
+
+    alive = [scores > 0 for (scores,) in recorder.scores]
+    for before, after in itertools.pairwise(alive):
+        assert not (after & ~before).any()
+    assert alive[-1].sum() == int(0.2 * COUNT)

@@ -80,7 +80,7 @@ ops.straight_through(hard, soft)
 ops.subset_marginals(logits, k, axis=-1, mask=None)
 ops.top_k_mask(values, budget, costs=None)
 optimizers.ProjectedOptimizer(inner_optimizer, density=None, budget=None, \
-score_optimizer='auto', harden_step='auto', costs=None, \
+score_optimizer='auto', harden_step='auto', regrow=True, costs=None, \
 global_clipnorm=None, name=None)
 optimizers.ScoreSGD(learning_rate=0.05, momentum=0.8, curvature=1.0, \
 batch_size=32, decay=0.95, name='score_sgd', **kwargs)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -10,6 +12,7 @@ from keras import ops
 from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import saliency_of
 from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import is_schedule
 from keras_gumbel.ops.cardinality import top_k_mask
@@ -68,11 +71,25 @@ class ScoreGroup:
             limit = ops.cast(limit(step), "float32")
         return limit if self.density is None else limit * self.total_cost
 
-    def project(self, values: list[Tensor], step: Any) -> list[Tensor]:
-        """Returns values for the scores that are under the budget."""
+    def project(
+        self,
+        values: list[Tensor],
+        step: Any,
+        alive: list[Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Returns values for the scores that are under the budget.
+
+        Args:
+            values: List of float tensors z.
+            step: Integer or tensor, the number of steps so far.
+            alive: List of boolean tensors, which scores may be more than 0,
+                or `None` for all. Defaults to `None`.
+        """
         budget = self.budget_at(step)
         if not self.learned:
-            return self._largest(values, budget, budget)
+            return self._largest(values, budget, budget, alive)
+        if alive is not None:
+            values = list(map(_only, values, alive, [0.0] * len(values)))
         # Rows first: what the whole takes off keeps them within theirs.
         inside = [
             self._project_rows(value, mark_of(variable).rows, budget)
@@ -86,11 +103,16 @@ class ScoreGroup:
             differentiable=False,
         )
 
-    def finish(self, values: list[Tensor], step: Any) -> list[Tensor]:
+    def finish(
+        self,
+        values: list[Tensor],
+        step: Any,
+        alive: list[Tensor] | None = None,
+    ) -> list[Tensor]:
         """Returns zeros and ones that fit the budget from now on."""
         now, last = self.budget_at(step), self.budget_at(LAST_STEP)
         budget = now if is_number(now) else ops.minimum(now, last)
-        return self._largest(values, budget, 0)
+        return self._largest(values, budget, 0, alive)
 
     def _project_rows(
         self, value: Tensor, rows: tuple[int, int] | None, budget: Any
@@ -119,7 +141,11 @@ class ScoreGroup:
         return ops.clip(fair, float(at_most), float(length))
 
     def _largest(
-        self, values: list[Tensor], budget: Any, row_budget: Any
+        self,
+        values: list[Tensor],
+        budget: Any,
+        row_budget: Any,
+        alive: list[Tensor] | None,
     ) -> list[Tensor]:
         """Marks the largest, under a budget and one that rows follow."""
         marks = [mark_of(v) for v in self.variables]
@@ -127,20 +153,18 @@ class ScoreGroup:
             value if mark.saliency is None else mark.saliency()
             for value, mark in zip(values, marks, strict=True)
         ]
+        allowed = alive or [None] * len(values)
+        # Below all that may be kept, and above where the search starts.
+        values = list(map(_only, values, allowed, [-0.5] * len(values)))
         rows = [
             self._top_of_rows(value, mark.rows, row_budget)
             for value, mark in zip(values, marks, strict=True)
         ]
-        # Below all that may be kept, and above where the search starts.
-        values = [
-            value if row is None else ops.where(row, value, -0.5)
-            for value, row in zip(values, rows, strict=True)
-        ]
+        values = list(map(_only, values, rows, [-0.5] * len(values)))
         chosen = top_k_mask(values, budget + WHOLE, self.prices)
-        return [
-            mask if row is None else mask * ops.cast(row, mask.dtype)
-            for mask, row in zip(chosen, rows, strict=True)
-        ]
+        for kept in (allowed, rows):
+            chosen = list(map(_only, chosen, kept, [0.0] * len(values)))
+        return chosen
 
     def _top_of_rows(
         self, value: Tensor, rows: tuple[int, int] | None, budget: Any
@@ -149,3 +173,56 @@ class ScoreGroup:
             return None
         count = self._row_budget(value, rows, budget) + WHOLE
         return top_of_rows(value, count, axis=rows[1])
+
+
+def score_groups(
+    scores: list[keras.Variable], name: str, limits: Any, costs: Any
+) -> list[ScoreGroup]:
+    """Sorts scores by the budget they are under.
+
+    Args:
+        scores: List of variables.
+        name: String, "budget" or "density", what the limits are.
+        limits: One for all scores, or a dictionary of regexes to them.
+        costs: Dictionary of regexes to costs, or `None`.
+    """
+    if not isinstance(limits, dict):
+        limits = {"": limits}
+    members: dict[str, list[keras.Variable]] = {key: [] for key in limits}
+    for variable in scores:
+        pattern = _first_found(limits, variable)
+        if pattern is None:
+            raise invalid_argument(
+                "ProjectedOptimizer",
+                name,
+                "a number, or a dictionary with a regex for all scores",
+                limits,
+                f"No regex is found in {variable.path}.",
+            )
+        members[pattern].append(variable)
+    return [
+        ScoreGroup(
+            variables=variables,
+            costs=[_cost(costs or {}, v) for v in variables],
+            **{name: limits[pattern]},
+        )
+        for pattern, variables in members.items()
+        if variables
+    ]
+
+
+def _cost(costs: dict[str, float], variable: keras.Variable) -> float:
+    pattern = _first_found(costs, variable)
+    return 1.0 if pattern is None else float(costs[pattern])
+
+
+def _first_found(
+    patterns: Iterable[str], variable: keras.Variable
+) -> str | None:
+    found = (p for p in patterns if re.search(p, variable.path))
+    return next(found, None)
+
+
+def _only(value: Tensor, kept: Tensor | None, other: float) -> Tensor:
+    """Returns a tensor with another number where it is not kept."""
+    return value if kept is None else ops.where(kept, value, other)

@@ -1,7 +1,5 @@
 """The optimizer that holds the scores under the budget (Algorithm 1)."""
 
-import math
-import re
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -15,23 +13,21 @@ from keras_gumbel._scores import marked_scores
 from keras_gumbel._scores import saliency_of
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
-from keras_gumbel._validation import is_number
 from keras_gumbel._validation import is_schedule
 from keras_gumbel._validation import require_density
 from keras_gumbel._validation import require_positive
 from keras_gumbel._validation import require_positive_integer
+from keras_gumbel.optimizers._defaults import default_harden_step
+from keras_gumbel.optimizers._defaults import default_score_optimizer
+from keras_gumbel.optimizers._defaults import schedule_steps
+from keras_gumbel.optimizers._requirements import require_found
+from keras_gumbel.optimizers._requirements import require_optimizer
+from keras_gumbel.optimizers._requirements import require_partner
+from keras_gumbel.optimizers._requirements import require_scores
+from keras_gumbel.optimizers._requirements import require_sound
 from keras_gumbel.optimizers._score_group import LAST_STEP
 from keras_gumbel.optimizers._score_group import ScoreGroup
-from keras_gumbel.optimizers.score_sgd import ScoreSGD
-
-# The share of the steps of its schedules after which the mask is final.
-_LIVE = 0.7
-
-# The first learning rate of the scores, and how far a score must be able to go
-# within the run for it to be decided (docs/benchmarks/score_learning_rate.md).
-_LEARNING_RATE = 0.05
-_REACH = 10.0
-_MOMENTUM = 0.8
+from keras_gumbel.optimizers._score_group import score_groups
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
@@ -92,6 +88,9 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             scores that are learned to the end; or `"auto"`, 70 % of the
             `steps` of the schedule, or where it ends if that is later, and
             `None` without a schedule that has `steps`. Defaults to `"auto"`.
+        regrow: Boolean, whether a score that has fallen to 0 may rise again.
+            If not, a weight is lost for good once its score is 0. Defaults
+            to `True`.
         costs: Dictionary of regex strings to positive numbers c, what one
             score of a variable costs, such as the multiply-adds of a weight:
             the first regex found in its path counts, and 1 if there is none.
@@ -128,6 +127,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         budget: Any = None,
         score_optimizer: Any = "auto",
         harden_step: Any = "auto",
+        regrow: bool = True,
         costs: dict[str, float] | None = None,
         global_clipnorm: float | None = None,
         name: str | None = None,
@@ -148,10 +148,10 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
                 require_positive("ProjectedOptimizer", "budget", limit)
         for cost in (costs or {}).values():
             require_positive("ProjectedOptimizer", "costs", cost)
-        inner_optimizer = _require_optimizer("inner_optimizer", inner_optimizer)
-        steps = _steps(_values(density) + _values(budget))
+        inner_optimizer = require_optimizer("inner_optimizer", inner_optimizer)
+        limits = _values(density) + _values(budget)
         if harden_step == "auto":
-            harden_step = _harden_step(_values(density) + _values(budget))
+            harden_step = default_harden_step(limits)
         if harden_step is not None:
             require_positive_integer(
                 "ProjectedOptimizer", "harden_step", harden_step
@@ -161,12 +161,14 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
                 "ProjectedOptimizer", "global_clipnorm", global_clipnorm
             )
         if score_optimizer == "auto":
-            score_optimizer = _score_optimizer(inner_optimizer, steps)
+            score_optimizer = default_score_optimizer(
+                inner_optimizer, schedule_steps(limits)
+            )
         if score_optimizer is not None:
-            score_optimizer = _require_optimizer(
+            score_optimizer = require_optimizer(
                 "score_optimizer", score_optimizer
             )
-            _require_partner(inner_optimizer, score_optimizer)
+            require_partner(inner_optimizer, score_optimizer)
             score_optimizer.loss_scale_factor = (
                 inner_optimizer.loss_scale_factor
             )
@@ -179,6 +181,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         self.inner_optimizer = inner_optimizer
         self.score_optimizer = score_optimizer
         self.harden_step = harden_step
+        self.regrow = regrow
 
     @property
     def optimizers(self) -> list[keras.optimizers.Optimizer]:
@@ -223,7 +226,13 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
     def build(self, variables: Sequence[keras.Variable]) -> None:
         variables = list(variables)
         scores = _trained_scores(variables)
-        self._check_scores(scores)
+        require_scores(scores)
+        for name in ("density", "budget", "costs"):
+            limits = getattr(self, name)
+            if isinstance(limits, dict):
+                require_found(name, limits, scores)
+        for group in self._groups(scores):
+            require_sound(group)
         for part, own in self._share(variables):
             part.build(own)
         super().build(variables)
@@ -256,7 +265,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         scores = _trained_scores(self._trainable_variables)
         final = self._mask_is_final()
         # In a graph nobody knows yet whether the mask is final.
-        before = None if final is False else [ops.copy(v) for v in scores]
+        needed = final is not False or not self.regrow
+        before = [ops.copy(v) for v in scores] if needed else None
         frozen = {id(v) for v in marked_scores(variables) if not v.trainable}
         for part, own in self._share(variables):
             own = [v for v in own if id(v) not in frozen]
@@ -330,6 +340,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             "budget": serialize(self.budget),
             "score_optimizer": serialize(self.score_optimizer),
             "harden_step": self.harden_step,
+            "regrow": self.regrow,
             "costs": self.costs,
             "global_clipnorm": self.global_clipnorm,
         }
@@ -364,82 +375,9 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         rest = [v for v in stepped if id(v) not in marked]
         return [(self.inner_optimizer, rest), (self.score_optimizer, scores)]
 
-    def _check_scores(self, scores: list[keras.Variable]) -> None:
-        if not scores:
-            raise ValueError(
-                "`ProjectedOptimizer` found no scores among the trainable "
-                "variables: the model has no masked layer, or its masks are "
-                "fixed already. Mask it with `keras_gumbel.sparsify(model)`, "
-                "or compile it with the inner optimizer."
-            )
-        for score in scores:
-            if score.constraint is not None:
-                raise ValueError(
-                    f"Scores under `ProjectedOptimizer` must have no "
-                    f"constraint of their own. Received: {score.path} with "
-                    f"{score.constraint!r}. Two projections in a row are not "
-                    "the projection: remove the constraint."
-                )
-        for name in ("density", "budget", "costs"):
-            for pattern in _patterns(getattr(self, name)):
-                if not any(re.search(pattern, v.path) for v in scores):
-                    raise invalid_argument(
-                        "ProjectedOptimizer",
-                        name,
-                        "a dictionary of regexes that are found in the paths "
-                        f"of scores, {_paths(scores)}",
-                        pattern,
-                    )
-        for group in self._groups(scores):
-            learned = [saliency_of(v) is None for v in group.variables]
-            if any(learned) and not all(learned):
-                raise ValueError(
-                    "Scores that share a budget must all be learned, or all "
-                    "be ranked by a saliency. Received both in: "
-                    f"{_paths(group.variables)}. Give them budgets of their "
-                    "own, by a dictionary."
-                )
-            most = group.total_cost
-            if is_number(group.budget) and group.budget > most:
-                raise invalid_argument(
-                    "ProjectedOptimizer",
-                    "budget",
-                    f"at most {most:g}, what all of these scores cost: "
-                    f"{_paths(group.variables)}",
-                    group.budget,
-                )
-
     def _groups(self, scores: list[keras.Variable]) -> list[ScoreGroup]:
         name = "budget" if self.density is None else "density"
-        limits = getattr(self, name)
-        if not isinstance(limits, dict):
-            limits = {"": limits}
-        members: dict[str, list[keras.Variable]] = {key: [] for key in limits}
-        for variable in scores:
-            pattern = _first_found(limits, variable)
-            if pattern is None:
-                raise invalid_argument(
-                    "ProjectedOptimizer",
-                    name,
-                    "a number, or a dictionary with a regex for all scores",
-                    limits,
-                    f"No regex is found in {variable.path}.",
-                )
-            members[pattern].append(variable)
-        return [
-            ScoreGroup(
-                variables=variables,
-                costs=[self._cost(v) for v in variables],
-                **{name: limits[pattern]},
-            )
-            for pattern, variables in members.items()
-            if variables
-        ]
-
-    def _cost(self, variable: keras.Variable) -> float:
-        costs = self.costs or {}
-        pattern = _first_found(costs, variable)
-        return 1.0 if pattern is None else float(costs[pattern])
+        return score_groups(scores, name, getattr(self, name), self.costs)
 
     def _clip_jointly(self, grads: list[Tensor]) -> list[Tensor]:
         """Clips the gradients of weights and scores by their common norm."""
@@ -465,15 +403,19 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
         Args:
             scores: List of variables.
-            before: List of what a final mask is to stay, or `None` to decide
-                it anew.
+            before: List of what the scores were before the step, to which a
+                final mask returns; or `None` if there was no step, or the
+                mask was not final before it and scores may regrow.
         """
         if not scores:
             return
         values = [ops.stop_gradient(v) for v in scores]
+        alive = None
+        if before is not None and not self.regrow:
+            alive = [value > 0.0 for value in before]
 
         def finish() -> list[Tensor]:
-            return self._by_group("finish", scores, values)
+            return self._by_group("finish", scores, values, alive)
 
         def final() -> list[Tensor]:
             if before is None:
@@ -481,9 +423,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             is_final = self._iterations > self.harden_step
             return _cond(is_final, lambda: before, finish)
 
-        for score, value in zip(
-            scores, self._live_or(final, scores, values), strict=True
-        ):
+        settled = self._live_or(final, scores, values, alive)
+        for score, value in zip(scores, settled, strict=True):
             score.assign(value)
 
     def _settle_averages(self, scores: list[keras.Variable]) -> None:
@@ -506,26 +447,37 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         final: Callable[[], list[Tensor]],
         scores: list[keras.Variable],
         values: list[Tensor],
+        alive: list[Tensor] | None = None,
     ) -> list[Tensor]:
         """Projects values for scores, unless their mask is final."""
 
         def project() -> list[Tensor]:
-            return self._by_group("project", scores, values)
+            return self._by_group("project", scores, values, alive)
 
         if self.harden_step is None:
             return project()
         return _cond(self._iterations < self.harden_step, project, final)
 
     def _by_group(
-        self, method: str, scores: list[keras.Variable], values: list[Tensor]
+        self,
+        method: str,
+        scores: list[keras.Variable],
+        values: list[Tensor],
+        alive: list[Tensor] | None,
     ) -> list[Tensor]:
         """Calls a method of each group with its values."""
-        found = {id(s): v for s, v in zip(scores, values, strict=True)}
+        place = {id(v): i for i, v in enumerate(scores)}
+        found = list(values)
         for group in self._groups(scores):
-            own = [found[id(v)] for v in group.variables]
-            own = getattr(group, method)(own, self._iterations)
-            found.update(zip(map(id, group.variables), own, strict=True))
-        return [found[id(s)] for s in scores]
+            own = [place[id(v)] for v in group.variables]
+            settled = getattr(group, method)(
+                [values[i] for i in own],
+                self._iterations,
+                alive and [alive[i] for i in own],
+            )
+            for i, value in zip(own, settled, strict=True):
+                found[i] = value
+        return found
 
     def _averages(
         self, scores: list[keras.Variable]
@@ -564,95 +516,6 @@ def _trained_scores(
     return [v for v in marked_scores(variables) if v.trainable]
 
 
-def _require_optimizer(name: str, value: Any) -> keras.optimizers.Optimizer:
-    """Returns the optimizer that `value` is or names, or raises."""
-    if isinstance(value, (str, dict)):
-        value = keras.optimizers.get(value)
-    wrappers = (keras.optimizers.LossScaleOptimizer, ProjectedOptimizer)
-    if not isinstance(value, keras.optimizers.Optimizer) or isinstance(
-        value, wrappers
-    ):
-        raise invalid_argument(
-            "ProjectedOptimizer",
-            name,
-            "a Keras optimizer that is no `LossScaleOptimizer` and no "
-            "`ProjectedOptimizer`",
-            value,
-            "Loss scaling goes outside: "
-            "`LossScaleOptimizer(ProjectedOptimizer(...))`.",
-            error=TypeError,
-        )
-    return value
-
-
-def _require_partner(
-    inner: keras.optimizers.Optimizer, score: keras.optimizers.Optimizer
-) -> None:
-    """Raises unless the two optimizers can share the training steps."""
-    if score.weight_decay:
-        raise invalid_argument(
-            "ProjectedOptimizer",
-            "score_optimizer",
-            "an optimizer without weight decay, which scores never have",
-            score,
-            "Set its `weight_decay` to `None`.",
-        )
-    if score.loss_scale_factor not in (None, inner.loss_scale_factor):
-        raise invalid_argument(
-            "ProjectedOptimizer",
-            "score_optimizer",
-            "an optimizer with the `loss_scale_factor` of the inner one, "
-            f"{inner.loss_scale_factor}, or none",
-            score.loss_scale_factor,
-        )
-    steps = inner.gradient_accumulation_steps
-    if score.gradient_accumulation_steps != steps:
-        raise invalid_argument(
-            "ProjectedOptimizer",
-            "score_optimizer",
-            "an optimizer with the same `gradient_accumulation_steps` as the "
-            f"inner one, {steps}",
-            score.gradient_accumulation_steps,
-        )
-
-
-def _steps(limits: list[Any]) -> float | None:
-    """Returns how long schedules of this package last, if there is one."""
-    lengths = [getattr(limit, "steps", 0.0) for limit in limits]
-    longest: float = max(n for n in lengths if is_number(n))
-    return longest or None
-
-
-def _harden_step(limits: list[Any]) -> int | None:
-    """Returns the step by which schedules of this package have ended."""
-    steps = _steps(limits)
-    if steps is None:
-        return None
-    ends = [getattr(limit, "end", 0.0) for limit in limits]
-    return max(1, math.ceil(max(_LIVE, *ends) * steps))
-
-
-def _score_optimizer(
-    inner: keras.optimizers.Optimizer, steps: float | None
-) -> keras.optimizers.Optimizer | None:
-    """Returns the optimizer for scores if the user names none."""
-    if isinstance(inner, _keras_private.MULTI_OPTIMIZER):
-        return None
-    rate: Any = _LEARNING_RATE
-    if steps is not None:
-        # A cosine decay has half of its first rate on average.
-        enough = _REACH * (1.0 - _MOMENTUM) / (0.5 * steps)
-        rate = keras.optimizers.schedules.CosineDecay(max(rate, enough), steps)
-    return ScoreSGD(
-        rate,
-        momentum=_MOMENTUM,
-        use_ema=inner.use_ema,
-        ema_momentum=inner.ema_momentum,
-        ema_overwrite_frequency=inner.ema_overwrite_frequency,
-        gradient_accumulation_steps=inner.gradient_accumulation_steps,
-    )
-
-
 def _number(value: Any) -> float:
     return float(ops.convert_to_numpy(value))
 
@@ -662,18 +525,3 @@ def _values(limit: Any) -> list[Any]:
     if isinstance(limit, dict):
         return list(limit.values())
     return [] if limit is None else [limit]
-
-
-def _patterns(limit: Any) -> list[str]:
-    return list(limit) if isinstance(limit, dict) else []
-
-
-def _first_found(
-    patterns: Iterable[str], variable: keras.Variable
-) -> str | None:
-    found = (p for p in patterns if re.search(p, variable.path))
-    return next(found, None)
-
-
-def _paths(variables: list[keras.Variable]) -> str:
-    return ", ".join(v.path for v in variables)

@@ -1,0 +1,121 @@
+"""What `ProjectedOptimizer` demands of its parts and of the scores."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from keras_gumbel._scores import saliency_of
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_number
+from keras_gumbel.optimizers._score_group import ScoreGroup
+
+
+def require_optimizer(name: str, value: Any) -> keras.optimizers.Optimizer:
+    """Returns the optimizer that `value` is or names, or raises."""
+    if isinstance(value, (str, dict)):
+        value = keras.optimizers.get(value)
+    wraps = hasattr(value, "inner_optimizer")
+    if not isinstance(value, keras.optimizers.Optimizer) or wraps:
+        raise invalid_argument(
+            "ProjectedOptimizer",
+            name,
+            "a Keras optimizer that is no `LossScaleOptimizer` and no "
+            "`ProjectedOptimizer`",
+            value,
+            "Loss scaling goes outside: "
+            "`LossScaleOptimizer(ProjectedOptimizer(...))`.",
+            error=TypeError,
+        )
+    return value
+
+
+def require_partner(
+    inner: keras.optimizers.Optimizer, score: keras.optimizers.Optimizer
+) -> None:
+    """Raises unless the two optimizers can share the training steps."""
+    if score.weight_decay:
+        raise invalid_argument(
+            "ProjectedOptimizer",
+            "score_optimizer",
+            "an optimizer without weight decay, which scores never have",
+            score,
+            "Set its `weight_decay` to `None`.",
+        )
+    if score.loss_scale_factor not in (None, inner.loss_scale_factor):
+        raise invalid_argument(
+            "ProjectedOptimizer",
+            "score_optimizer",
+            "an optimizer with the `loss_scale_factor` of the inner one, "
+            f"{inner.loss_scale_factor}, or none",
+            score.loss_scale_factor,
+        )
+    steps = inner.gradient_accumulation_steps
+    if score.gradient_accumulation_steps != steps:
+        raise invalid_argument(
+            "ProjectedOptimizer",
+            "score_optimizer",
+            "an optimizer with the same `gradient_accumulation_steps` as the "
+            f"inner one, {steps}",
+            score.gradient_accumulation_steps,
+        )
+
+
+def require_scores(scores: list[keras.Variable]) -> None:
+    """Raises unless there are scores, none of them with a constraint."""
+    if not scores:
+        raise ValueError(
+            "`ProjectedOptimizer` found no scores among the trainable "
+            "variables: the model has no masked layer, or its masks are "
+            "fixed already. Mask it with `keras_gumbel.sparsify(model)`, "
+            "or compile it with the inner optimizer."
+        )
+    for score in scores:
+        if score.constraint is not None:
+            raise ValueError(
+                f"Scores under `ProjectedOptimizer` must have no "
+                f"constraint of their own. Received: {score.path} with "
+                f"{score.constraint!r}. Two projections in a row are not "
+                "the projection: remove the constraint."
+            )
+
+
+def require_found(
+    name: str, patterns: Iterable[str], scores: list[keras.Variable]
+) -> None:
+    """Raises unless every regex is found in the path of a score."""
+    for pattern in patterns:
+        if not any(re.search(pattern, v.path) for v in scores):
+            raise invalid_argument(
+                "ProjectedOptimizer",
+                name,
+                "a dictionary of regexes that are found in the paths of "
+                f"scores, {_paths(scores)}",
+                pattern,
+            )
+
+
+def require_sound(group: ScoreGroup) -> None:
+    """Raises unless scores that share a budget can do so."""
+    learned = [saliency_of(v) is None for v in group.variables]
+    if any(learned) and not all(learned):
+        raise ValueError(
+            "Scores that share a budget must all be learned, or all be "
+            "ranked by a saliency. Received both in: "
+            f"{_paths(group.variables)}. Give them budgets of their own, by "
+            "a dictionary."
+        )
+    most = group.total_cost
+    if is_number(group.budget) and group.budget > most:
+        raise invalid_argument(
+            "ProjectedOptimizer",
+            "budget",
+            f"at most {most:g}, what all of these scores cost: "
+            f"{_paths(group.variables)}",
+            group.budget,
+        )
+
+
+def _paths(variables: list[keras.Variable]) -> str:
+    return ", ".join(v.path for v in variables)
