@@ -66,7 +66,7 @@ Two choices make it easy to prune. No convolution is padded: a filter without
 weights still puts out a constant, that of its bias, which can move into the
 next layer only if it is the same everywhere, up to the edges. And there is no
 batch normalization after the filters: it would undo the scale that a score
-gives to a filter, and the loss would not see the score.
+gives to a filter, and the loss would hardly see the score.
 """
 
 LAYERS = ("conv_1", "conv_2", "conv_3", "hidden")
