@@ -219,3 +219,43 @@ def test_harden_cannot_compare_without_a_loss():
 
     with pytest.raises(ValueError, match=r"not compiled\.$"):
         kg.harden(model, budget=K, data=(X, X[:, :1]))
+
+
+def test_a_mask_that_training_made_final_stays_where_there_is_room():
+    # The largest score left costs too much, one that is smaller does not.
+    model = kg.sparsify(
+        keras.Sequential(
+            [
+                keras.Input((4,)),
+                layers.Dense(3, use_bias=False, name="dear"),
+                layers.Dense(1, use_bias=False, name="cheap"),
+            ]
+        )
+    )
+    dear, cheap = (wrapper.masks[0].mask_scores for wrapper in model.layers)
+    for kernel, value in zip(model.layers, (0.1, 1.0), strict=True):
+        kernel.kernels[0].assign(np.full(kernel.kernels[0].shape, value))
+    model.compile(
+        kg.optimizers.ProjectedOptimizer(
+            keras.optimizers.SGD(0.0),
+            budget=35,
+            costs={"dear": 10.0, "cheap": 1.0},
+            score_optimizer=keras.optimizers.SGD(0.0),
+            harden_step=2,
+        ),
+        loss="mse",
+    )
+    x = np.zeros((1, 4), "float32")
+    model.fit(x, x[:, :1], verbose=0)
+    dear.assign([[0.9, 0.9, 0.9], [0.3, 0.3, 0.3], [0.0] * 3, [0.0] * 3])
+    cheap.assign([[0.1], [0.1], [0.0]])
+    model.fit(x, x[:, :1], verbose=0)
+    trained = [ops.convert_to_numpy(v) for v in (dear, cheap)]
+
+    hard = kg.harden(model)
+
+    assert [mask.sum() for mask in trained] == [3.0, 0.0]
+    for wrapper, mask in zip(hard.layers, trained, strict=True):
+        final = wrapper.masks[0].mask_scores
+        np.testing.assert_array_equal(ops.convert_to_numpy(final), mask)
+    assert kg.sparsity_report(model).kept == 3

@@ -150,9 +150,7 @@ def _is_final(model: keras.Model, decisions: Decisions) -> bool:
     if all(m.mask.fixed for m in decisions.masks):
         return True
     optimizer = find_projected(model.optimizer)
-    if optimizer is None or optimizer.harden_step is None:
-        return False
-    return steps_taken(model) >= optimizer.harden_step
+    return optimizer is not None and optimizer.is_final()
 
 
 def _steps_per_update(optimizer: keras.optimizers.Optimizer) -> int:

@@ -291,6 +291,12 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             (_number(g.budget_at(self._iterations)), g) for g in self.groups()
         ]
 
+    def is_final(self) -> bool:
+        """Returns whether training has made the mask final."""
+        if self.harden_step is None:
+            return False
+        return _number(self._iterations) >= self.harden_step
+
     def groups(self) -> list[ScoreGroup]:
         """Returns the scores under each budget."""
         return self._groups(_trained_scores(self._trainable_variables))

@@ -136,11 +136,15 @@ class Share:
         masks: List of `Masked`.
         budget: Number K, the ones to keep, or what they may cost.
         costs: List of floats, what a one of each mask costs.
+        final: Boolean, whether training has made the masks final. They stay
+            as they are then, also where the budget could pay for more.
+            Defaults to `False`.
     """
 
     masks: list[Masked]
     budget: float
     costs: list[float]
+    final: bool = False
 
 
 def decide_budgets(
@@ -191,6 +195,7 @@ def _budgets_in_force(
 ) -> list[Share]:
     budgets = optimizer.current_budgets()
     by_scores = {id(m.mask.mask_scores): m for m in masks}
+    final = optimizer.is_final()
     shares = []
     for budget, group in budgets:
         pairs = [
@@ -198,9 +203,8 @@ def _budgets_in_force(
             for v, c in zip(group.variables, group.prices, strict=True)
             if id(v) in by_scores
         ]
-        shares.append(
-            Share([m for m, _ in pairs], budget, [c for _, c in pairs])
-        )
+        members, costs = [m for m, _ in pairs], [c for _, c in pairs]
+        shares.append(Share(members, budget, costs, final))
     for m in by_scores.values():  # frozen: under no budget, kept as they are
         shares.append(together([m], m.kept()))
     return shares
@@ -254,6 +258,8 @@ def _largest(
     scores = [m.scores() for m in share.masks]
     magnitudes = np.concatenate([m.magnitudes().ravel() for m in share.masks])
     values = np.concatenate([s.ravel() for s in scores])
+    if share.final and np.isin(values, (0.0, 1.0)).all():
+        return [s.astype("float32") for s in scores]
     if generator is not None:
         values = _perturbed(values, generator)
     order = np.lexsort((-magnitudes, -values))

@@ -1,0 +1,274 @@
+"""
+Title: Search images by codes of 4 bytes
+Author: The keras-gumbel authors
+Date created: 2026/11/26
+Last modified: 2026/11/26
+Description: Learn binary codes whose Hamming distance finds similar images.
+Accelerator: None
+"""
+
+"""
+## Introduction
+
+Semantic hashing gives every image a code of a few bits, such that similar
+images have codes that differ in few of them. A database of codes takes a few
+bytes for each image, and a search counts bits. A bit has no gradient, so codes
+are usually found by rounding something else. Here every bit is drawn in
+training as it is used in the end, 0 or 1, and no labels are used: they only
+judge the search.
+
+## Setup
+"""
+
+import math
+import pathlib
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+from keras import layers
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.model_selection import train_test_split
+
+import keras_gumbel as kg
+
+BITS = (16, 32)
+NEIGHBOURS = 20
+EPOCHS = 6
+BATCH_SIZE = 128
+OUTPUT = pathlib.Path("hash_codes")
+
+keras.utils.set_random_seed(0)
+OUTPUT.mkdir(exist_ok=True)
+
+"""
+## The data
+
+1 797 real images of handwritten digits. 1 437 are the database, and what is
+trained on; the other 360 are the queries.
+"""
+
+images, labels = load_digits(return_X_y=True)
+database, queries, digits, query_digits = train_test_split(
+    images.astype("float32") / 16,
+    labels,
+    test_size=360,
+    stratify=labels,
+    random_state=0,
+)
+
+
+def squared_distances(a, b):
+    return ((a[:, None] - b[None]) ** 2).sum(axis=-1)
+
+
+"""
+## An autoencoder of neighbours
+
+The logits of each bit go through `StraightThroughArgmax`, a choice of one of
+two classes: exact samples in training, the likelier class in inference. One
+dense layer, and no more, turns the bits into pixels, so that a bit is worth
+about as much in the code of any image. What it has to predict is not the image
+itself, but each of its 20 nearest images of the database (itself among them):
+that teaches the code what similar images have in common.
+
+`CategoricalKL` draws each bit towards a fair coin, with a tenth of its weight
+in the evidence bound. A bit that is always 1 says nothing.
+"""
+
+nearest = np.argsort(squared_distances(database, database), kind="stable")
+inputs = np.repeat(database, NEIGHBOURS, axis=0)
+targets = database[nearest[:, :NEIGHBOURS].ravel()]
+steps = EPOCHS * math.ceil(len(inputs) / BATCH_SIZE)
+
+
+def pixel_loss(y_true, y_pred):
+    """Adds up the cross-entropies of an image."""
+    return 64 * keras.losses.binary_crossentropy(y_true, y_pred)
+
+
+def fit_encoder(bits, code_of):
+    """Trains an autoencoder and returns its encoder."""
+    image = keras.Input((64,))
+    hidden = layers.Dense(256, activation="relu")(image)
+    code = code_of(hidden)
+    pixels = layers.Dense(64, activation="sigmoid")(layers.Flatten()(code))
+    model = keras.Model(image, pixels)
+    rate = keras.optimizers.schedules.CosineDecay(0.003, steps)
+    model.compile(keras.optimizers.Adam(rate), loss=pixel_loss)
+    model.fit(inputs, targets, batch_size=BATCH_SIZE, epochs=EPOCHS, verbose=0)
+    return keras.Model(image, code)
+
+
+def sampled(bits):
+    """Returns the codes of an autoencoder with bits that are drawn."""
+
+    def code_of(hidden):
+        logits = layers.Reshape((bits, 2))(layers.Dense(2 * bits)(hidden))
+        return kg.layers.StraightThroughArgmax(
+            temperature=0.5,
+            logits_regularizer=kg.regularizers.CategoricalKL(0.1 * bits),
+            seed=0,
+        )(logits)
+
+    encoder = fit_encoder(bits, code_of)
+    return lambda x: encoder.predict(x, verbose=0)[..., 1] == 1
+
+
+"""
+## What it has to beat
+
+The same autoencoder with sigmoids in place of bits, rounded after training. The
+signs of random projections and of principal components. And iterative
+quantization (ITQ), which rotates the principal components so that rounding
+changes them least. All of them have as many bits.
+"""
+
+
+def rounded(bits):
+    """Returns the codes of an autoencoder that knows no bits in training."""
+    encoder = fit_encoder(bits, layers.Dense(bits, activation="sigmoid"))
+    return lambda x: encoder.predict(x, verbose=0) > 0.5
+
+
+def random_projections(bits):
+    directions = np.random.default_rng(0).normal(size=(64, bits))
+    return lambda x: (x - database.mean(axis=0)) @ directions > 0
+
+
+def principal_components(bits):
+    pca = PCA(bits).fit(database)
+    return lambda x: pca.transform(x) > 0
+
+
+def iterative_quantization(bits):
+    pca = PCA(bits).fit(database)
+    projected = pca.transform(database)
+    noise = np.random.default_rng(0).normal(size=(bits, bits))
+    rotation = np.linalg.qr(noise)[0]
+    for _ in range(50):
+        signs = np.sign(projected @ rotation)
+        left, _, right = np.linalg.svd(projected.T @ signs)
+        rotation = left @ right
+    return lambda x: pca.transform(x) @ rotation > 0
+
+
+"""
+## The search
+
+The packed codes are all that a search needs: the number of bits in the
+exclusive or of two of them is their distance. Precision@10 is the share of the
+10 nearest images that show the digit of the query; mean average precision (mAP)
+looks at the ranking of the whole database. Images at the same distance come in
+the order of the database, which is random.
+"""
+
+
+def hamming_distances(a, b):
+    return np.unpackbits(a[:, None] ^ b[None], axis=-1).sum(axis=-1)
+
+
+def judge(distances):
+    order = np.argsort(distances, axis=1, kind="stable")
+    found = digits[order] == query_digits[:, None]
+    precision = np.cumsum(found, axis=1) / np.arange(1, len(database) + 1)
+    average = (precision * found).sum(axis=1) / found.sum(axis=1)
+    return found[:, :10].mean(), average.mean()
+
+
+"""
+`CodePerplexity` says how many of the 256 values of a byte are in use, in
+effect. The more of them, the more the codes tell images apart.
+"""
+
+
+def values_in_use(packed):
+    perplexity = []
+    for byte in packed.T:
+        metric = kg.metrics.CodePerplexity(256)
+        metric.update_state(byte)
+        perplexity.append(float(metric.result()))
+    return np.mean(perplexity)
+
+
+methods = {
+    "random projections": random_projections,
+    "principal components": principal_components,
+    "ITQ": iterative_quantization,
+    "autoencoder, rounded": rounded,
+    "autoencoder, drawn bits": sampled,
+}
+columns = ["code", "bits", "database", "precision@10", "mAP", "values a byte"]
+print("| " + " | ".join(columns) + " |")
+print("|---" + "|--:" * (len(columns) - 1) + "|")
+for bits in BITS:
+    for name, method in methods.items():
+        code = method(bits)
+        packed = np.packbits(code(database), axis=1)
+        distances = hamming_distances(
+            np.packbits(code(queries), axis=1), packed
+        )
+        precision, average = judge(distances)
+        print(
+            f"| {name} | {bits} | {packed.nbytes:,} bytes | {precision:.3f} "
+            f"| {average:.3f} | {values_in_use(packed):.0f} |"
+        )
+exact = squared_distances(queries, database)
+precision, average = judge(exact)
+print(
+    f"| all pixels | {8 * queries[0].nbytes:,} | {database.nbytes:,} bytes "
+    f"| {precision:.3f} | {average:.3f} | |"
+)
+
+"""
+## The picture
+
+The first query of every digit, its 32 bits by the last of the methods, and the
+five nearest images by Hamming distance, which stands above them.
+"""
+
+SHOWN = 5
+
+
+def frame(ax, color, width):
+    ax.axis("on")
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set(color=color, linewidth=width)
+
+
+figure, axes = plt.subplots(
+    5, 2 * (SHOWN + 2) + 1, figsize=(10, 4.4), layout="constrained"
+)
+for ax in axes.flat:
+    ax.axis("off")
+wrong = 0
+for digit in range(10):
+    query = np.flatnonzero(query_digits == digit)[0]
+    row = axes[digit % 5, (SHOWN + 3) * (digit // 5) :]
+    row[0].imshow(queries[query].reshape(8, 8), cmap="gray_r")
+    row[1].imshow(
+        code(queries[query : query + 1]).reshape(-1, 8),
+        cmap="gray_r",
+        vmin=0,
+        vmax=1,
+    )
+    frame(row[1], "#999999", 1)
+    closest = np.argsort(distances[query], kind="stable")[:SHOWN]
+    for ax, found in zip(row[2:], closest, strict=False):
+        ax.imshow(database[found].reshape(8, 8), cmap="gray_r")
+        ax.set_title(distances[query, found], fontsize=8, pad=2)
+        if digits[found] != digit:
+            frame(ax, "#D55E00", 2.5)
+            wrong += 1
+for row in (axes[0], axes[0, SHOWN + 3 :]):
+    row[0].set_title("query", fontsize=8, pad=2)
+    row[1].set_title("code", fontsize=8, pad=2)
+figure.suptitle(
+    f"the five nearest images, with their distances; {wrong} of {10 * SHOWN} "
+    "show another digit (framed)",
+    fontsize=10,
+)
+figure.savefig(OUTPUT / "hash_codes.png", dpi=120)
+print(f"picture: {OUTPUT / 'hash_codes.png'}")

@@ -1,0 +1,275 @@
+"""
+Title: Prune the channels of a convnet
+Author: The keras-gumbel authors
+Date created: 2026/11/26
+Last modified: 2026/11/26
+Description: Remove whole filters under a budget of multiply-adds.
+Accelerator: None
+"""
+
+"""
+## Introduction
+
+Zeros among the weights make a model smaller in a compressed file, but no
+faster. Channels that are gone make it smaller and faster everywhere. Here every
+filter of a small convnet, and every neuron of its hidden layer, gets one score,
+and what the scores cost, in multiply-adds, is held under a budget. What is left
+in the end is an ordinary Keras model with fewer channels.
+
+## Setup
+"""
+
+import math
+import pathlib
+import statistics
+import time
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+from keras import layers
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+import keras_gumbel as kg
+
+DENSITY = 0.25
+EPOCHS = 15
+BATCH_SIZE = 64
+ROUNDS = 15
+OUTPUT = pathlib.Path("prune_channels")
+
+keras.utils.set_random_seed(0)
+OUTPUT.mkdir(exist_ok=True)
+
+"""
+## The data
+
+1 797 real images of handwritten digits, 8x8 pixels each, of which 360 are kept
+for the test.
+"""
+
+images, labels = load_digits(return_X_y=True)
+x_train, x_test, y_train, y_test = train_test_split(
+    images.reshape(-1, 8, 8, 1).astype("float32") / 16,
+    labels,
+    test_size=360,
+    stratify=labels,
+    random_state=0,
+)
+steps_per_epoch = math.ceil(len(x_train) / BATCH_SIZE)
+
+"""
+## The dense convnet
+
+Two choices make it easy to prune. No convolution is padded: a filter without
+weights still puts out a constant, that of its bias, which can move into the
+next layer only if it is the same everywhere, up to the edges. And there is no
+batch normalization after the filters: it would undo the scale that a score
+gives to a filter, and the loss would hardly see the score.
+"""
+
+LAYERS = ("conv_1", "conv_2", "conv_3", "hidden")
+
+
+def network(widths):
+    def convolution(name):
+        return layers.Conv2D(widths[name], 3, activation="relu", name=name)
+
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            convolution("conv_1"),
+            convolution("conv_2"),
+            convolution("conv_3"),
+            layers.Flatten(),
+            layers.Dense(widths["hidden"], activation="relu", name="hidden"),
+            layers.Dense(10, activation="softmax", name="digit"),
+        ]
+    )
+
+
+def train(model, epochs, **projection):
+    """Trains a model, under a budget if one is given."""
+    optimizer = keras.optimizers.Adam(
+        keras.optimizers.schedules.CosineDecay(0.002, epochs * steps_per_epoch)
+    )
+    if projection:
+        optimizer = kg.optimizers.ProjectedOptimizer(optimizer, **projection)
+    model.compile(
+        optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+    model.fit(x_train, y_train, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
+
+
+dense = network(dict.fromkeys(LAYERS, 64))
+train(dense, EPOCHS)
+
+"""
+## Scores for channels, a budget of multiply-adds
+
+`granularity="unit"` gives one score to each filter and each neuron. The ten
+outputs have to stay, so that the last layer gets none. A weight of `conv_2` is
+used at 16 places of an image, one of `hidden` once: with `costs` the density is
+the share of all multiply-adds that may be left.
+
+The schedule takes the density to its end in 60 % of the steps; after 70 % the
+mask is final, and what is left of the training is for the channels that are
+kept.
+"""
+
+
+def falling(density):
+    return kg.schedules.CubicDensity(density, EPOCHS * steps_per_epoch)
+
+
+masked = kg.sparsify(dense, filters=LAYERS, granularity="unit")
+costs = kg.sparsity_costs(masked, "multiply_adds")
+train(masked, EPOCHS, density=falling(DENSITY), costs=costs)
+
+"""
+## From masked to smaller
+
+`harden` copies the model with its final mask; it still has all of its channels.
+`strip` multiplies the mask into the kernels, and with `shrink=True` it removes
+the channels that are dead, and what the next layer would read of them.
+"""
+
+hard = kg.harden(masked)
+small = kg.strip(hard, shrink=True)
+print(kg.shrink_report(kg.strip(hard)))
+
+difference = np.abs(
+    small.predict(x_test, verbose=0) - hard.predict(x_test, verbose=0)
+).max()
+print(f"largest difference of the predictions: {difference:.1e}")
+
+"""
+## How many multiply-adds are left
+
+`sparsity_costs` says how often a weight of each layer is used for one image.
+Fewer are left than the budget allows, since the budget counts a filter with all
+that it reads, and some of that is gone as well.
+"""
+
+
+def multiply_adds(model):
+    """Counts those of one image, layer by layer."""
+    weights = kg.sparsify(model)
+    uses = kg.sparsity_costs(weights, "multiply_adds").values()
+    rows = kg.sparsity_report(weights).rows
+    return [int(row.weights * n) for row, n in zip(rows, uses, strict=True)]
+
+
+left = sum(multiply_adds(small)) / sum(multiply_adds(dense))
+print(f"multiply-adds: {left:.1%} are left")
+
+"""
+## Two rivals of the same size
+
+The classical way is to remove the smallest filters, the same share of each
+layer. With the square root of what is left above, that leaves as many
+multiply-adds. And a convnet with the widths of the small one can be trained
+from scratch, for as many epochs as the dense and the masked one together.
+"""
+
+magnitude = kg.sparsify(dense, "magnitude", filters=LAYERS, granularity="unit")
+shares = dict.fromkeys(LAYERS, falling(math.sqrt(left)))
+train(magnitude, EPOCHS, density=shares)
+
+scratch = network({n: small.get_layer(n).kernel.shape[-1] for n in LAYERS})
+train(scratch, 2 * EPOCHS)
+
+"""
+## What it is worth
+
+All models predict the same large batch in turn. The time is that of the dense
+model in the same round, and what is printed is the median over the rounds.
+"""
+
+models = {
+    "dense": dense,
+    "learned scores": small,
+    "smallest filters": kg.strip(magnitude, shrink=True),
+    "from scratch": scratch,
+}
+batch = np.tile(x_test, (4, 1, 1, 1))
+
+
+def seconds(model):
+    start = time.perf_counter()
+    model.predict_on_batch(batch)
+    return time.perf_counter() - start
+
+
+def row(name, model, ratio):
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    accuracy = model.evaluate(x_test, y_test, verbose=0)[1]
+    path = OUTPUT / f"{name.replace(' ', '_')}.keras"
+    plain = network({n: model.get_layer(n).kernel.shape[-1] for n in LAYERS})
+    plain.set_weights(model.get_weights())  # without an optimizer
+    plain.save(path)
+    return [
+        name,
+        f"{accuracy:.2%}",
+        f"{model.count_params():,}",
+        f"{sum(multiply_adds(model)):,}",
+        f"{path.stat().st_size:,}",
+        f"{ratio:.2f}",
+    ]
+
+
+for model in models.values():
+    seconds(model)  # compiles
+rounds = [list(map(seconds, models.values())) for _ in range(ROUNDS)]
+ratios = [
+    statistics.median(times[i] / times[0] for times in rounds)
+    for i in range(len(models))
+]
+columns = ["model", "accuracy", "parameters", "multiply-adds", "bytes", "time"]
+print("| " + " | ".join(columns) + " |")
+print("|---" + "|--:" * (len(columns) - 1) + "|")
+for (name, model), ratio in zip(models.items(), ratios, strict=True):
+    print("| " + " | ".join(row(name, model, ratio)) + " |")
+
+"""
+## The picture
+"""
+
+
+def draw_bars(ax, all_of, kept_of, title):
+    """Draws what is left of each layer before what there was."""
+    ax.barh(LAYERS, all_of, color="#CCCCCC", label="dense")
+    bars = ax.barh(LAYERS, kept_of, color="#0072B2", label="left")
+    texts = [
+        f"{kept:,} of {count:,}"
+        for kept, count in zip(kept_of, all_of, strict=True)
+    ]
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+    ax.bar_label(bars, texts, padding=6, bbox=box)
+    ax.invert_yaxis()
+    ax.margins(x=0.2)
+    ax.set_xticks([])
+    ax.spines[["top", "right", "bottom"]].set_visible(False)
+    ax.set_title(title)
+
+
+figure, (left_axes, right_axes) = plt.subplots(
+    1, 2, figsize=(10, 3), layout="constrained"
+)
+draw_bars(
+    left_axes,
+    [dense.get_layer(name).kernel.shape[-1] for name in LAYERS],
+    [small.get_layer(name).kernel.shape[-1] for name in LAYERS],
+    "channels",
+)
+# Those of the last layer, which comes last, are few.
+draw_bars(
+    right_axes,
+    multiply_adds(dense)[:-1],
+    multiply_adds(small)[:-1],
+    "multiply-adds of an image",
+)
+right_axes.legend(loc="lower right")
+figure.savefig(OUTPUT / "prune_channels.png", dpi=120)
+print(f"picture: {OUTPUT / 'prune_channels.png'}")
