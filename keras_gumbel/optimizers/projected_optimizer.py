@@ -293,9 +293,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     def is_final(self) -> bool:
         """Returns whether training has made the mask final."""
-        if self.harden_step is None:
-            return False
-        return _number(self._iterations) >= self.harden_step
+        return bool(self._mask_is_final())
 
     def groups(self) -> list[ScoreGroup]:
         """Returns the scores under each budget."""
