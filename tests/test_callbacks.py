@@ -415,6 +415,31 @@ def test_decided_scores_at_the_end_are_silent():
     assert advice(decided(plain(density=0.3)), count=5) == []
 
 
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_layer_of_which_nothing_is_kept_warns(name):
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(5, name="first"),
+            keras.layers.Dense(5, name="second"),
+        ]
+    )
+    model = kg.sparsify(model)
+    optimizer = ProjectedOptimizer("sgd", density=0.9, score_optimizer=None)
+    model.compile(optimizer, "mse")
+    for layer in model.layers:
+        layer.masks[0].mask_scores.assign(
+            ops.full(
+                (int(layer.kernels[0].shape[0]), 5), name not in layer.name
+            )
+        )
+
+    (message,) = advice(model, count=5)
+
+    assert f"Nothing is kept of {name}/kernel" in message
+    assert "density" in message
+
+
 def test_logger_of_a_hardened_model_is_silent():
     model = kg.harden(decided(plain(density=0.3)))
     logger = SparsityLogger()

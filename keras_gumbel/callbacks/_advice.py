@@ -65,6 +65,15 @@ class Advice:
 
     def on_decisions(self, model: keras.Model, decisions: Decisions) -> None:
         """Looks at the scores, at the end of an epoch."""
+        pairs = zip(decisions.masks, decisions.scores, strict=True)
+        empty = [m.name for m, scores in pairs if not scores.any()]
+        if empty:
+            self._warn(
+                "empty",
+                f"Nothing is kept of {', '.join(empty)}: what goes through it "
+                "is lost. Give it a budget of its own, with a dictionary of "
+                "regexes for `density` or `budget`, or keep more.",
+            )
         if _is_final(model, decisions):
             if self._live is not None and self._live > MOST_WHEN_FIXED:
                 self._warn(
