@@ -1,0 +1,306 @@
+"""
+Title: Which pixels made it a seven?
+Author: The keras-gumbel authors
+Date created: 2026/11/26
+Last modified: 2026/11/26
+Description: Explain an image by a few pixels, and test the explanation.
+Accelerator: None
+"""
+
+"""
+## Introduction
+
+An explanation of one example by selection: a *selector* network looks at the
+whole image and picks k pixels of it, a *predictor* sees these alone and says
+which digit it is. If it can, the pixels were a good choice. Both are trained
+together (L2X; Chen et al., 2018), which needs samples of k *different* pixels
+that have a gradient (Xie and Ermon, 2019): `SubsetSampler`.
+
+There is a trap. The selector has seen the whole image and may know the digit.
+By *where* it looks it can tell the predictor what it knows: a pixel in the top
+left corner for a three, in the bottom right corner for a seven. The accuracy is
+high then and the explanation worthless (Jethani et al., 2021). We measure how
+far that goes, and train a second selector in a way that gives no such reward.
+
+## Setup
+"""
+
+import pathlib
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+from keras import layers
+from keras import ops
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+import keras_gumbel as kg
+
+PIXELS, CLASSES, K = 64, 10, 5
+EPOCHS = 60
+BATCH_SIZE = 128
+OUTPUT = pathlib.Path("explain_instances")
+
+keras.utils.set_random_seed(0)
+OUTPUT.mkdir(exist_ok=True)
+
+"""
+## The data
+
+1 797 real images, of which 360 are kept for the test.
+"""
+
+images, labels = load_digits(return_X_y=True)
+x_train, x_test, y_train, y_test = train_test_split(
+    images.astype("float32") / 16,
+    labels,
+    test_size=360,
+    stratify=labels,
+    random_state=0,
+)
+
+
+def selector():
+    """Logits of the pixels, from the whole image."""
+    return keras.Sequential(
+        [
+            keras.Input((PIXELS,)),
+            layers.Dense(128, activation="relu"),
+            layers.Dense(PIXELS),
+        ]
+    )
+
+
+def classifier(inputs):
+    return keras.Sequential(
+        [
+            keras.Input((inputs,)),
+            layers.Dense(128, activation="relu"),
+            layers.Dropout(0.2),
+            layers.Dense(CLASSES),
+        ]
+    )
+
+
+def train(model, x, epochs=EPOCHS):
+    model.compile(
+        keras.optimizers.Adam(3e-3),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    model.fit(x, y_train, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
+    return model
+
+
+def accuracy(model, x):
+    logits = model.predict(x, batch_size=len(x), verbose=0)
+    return np.mean(np.argmax(logits, axis=-1) == y_test)
+
+
+"""
+A predictor is given the chosen pixels and the mask, 128 numbers: a black pixel
+is not the same as one that was not chosen.
+"""
+
+
+def explained(logits_of_pixels, predictor, sampler):
+    """An image in, the logits of the digits by k of its pixels out."""
+    image = keras.Input((PIXELS,))
+    mask = sampler(logits_of_pixels(image))
+    seen = layers.Concatenate()([image * mask, mask])
+    return keras.Model(image, predictor(seen))
+
+
+"""
+## Selector and predictor together
+
+`SubsetSampler` draws exactly k pixels of each image in training, and takes the
+k likeliest in inference.
+"""
+
+joint_selector = selector()
+joint = train(
+    explained(
+        joint_selector,
+        classifier(2 * PIXELS),
+        kg.layers.SubsetSampler(K, seed=0),
+    ),
+    x_train,
+)
+
+"""
+## A judge that has seen random pixels
+
+To find out what k pixels say about the digit, we train a predictor on k random
+pixels of every image, drawn anew in each step: samples from equal logits. These
+masks know nothing of the image, so there is no code in them to learn. Jethani
+et al. judge explanations by such a model and call it EVAL-X.
+"""
+
+
+def masked(x, mask):
+    return np.concatenate([x * mask, mask], axis=-1)
+
+
+judge = classifier(2 * PIXELS)
+random_sampler = kg.layers.SubsetSampler(K, inference="sample", seed=1)
+train(explained(ops.zeros_like, judge, random_sampler), x_train, 3 * EPOCHS)
+
+"""
+## A selector in front of the judge
+
+The same selector, with that judge as its predictor, who does not learn any
+more (REAL-X). The two cannot agree on a code: to be understood, the selector
+has to show pixels that speak for themselves.
+"""
+
+judge.trainable = False
+honest_selector = selector()
+train(
+    explained(
+        honest_selector,
+        judge,
+        kg.layers.SubsetSampler(K, seed=2),
+    ),
+    x_train,
+)
+
+"""
+## The same k pixels for all
+
+What do we gain by choosing for each image? `ConcreteMask` learns one mask for
+the whole data set, whose scores the optimizer holds under a budget of k.
+"""
+
+shared = keras.Sequential(
+    [
+        keras.Input((PIXELS,)),
+        kg.layers.ConcreteMask(hard=True, seed=3, name="pixels"),
+        classifier(PIXELS),
+    ]
+)
+shared.compile(
+    kg.optimizers.ProjectedOptimizer(
+        keras.optimizers.Adam(3e-3),
+        density=kg.schedules.CubicDensity(
+            K / PIXELS, 3 * EPOCHS * int(np.ceil(len(x_train) / BATCH_SIZE))
+        ),
+    ),
+    loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+)
+shared.fit(
+    x_train, y_train, batch_size=BATCH_SIZE, epochs=3 * EPOCHS, verbose=0
+)
+fixed = kg.harden(shared, budget=K).get_layer("pixels")
+global_mask = ops.convert_to_numpy(fixed.mask_scores)
+
+"""
+## Three questions to every choice of pixels
+
+1. *A new classifier* learns from the chosen pixels of the training images: how
+   much is in pixels and mask together?
+2. *The mask alone*: how much does a new classifier get right that is told only
+   where the pixels are, and not what they look like? A mask that follows the
+   strokes of a digit says something about it, too, but the nearer this comes
+   to the first number, the less did the pixels matter.
+3. *The judge* knows what pixels look like, but no code: how much do they say to
+   somebody who was told nothing?
+"""
+
+
+def chosen_by(network):
+    def choose(x):
+        return ops.convert_to_numpy(
+            kg.ops.gumbel_top_k(network(x), K, noise=0.0)
+        )
+
+    return choose
+
+
+def the_same_for_all(x):
+    return np.broadcast_to(global_mask, x.shape)
+
+
+def at_random(x):
+    drawn = kg.ops.gumbel_top_k(ops.zeros_like(x), K, seed=4)
+    return ops.convert_to_numpy(drawn)
+
+
+choices = {
+    "trained together": chosen_by(joint_selector),
+    "in front of the judge": chosen_by(honest_selector),
+    "the same for all": the_same_for_all,
+    "random": at_random,
+}
+
+table = Table(
+    "choice of pixels",
+    "new classifier",
+    "mask alone",
+    "judge",
+    title=f"Test accuracy with {K} of {PIXELS} pixels",
+    box=box.SIMPLE_HEAD,
+)
+for column in table.columns[1:]:
+    column.justify = "right"
+
+for name, choose in choices.items():
+    mask_train, mask_test = choose(x_train), choose(x_test)
+    shown = masked(x_test, mask_test)
+    informed = train(classifier(2 * PIXELS), masked(x_train, mask_train))
+    blind = train(classifier(PIXELS), mask_train)
+    table.add_row(
+        name,
+        f"{accuracy(informed, shown):.1%}",
+        f"{accuracy(blind, mask_test):.1%}",
+        f"{accuracy(judge, shown):.1%}",
+    )
+    counts = mask_test.sum(axis=-1)
+    print(f"{name}: {counts.min():.0f} to {counts.max():.0f} pixels an image")
+full = train(classifier(PIXELS), x_train)
+table.add_row("all pixels", f"{accuracy(full, x_test):.1%}", "", "")
+Console(width=80).print(table)
+print(f"selector with its own predictor: {accuracy(joint, x_test):.1%}")
+
+"""
+Read the first row from left to right. Trained together, selector and predictor
+are nearly as good as a classifier of the whole image, and the judge, shown the
+same pixels, is lost: most of that accuracy was said by the mask. The selector
+that had to convince the judge gives up little and is understood.
+
+Even so it is an advocate and no witness: it has seen the whole image, and picks
+the pixels that speak for the digit it sees. That is why it does so much better
+than the same pixels for all, and why its accuracy is not what a classifier that
+may look at k pixels would reach.
+
+## The picture
+
+One test image of each digit, with the pixels that were chosen; on the left, who
+chose them. Some of those in the first row lie in the empty margin, where there
+is nothing to see in any digit.
+"""
+
+shown = x_test[[np.flatnonzero(y_test == digit)[0] for digit in range(10)]]
+figure, axes = plt.subplots(3, 10, figsize=(10, 3.3), layout="constrained")
+for row, (name, choose) in zip(axes, choices.items(), strict=False):
+    masks = choose(shown)
+    for ax, image, mask in zip(row, shown, masks, strict=True):
+        ax.imshow(image.reshape(8, 8), cmap="gray_r", vmin=0, vmax=1.3)
+        height, width = np.divmod(np.flatnonzero(mask), 8)
+        ax.scatter(
+            width,
+            height,
+            marker="s",
+            s=34,
+            facecolors="none",
+            edgecolors="#D55E00",
+            linewidths=2,
+        )
+        ax.set(xticks=[], yticks=[])
+    label = name.replace(" the ", "\nthe ").replace(" together", "\ntogether")
+    row[0].set_ylabel(label, rotation=0, ha="right", va="center")
+figure.savefig(OUTPUT / "explain_instances.png", dpi=150)
+print(f"picture: {OUTPUT / 'explain_instances.png'}")
