@@ -265,7 +265,9 @@ print(f"selector with its own predictor: {accuracy(joint, x_test):.1%}")
 Read the first row from left to right. Trained together, selector and predictor
 are nearly as good as a classifier of the whole image, and the judge, shown the
 same pixels, is lost: most of that accuracy was said by the mask. The selector
-that had to convince the judge gives up little and is understood.
+that had to convince the judge gives up little and is understood. Its masks
+alone tell much, too, because they follow the strokes, but the judge was never
+taught to read them.
 
 Even so it is an advocate and no witness: it has seen the whole image, and picks
 the pixels that speak for the digit it sees. That is why it does so much better
