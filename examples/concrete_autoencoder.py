@@ -253,7 +253,7 @@ Console(width=80).print(table)
 Greedy selection needs no training and is hard to beat, above all where the
 decoder is linear. The learned mask was trained with a network, and is not tied
 to what can be tried one pixel at a time. Another seed changes the error of a
-learned choice by up to a tenth: differences smaller than that say little. Where
+learned choice by a tenth or so: differences smaller than that say little. Where
 greedy wins, the sign below is a plus.
 """
 
