@@ -9,47 +9,87 @@ import pytest
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    """Runs the example, cut to two epochs, and returns its output."""
-    folder = tmp_path_factory.mktemp("digits")
-    environment = {
-        **os.environ,
-        "KERAS_MAX_EPOCHS": "2",
-        "KERAS_MAX_STEPS_PER_EPOCH": "5",
-        "PYTHONWARNINGS": "ignore",
-    }
-    run = subprocess.run(
-        [sys.executable, str(EXAMPLES / "sparsify_digits.py")],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
+def check_categorical_vae(output):
+    rows = re.findall(
+        r"^  (?:relaxed, annealed|straight-through|ReinMax)"
+        r" +(\S+) +(\S+) +(\S+) +(\S+) to (\S+)",
+        output,
+        re.MULTILINE,
     )
-    return folder / "sparsify_digits", run.stdout
+    mean_image, mixture = re.findall(r"(\d+\.\d+) \*", output)
+
+    assert len(rows) == 3
+    for exact, _, tighter, least, most in (map(float, row) for row in rows):
+        assert tighter <= exact
+        assert 1 <= least <= most <= 8
+    assert float(mixture) < float(mean_image)
 
 
-def test_sparsify_digits_saves_as_many_weights_as_it_reports(digits):
-    _, output = digits
+def check_concrete_autoencoder(output):
+    pixels = re.search(r"pixels of the mask: \[(.*)\]", output)[1].split(", ")
+    distinct = re.search(r"mask of ten +(\d+) ", output)[1]
+    errors = re.findall(r" \d+ +(0\.\d+) +0\.\d+ *$", output, re.MULTILINE)
+    components = re.search(r"principal components +(0\.\d+)", output)[1]
 
+    assert len({int(pixel) for pixel in pixels if 0 <= int(pixel) < 64}) == 10
+    assert distinct == "10"
+    assert len(errors) == 5
+    assert all(float(components) < float(error) for error in errors)
+
+
+def check_explain_instances(output):
+    counts = re.findall(r": (\d+) to (\d+) pixels an image", output)
+    accuracies = re.findall(r"(\d+\.\d)%", output)
+
+    assert counts == [("5", "5")] * 4
+    assert len(accuracies) == 4 * 3 + 2
+    assert all(0 <= float(accuracy) <= 100 for accuracy in accuracies)
+
+
+def check_sparsify_digits(output):
     total = re.search(r"total\D+50,200\D+([\d,]+)", output)[1]
     saved = re.search(r"sparse\.keras: ([\d,]+) non-zero", output)[1]
 
     assert saved == total
-
-
-def test_sparsify_digits_prints_accuracies_and_sizes(digits):
-    _, output = digits
-
     assert re.search(r"test accuracy, dense:  \d+\.\d\d%", output)
     assert re.search(r"test accuracy, sparse: \d+\.\d\d%", output)
     assert len(re.findall(r"[\d,]+ bytes gzipped", output)) == 2
 
 
-def test_sparsify_digits_draws_a_picture(digits):
-    folder, _ = digits
+# What each example must print.
+CHECKS = {
+    "categorical_vae": check_categorical_vae,
+    "concrete_autoencoder": check_concrete_autoencoder,
+    "explain_instances": check_explain_instances,
+    "sparsify_digits": check_sparsify_digits,
+}
 
-    header = (folder / "sparsify_digits.png").read_bytes()[:8]
 
+def test_every_example_has_a_check():
+    assert set(CHECKS) == {path.stem for path in EXAMPLES.glob("*.py")}
+
+
+# One test an example: it runs once, wherever xdist sends the tests.
+@pytest.mark.parametrize("name", CHECKS)
+def test_example_runs(name, tmp_path):
+    environment = {
+        **os.environ,
+        "KERAS_MAX_EPOCHS": "2",
+        "KERAS_MAX_STEPS_PER_EPOCH": "5",
+        "MPLBACKEND": "agg",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stderr
+    CHECKS[name](run.stdout)
+    header = (tmp_path / name / f"{name}.png").read_bytes()[:8]
     assert header == b"\x89PNG\r\n\x1a\n"

@@ -35,7 +35,8 @@ def floats(low, high):
 # Spread out, tied at the corners of the box, and of all magnitudes.
 NORMAL = floats(-2, 3)
 TIED = st.sampled_from([-0.5, 0.0, 0.25, 0.5, 1.0, 1.5])
-HUGE = floats(-1e30, 1e30) | st.sampled_from([1e30, -1e30, 0.5, -INF])
+BOUND = float(np.float32(1e30))
+HUGE = floats(-BOUND, BOUND) | st.sampled_from([BOUND, -BOUND, 0.5, -INF])
 
 SCORES = st.sampled_from([NORMAL, TIED, NORMAL | TIED]).flatmap(
     lambda elements: arrays("float32", SIZE, elements=elements)
