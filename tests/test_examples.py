@@ -9,6 +9,16 @@ import pytest
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
+def table(output):
+    """Returns the cells of a printed table, row by row, the titles first."""
+    lines = [x for x in output.splitlines() if x.startswith("| ")]
+    return [[cell.strip() for cell in x.split("|")[1:-1]] for x in lines]
+
+
+def number(cell):
+    return float(re.match(r"[\d.,]+", cell)[0].replace(",", ""))
+
+
 def check_categorical_vae(output):
     rows = re.findall(
         r"^  (?:relaxed, annealed|straight-through|ReinMax)"
@@ -46,6 +56,39 @@ def check_explain_instances(output):
     assert all(0 <= float(accuracy) <= 100 for accuracy in accuracies)
 
 
+def check_hash_codes(output):
+    _, *codes, pixels = table(output)
+    found = {(name, bits): number(p) for name, bits, _, p, *_ in codes}
+
+    assert len(codes) == 10
+    for _, bits, size, *_ in codes:
+        assert number(size) == 1437 * number(bits) / 8
+    assert number(pixels[2]) == 1437 * 64 * 4
+    for bits in ("16", "32"):  # of what is not trained
+        random = found["random projections", bits]
+        signs = found["principal components", bits]
+        assert found["ITQ", bits] > max(random, signs) > 0.5
+    assert number(pixels[3]) > max(found.values())
+
+
+def check_prune_channels(output):
+    difference = re.search(r"difference of the predictions: (\S+)\n", output)
+    before, after = re.search(
+        r"parameters: ([\d,]+) -> ([\d,]+)", output
+    ).groups()
+    _, dense, *others = table(output)
+
+    assert float(difference[1]) <= 1e-5
+    assert before == dense[2]
+    assert others[0][2] == after
+    for _, _, parameters, multiply_adds, size, _ in others:
+        assert number(parameters) < number(dense[2])
+        assert number(multiply_adds) < number(dense[3])
+        assert number(size) < number(dense[4])
+    # That of the same shape, trained from scratch, is as large.
+    assert others[2][2:5] == others[0][2:5]
+
+
 def check_sparsify_digits(output):
     total = re.search(r"total\D+50,200\D+([\d,]+)", output)[1]
     saved = re.search(r"sparse\.keras: ([\d,]+) non-zero", output)[1]
@@ -61,6 +104,8 @@ CHECKS = {
     "categorical_vae": check_categorical_vae,
     "concrete_autoencoder": check_concrete_autoencoder,
     "explain_instances": check_explain_instances,
+    "hash_codes": check_hash_codes,
+    "prune_channels": check_prune_channels,
     "sparsify_digits": check_sparsify_digits,
 }
 
