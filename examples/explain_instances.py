@@ -133,9 +133,10 @@ train(joint)
 ## A judge that has seen random pixels
 
 To find out what k pixels say about the digit, we train a predictor on k random
-pixels of every image, drawn anew in each step: samples from equal logits. These
-masks know nothing of the image, so there is no code in them to learn. Jethani
-et al. judge explanations by such a model and call it EVAL-X.
+pixels of every image, drawn anew in each step: samples from equal logits. (There
+is no gradient to pass on, so the cheaper estimator will do.) These masks know
+nothing of the image, and there is no code in them to learn. Jethani et al. judge
+explanations by such a model and call it EVAL-X.
 """
 
 
@@ -144,7 +145,9 @@ def masked(x, mask):
 
 
 judge = classifier(2 * PIXELS)
-random_sampler = kg.layers.SubsetSampler(K, inference="sample", seed=1)
+random_sampler = kg.layers.SubsetSampler(
+    K, estimator="relaxed_top_k", inference="sample", seed=1
+)
 train(explained(ops.zeros_like, judge, random_sampler), 3 * EPOCHS)
 
 """
