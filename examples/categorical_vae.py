@@ -81,7 +81,7 @@ kl = kg.regularizers.CategoricalKL(factor=VARIABLES)
 
 def surprise(x, logits):
     """-log p(x|z) of independent pixels, in nats per image."""
-    return ops.sum(ops.softplus(logits) - x * logits, axis=-1)
+    return ops.sum(ops.softplus(logits) - ops.multiply(x, logits), axis=-1)
 
 
 def encoder_and_decoder():
