@@ -133,10 +133,10 @@ train(joint)
 ## A judge that has seen random pixels
 
 To find out what k pixels say about the digit, we train a predictor on k random
-pixels of every image, drawn anew in each step: samples from equal logits. (There
-is no gradient to pass on, so the cheaper estimator will do.) These masks know
-nothing of the image, and there is no code in them to learn. Jethani et al. judge
-explanations by such a model and call it EVAL-X.
+pixels of every image, drawn anew in each step: samples from equal logits. No
+gradient is passed on to these, so the cheaper estimator will do. The masks know
+nothing of the image, and there is no code in them to learn. Jethani et al.
+judge explanations by such a model and call it EVAL-X.
 """
 
 
@@ -266,11 +266,11 @@ print(f"selector with its own predictor: {accuracy(joint, x_test):.1%}")
 
 """
 Read the first row from left to right. Trained together, selector and predictor
-are nearly as good as a classifier of the whole image, and the judge, shown the
-same pixels, is lost: most of that accuracy was said by the mask. The selector
-that had to convince the judge gives up little and is understood. Its masks
-alone tell much, too, because they follow the strokes, but the judge was never
-taught to read them.
+are nearly as good as a classifier of the whole image, but so is one that sees
+nothing but the mask; and the judge, shown the same pixels, is far behind. Much
+of that accuracy was told, not shown. The selector that had to convince the
+judge gives up little and is understood. Its masks alone tell much, too, because
+they follow the strokes, but the judge was never taught to read them.
 
 Even so it is an advocate and no witness: it has seen the whole image, and picks
 the pixels that speak for the digit it sees. That is why it does so much better
