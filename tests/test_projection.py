@@ -14,6 +14,7 @@ from keras_gumbel.constraints import CappedBox
 from keras_gumbel.layers import ConcreteMask
 from keras_gumbel.ops import _capped_box
 from keras_gumbel.ops import project_capped_box
+from keras_gumbel.ops.projection import project_over
 from tests.gradients import MODES
 from tests.gradients import compiled
 from tests.gradients import dtype_of
@@ -632,3 +633,22 @@ def test_search_takes_few_sums(case, monkeypatch):
     if shift > 0:
         assert budget - math.fsum(s) <= 1e-6 * budget
     assert np.abs(s - exact).max() <= 1e-6 * budget / inside + 1e-6
+
+
+@pytest.mark.parametrize("costs", [None, [1.0, 0.5]])
+def test_projection_over_its_tensors_is_the_same_bit_for_bit(costs):
+    rng = np.random.default_rng(0)
+    z = [rng.normal(0.2, 0.4, size=(50, 4)).astype("float32") for _ in "ab"]
+    tensors = [ops.convert_to_tensor(np.array(part)) for part in z]
+
+    expected = project_capped_box(tensors, 20.0, costs)
+    unchanged = list(map(ops.convert_to_numpy, tensors))
+    np.testing.assert_array_equal(unchanged, z)
+    found = project_over(tensors, 20.0, costs)
+
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(
+            ops.convert_to_numpy(ours), ops.convert_to_numpy(theirs)
+        )
+    if keras.backend.backend() == "torch":
+        assert found[0].data_ptr() == tensors[0].data_ptr()

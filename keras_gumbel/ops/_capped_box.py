@@ -26,7 +26,12 @@ Pairs: TypeAlias = list[tuple[Tensor, Any]]
 
 
 def project(
-    pairs: Pairs, budget: Any, aim: Any, equality: bool, joint: bool
+    pairs: Pairs,
+    budget: Any,
+    aim: Any,
+    equality: bool,
+    joint: bool,
+    overwrite: bool = False,
 ) -> tuple[list[Tensor], Any]:
     """Finds lambda, and returns `clip(z - lambda c, 0, 1)`.
 
@@ -37,6 +42,8 @@ def project(
         equality: Boolean, whether K is always active.
         joint: Boolean, whether all tensors share one K, or each row along the
             last axis of the only tensor has its own.
+        overwrite: Boolean, whether eager torch, which has to be told, may
+            write the scores over z. Defaults to `False`.
 
     Returns:
         The scores of every tensor, and lambda: a number, or a tensor with 1
@@ -45,7 +52,7 @@ def project(
     given = [budget, *(part for pair in pairs for part in pair)]
     tensors = filter(ops.is_tensor, given)
     search = _Eager if all(map(_keras_private.is_eager, tensors)) else _Graph
-    return search(pairs, joint).project(budget, aim, equality)
+    return search(pairs, joint).project(budget, aim, equality, overwrite)
 
 
 class _Search:
@@ -60,10 +67,11 @@ class _Search:
         self.largest = float(np.finfo(self.dtype).max)
 
     def project(
-        self, budget: Any, aim: Any, equality: bool
+        self, budget: Any, aim: Any, equality: bool, overwrite: bool
     ) -> tuple[list[Tensor], Any]:
         base, x = self.find_shift(budget, aim, equality)
-        found = [_clipped(z, c, base, x) for z, c in self.pairs]
+        clip = self.overwrite if overwrite else _clipped
+        found = [clip(z, c, base, x) for z, c in self.pairs]
         return found, sum(part for part in (base, x) if part is not None)
 
     def find_shift(
@@ -153,6 +161,10 @@ class _Search:
                 total = total + float(math.prod(shape)) * c**power
         return total
 
+    def overwrite(self, z: Tensor, c: Any, base: Any, x: Any) -> Tensor:
+        """Clips in the memory of z, where the compiler does not see to it."""
+        return _clipped(z, c, base, x)
+
     def number(self, value: Any) -> Any:
         """Converts a number of at least 0, without rounding it up."""
         raise NotImplementedError
@@ -211,6 +223,14 @@ class _Eager(_Search):
 
     def scores(self, z: Tensor, c: Any, base: Any, x: Any) -> Tensor:
         return _clipped(z, c, base, x)
+
+    def overwrite(self, z: Tensor, c: Any, base: Any, x: Any) -> Tensor:
+        if keras.backend.backend() != "torch":
+            return _clipped(z, c, base, x)
+        for shift in (base, x):
+            if shift is not None:
+                z -= shift if _is_one(c) else shift * c
+        return z.clip_(0.0, 1.0)
 
     def sum_less(self, budget: Any, base: Any, x: Any) -> Any:
         total = -budget

@@ -106,6 +106,24 @@ def project_capped_box(
     return projected if several else projected[0]
 
 
+def project_over(
+    values: list[Tensor], budget: Any, costs: Any = None
+) -> list[Tensor]:
+    """Projects tensors that are not needed any more, without a gradient.
+
+    Args:
+        values: As in `project_capped_box`, a list. Eager torch writes the
+            result into its tensors.
+        budget: As there.
+        costs: As there. Defaults to `None`.
+
+    Returns:
+        A list of tensors.
+    """
+    all_costs = _require_costs("project_over", costs, values, True)
+    return _project(values, budget, all_costs, False, True, False, True)
+
+
 def _project_rows(
     z: Tensor,
     budget: Any,
@@ -146,6 +164,7 @@ def _project(
     equality: bool,
     joint: bool,
     differentiable: bool,
+    overwrite: bool = False,
 ) -> list[Tensor]:
     dtypes = [keras.backend.standardize_dtype(z.dtype) for z in tensors]
     working = "float64" if "float64" in dtypes else "float32"
@@ -156,7 +175,9 @@ def _project(
     fixed = ops.stop_gradient(budget) if ops.is_tensor(budget) else budget
     pairs = list(zip(map(ops.stop_gradient, wide), costs, strict=True))
     aim = _before_rounding(fixed, size, dtypes)
-    projected, shift = _capped_box.project(pairs, fixed, aim, equality, joint)
+    projected, shift = _capped_box.project(
+        pairs, fixed, aim, equality, joint, overwrite
+    )
     if differentiable:
         moves = budget - fixed if ops.is_tensor(budget) else 0.0
         pairs = list(zip(wide, costs, strict=True))

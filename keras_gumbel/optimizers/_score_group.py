@@ -18,6 +18,7 @@ from keras_gumbel._validation import is_schedule
 from keras_gumbel.ops.cardinality import top_k_mask
 from keras_gumbel.ops.cardinality import top_of_rows
 from keras_gumbel.ops.projection import project_capped_box
+from keras_gumbel.ops.projection import project_over
 
 # A schedule in float32 may leave K this much below the number it means.
 WHOLE = 1e-3
@@ -80,7 +81,7 @@ class ScoreGroup:
         """Returns values for the scores that are under the budget.
 
         Args:
-            values: List of float tensors z.
+            values: List of float tensors z, which may be written over.
             step: Integer or tensor, the number of steps so far.
             alive: List of boolean tensors, which scores may be more than 0,
                 or `None` for all. Defaults to `None`.
@@ -96,12 +97,8 @@ class ScoreGroup:
             for value, variable in zip(values, self.variables, strict=True)
         ]
         same = all(price == 1.0 for price in self.prices)
-        return project_capped_box(
-            inside,
-            budget,
-            costs=None if same else self.prices,
-            differentiable=False,
-        )
+        costs = None if same else self.prices
+        return project_over(inside, budget, costs)
 
     def finish(
         self,

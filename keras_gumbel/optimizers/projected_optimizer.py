@@ -438,7 +438,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             return
         values = [ops.stop_gradient(v) for v in scores]
         means = [
-            value if average is None else ops.stop_gradient(average)
+            ops.copy(value) if average is None else ops.stop_gradient(average)
             for average, value in zip(averages, values, strict=True)
         ]
         settled = self._live_or(lambda: values, scores, means)
