@@ -181,7 +181,8 @@ def tighter_bound(encoder, decoder, count=100):
     decoded = decoder(ops.reshape(z, (-1, VARIABLES, CLASSES)))
     decoded = ops.reshape(decoded, (count, *x_test.shape))
     log_q = ops.sum(z * ops.log_softmax(many, axis=-1), axis=(-2, -1))
-    log_p = -surprise(x_test, decoded) - VARIABLES * np.log(CLASSES)
+    log_p = -surprise(ops.convert_to_tensor(x_test), decoded)
+    log_p -= VARIABLES * np.log(CLASSES)  # of the code, under the prior
     bound = ops.logsumexp(log_p - log_q, axis=0) - np.log(count)
     return -float(ops.mean(bound))
 

@@ -18,7 +18,7 @@ In its classic form it has 10 selectors. Each is a softmax over all pixels, a
 Gumbel-Softmax sample in training (Eq. 15), and picks one of them in the end.
 The selectors do not know of each other: two of them may settle on the same
 pixel, and as the temperature falls neither will leave it. A budget of 10 then
-buys 9 pixels, or 8.
+buys 9 pixels, or fewer.
 
 Here we ask the question the other way round. Each *pixel* has a score, the
 probability to be kept, and the sum of the scores is held under 10 (Eq. 29). A
