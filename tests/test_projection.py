@@ -652,3 +652,16 @@ def test_projection_over_its_tensors_is_the_same_bit_for_bit(costs):
         )
     if keras.backend.backend() == "torch":
         assert found[0].data_ptr() == tensors[0].data_ptr()
+
+
+@pytest.mark.parametrize("equality", [False, True])
+def test_projection_of_rows_of_zeros_is_silent(equality):
+    z = ops.convert_to_tensor([[0.0, 0.0], [1.0, 1.0]])
+
+    s = project_capped_box(
+        z, ops.convert_to_tensor([[0.0], [1.0]]), axis=-1, equality=equality
+    )
+
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(s), [[0.0, 0.0], [0.5, 0.5]], rtol=2e-6
+    )

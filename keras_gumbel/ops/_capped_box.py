@@ -97,15 +97,16 @@ class _Search:
         tolerance = _TOLERANCE * aim
         # A search that starts on its target ends there.
         at_zero = xp.where(fits, -0.5 * tolerance, at_zero)
-        # No sum falls faster than by `capacity(2)` per unit of the shift, and
-        # after a step of training it rarely falls three times as slowly:
-        # points on both sides of the root are worth more than a bound. The
-        # second is the root for scores spread evenly over [0, 1].
-        first = xp.minimum(
-            3.0 * at_zero / self.number(self.capacity(2)),
-            1.0 - xp.sqrt(aim / (aim + at_zero)),
-        )
         with np.errstate(all="ignore"):
+            # No sum falls faster than by `capacity(2)` per unit of the shift,
+            # and after a step of training it rarely falls three times as
+            # slowly: points on both sides of the root are worth more than a
+            # bound. The second is the root for scores spread evenly over
+            # [0, 1].
+            first = xp.minimum(
+                3.0 * at_zero / self.number(self.capacity(2)),
+                1.0 - xp.sqrt(aim / (aim + at_zero)),
+            )
             base, x = find_root(
                 lambda base, x: self.excess(base, x, aim),
                 at_zero,
