@@ -26,17 +26,19 @@ demo: $(DEMO_ENV)/ready
 	KERAS_BACKEND=$(KERAS_BACKEND) TF_CPP_MIN_LOG_LEVEL=3 \
 		$(DEMO_ENV)/bin/python examples/sparsify_digits.py
 
+# One thread each: torch's threads wait for each other where cores are shared.
 test: $(TEST_ENV)/ready
 	@for backend in $(BACKENDS); do \
 		echo "== $$backend" && \
-		KERAS_BACKEND=$$backend $(TEST_ENV)/bin/python -m pytest -n 2 \
+		KERAS_BACKEND=$$backend OMP_NUM_THREADS=1 \
+			$(TEST_ENV)/bin/python -m pytest -n 2 \
 			|| exit 1; \
 	done
 
 # On torch, which has to compile nothing: the quickest backend.
 test-oldest: $(OLDEST_ENV)/ready
 	@echo "== torch, $(OLDEST)"
-	KERAS_BACKEND=torch $(OLDEST_ENV)/bin/python -m pytest -n 2
+	KERAS_BACKEND=torch OMP_NUM_THREADS=1 $(OLDEST_ENV)/bin/python -m pytest -n 2
 
 lint: $(TEST_ENV)/ready
 	$(TEST_ENV)/bin/ruff check .
