@@ -11,13 +11,11 @@ from keras_gumbel._scores import saliency_of
 from keras_gumbel._validation import is_schedule
 from keras_gumbel.optimizers import ProjectedOptimizer
 from keras_gumbel.optimizers import ScoreSGD
+from keras_gumbel.optimizers._score_group import LAST_STEP
 from keras_gumbel.sparsity._decisions import MOST_AT_END
 from keras_gumbel.sparsity._decisions import MOST_WHEN_FIXED
 from keras_gumbel.sparsity._decisions import Decisions
 from keras_gumbel.sparsity._masks import find_projected
-
-# A step that every schedule has ended by.
-_LAST_STEP = 2**31 - 1
 
 # A density this much above its end has not come to it.
 _CLOSE = 1.01
@@ -108,7 +106,7 @@ class Advice:
         for limit in limits.values() if isinstance(limits, dict) else [limits]:
             if not is_schedule(limit):
                 continue
-            reached, final = _at(limit, end), _at(limit, _LAST_STEP)
+            reached, final = _at(limit, end), _at(limit, LAST_STEP)
             if reached > final * _CLOSE:
                 self._too_short = True
                 self._warn(

@@ -121,7 +121,15 @@ def project_over(
         A list of tensors.
     """
     all_costs = _require_costs("project_over", costs, values, True)
-    return _project(values, budget, all_costs, False, True, False, True)
+    return _project(
+        values,
+        budget,
+        all_costs,
+        equality=False,
+        joint=True,
+        differentiable=False,
+        overwrite=True,
+    )
 
 
 def _project_rows(
