@@ -440,6 +440,23 @@ def test_layer_of_which_nothing_is_kept_warns(name):
     assert "density" in message
 
 
+def test_logger_warns_of_divergence_and_logs_nan():
+    model, logger = decided(plain()), SparsityLogger((X, Y))
+    (before,) = epochs_of(logger, model, epochs=1)
+    scores = model.layers[0].masks[0].mask_scores
+    good = ops.convert_to_numpy(scores)
+    scores.assign(np.full(scores.shape, np.nan))
+
+    with pytest.warns(UserWarning, match="scores of only/kernel are NaN"):
+        first, second = epochs_of(logger, model)
+    scores.assign(good)
+    (after,) = epochs_of(logger, model, epochs=1)
+
+    assert set(before) == set(first) == set(second) == set(after) == ADDED
+    assert all(math.isnan(v) for v in [*first.values(), *second.values()])
+    assert not any(math.isnan(value) for value in after.values())
+
+
 def test_logger_of_a_hardened_model_is_silent():
     model = kg.harden(decided(plain(density=0.3)))
     logger = SparsityLogger()

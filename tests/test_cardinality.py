@@ -86,6 +86,18 @@ def test_top_k_mask_keeps_shape_and_dtype(dtype):
     ]
 
 
+@pytest.mark.parametrize("costs", [None, [2.0, 3.5]])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_top_k_mask_of_nan_is_nan(dtype, costs):
+    arrays = [np.array([0.4, 0.1]), np.array([0.3, np.nan, 0.2])]
+    values = [ops.cast(v, dtype) for v in tensors(arrays)]
+
+    masks = top_k_mask(values, 2, costs)
+
+    assert {keras.backend.standardize_dtype(m.dtype) for m in masks} == {dtype}
+    assert np.isnan(flat([ops.cast(m, "float32") for m in masks])).all()
+
+
 def test_top_k_mask_takes_a_budget_from_a_schedule():
     values = tensors([np.array([0.4, 0.1, 0.3, 0.2])])
     budget = ops.convert_to_tensor(np.float32(2.0))

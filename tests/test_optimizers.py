@@ -1496,3 +1496,30 @@ def test_training_without_regrowth_only_ever_loses_weights():
     for before, after in itertools.pairwise(alive):
         assert not (after & ~before).any()
     assert alive[-1].sum() == int(0.2 * COUNT)
+
+
+@pytest.mark.parametrize("harden_step", [1, 3])
+@pytest.mark.parametrize("regrow", [True, False])
+@pytest.mark.parametrize(
+    "kwargs",
+    [{}, {"granularity": "1:2"}, {"method": "magnitude"}],
+    ids=["learned", "one of two", "magnitude"],
+)
+def test_training_that_diverges_has_no_final_mask(kwargs, regrow, harden_step):
+    model = sparse_model(**kwargs)
+    optimizer = ProjectedOptimizer(
+        SGD(0.1),
+        density=0.5,
+        score_optimizer=None,
+        harden_step=harden_step,
+        regrow=regrow,
+    )
+    variables = model.trainable_variables
+    optimizer.build(variables)
+    gradients = [np.zeros(v.shape, "float32") for v in variables]
+    for gradient in gradients:
+        gradient.flat[0] = np.nan
+
+    for _ in range(3):
+        apply(optimizer, variables, gradients)
+        assert np.isnan(flat(scores_of(model))).all()

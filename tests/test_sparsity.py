@@ -536,6 +536,22 @@ def test_masks_that_are_not_built_raise(action):
         ACTIONS[action](sparse)
 
 
+@pytest.mark.parametrize("action", ["harden", "strip", "sparsity_report"])
+def test_scores_of_a_model_that_diverged_raise(action):
+    sparse = keras_gumbel.sparsify(build("sequential"))
+    sparse.compile(ProjectedOptimizer("sgd", density=0.5), "mse")
+    sparse.optimizer.build(sparse.trainable_variables)
+    scores = scores_of(sparse)[1]
+    scores.assign(np.full(scores.shape, np.nan))
+
+    with pytest.raises(ValueError, match="diverged") as error:
+        ACTIONS[action](sparse)
+
+    first, second = [layer.name for layer in sparse.layers if layer.weights]
+    assert f"scores of {second}/kernel are NaN" in str(error.value)
+    assert first not in str(error.value)
+
+
 @pytest.mark.parametrize("budget", [1, 2, 7, 29, 41, 42, 2.9])
 @pytest.mark.parametrize("name", ["sequential", "shared_model"])
 def test_harden_keeps_the_largest_scores(name, budget):

@@ -61,6 +61,11 @@ class Advice:
         if any(saliency_of(v) is None for v in scores):
             self._look_at_learning_rate(optimizer, end)
 
+    def on_divergence(self, message: str) -> None:
+        """Passes on that scores are NaN, of which there is no more to say."""
+        self._live = None
+        self._warn("diverged", message)
+
     def on_decisions(self, model: keras.Model, decisions: Decisions) -> None:
         """Looks at the scores, at the end of an epoch."""
         pairs = zip(decisions.masks, decisions.scores, strict=True)

@@ -11,6 +11,11 @@ from keras_gumbel.callbacks._advice import steps_taken
 from keras_gumbel.callbacks._hardened import evaluate_soft_and_hard
 from keras_gumbel.sparsity._decisions import Decisions
 from keras_gumbel.sparsity._decisions import find_decisions
+from keras_gumbel.sparsity._masks import divergence
+from keras_gumbel.sparsity._masks import find_masks
+
+# What is logged of every model.
+_ALWAYS = ("density", "undecided", "spent", "churn")
 
 
 class SparsityLogger(keras.callbacks.Callback):
@@ -44,7 +49,9 @@ class SparsityLogger(keras.callbacks.Callback):
       of all steps should be 10 or more for `Adam` and its kin, and
       `10 * (1 - momentum)` for `ScoreSGD`;
     - more than 3 scores for each weight kept are undecided where the
-      optimizer fixes the mask, or more than 1 where training ends.
+      optimizer fixes the mask, or more than 1 where training ends;
+    - nothing is kept of a layer;
+    - training diverges. Where a score is NaN, so is all that is logged.
 
     Nothing is computed between the ends of epochs.
 
@@ -73,6 +80,8 @@ class SparsityLogger(keras.callbacks.Callback):
         self.validation_data = validation_data
         self.batch_size = batch_size
         self._advice = Advice()
+        # Of the last epoch, by the names they have in the logs.
+        self._values = dict.fromkeys(_ALWAYS, 0.0)
         self._finals: list[np.ndarray] | None = None
         # Of an epoch; unknown for a data set of unknown length.
         self._steps: int | None = None
@@ -102,11 +111,25 @@ class SparsityLogger(keras.callbacks.Callback):
         self, epoch: int, logs: dict[str, Any] | None = None
     ) -> None:
         model = self.model
-        decisions = find_decisions("SparsityLogger", model)
         if self._steps is None:
             self._steps = steps_taken(model) - self._steps_before
             self._look_ahead(epoch + 1, self._steps)
-        self._advice.on_decisions(model, decisions)
+        diverged = divergence(find_masks("SparsityLogger", model))
+        if diverged is None:
+            decisions = find_decisions("SparsityLogger", model)
+            self._advice.on_decisions(model, decisions)
+            self._values = self._describe(decisions)
+        else:
+            self._advice.on_divergence(diverged)
+            self._values = dict.fromkeys(self._values, float("nan"))
+        if logs is not None:
+            logs.update(self._values)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._advice.on_end()
+
+    def _describe(self, decisions: Decisions) -> dict[str, float]:
+        """Returns what is logged of an epoch."""
         values = {
             "density": decisions.kept / decisions.weights,
             "undecided": decisions.undecided / decisions.weights,
@@ -117,16 +140,12 @@ class SparsityLogger(keras.callbacks.Callback):
             values["temperature"] = decisions.temperature
         if self.validation_data is not None:
             soft, hard = evaluate_soft_and_hard(
-                model, decisions, self.validation_data, self.batch_size
+                self.model, decisions, self.validation_data, self.batch_size
             )
             for name, value in hard.items():
                 values[f"val_hard_{name}"] = value
                 values[f"val_gap_{name}"] = value - soft[name]
-        if logs is not None:
-            logs.update(values)
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._advice.on_end()
+        return values
 
     def _look_ahead(self, epoch: int, steps: int) -> None:
         """Asks for advice, given the epoch to come and the steps of each."""

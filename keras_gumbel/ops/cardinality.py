@@ -1,5 +1,6 @@
 """The nearest point with at most K ones: the K largest entries."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +33,7 @@ def top_k_mask(
 
     Args:
         values: Float tensor of any shape, or a list of such tensors that share
-            the budget. Entries are at least 0 and no NaN.
+            the budget. Entries are at least 0.
         budget: Number or scalar tensor K. Ones are counted in int32: K is
             rounded down where there are no costs.
         costs: List of positive numbers, one for each tensor, what a one of it
@@ -40,7 +41,7 @@ def top_k_mask(
 
     Returns:
         A tensor, or a list of tensors, of zeros and ones, of the shapes and
-        dtypes of `values`.
+        dtypes of `values`. With a NaN among the values all of it is NaN.
 
     Raises:
         ValueError: If `budget` is a negative number or NaN, or costs and
@@ -71,9 +72,18 @@ def top_k_mask(
         )
     dtypes = [keras.backend.standardize_dtype(v.dtype) for v in tensors]
     wide = [ops.cast(v, "float32") for v in tensors]
-    masks = _masks(wide, prices, budget)
+    masks = [ops.cast(m, "float32") for m in _masks(wide, prices, budget)]
+    masks = nan_if_any(masks, wide)
     found = [ops.cast(m, d) for m, d in zip(masks, dtypes, strict=True)]
     return found if several else found[0]
+
+
+def nan_if_any(masks: list[Tensor], values: list[Tensor]) -> list[Tensor]:
+    """Returns the masks, or NaN for all of them if one of the values is."""
+    wrong = functools.reduce(
+        ops.logical_or, [ops.any(ops.isnan(v)) for v in values]
+    )
+    return [ops.where(wrong, float("nan"), m) for m in masks]
 
 
 def top_of_rows(values: Tensor, count: Any, axis: int) -> Tensor:

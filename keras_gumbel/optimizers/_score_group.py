@@ -15,6 +15,7 @@ from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import is_schedule
+from keras_gumbel.ops.cardinality import nan_if_any
 from keras_gumbel.ops.cardinality import top_k_mask
 from keras_gumbel.ops.cardinality import top_of_rows
 from keras_gumbel.ops.projection import project_capped_box
@@ -144,12 +145,16 @@ class ScoreGroup:
         row_budget: Any,
         alive: list[Tensor] | None,
     ) -> list[Tensor]:
-        """Marks the largest, under a budget and one that rows follow."""
+        """Marks the largest, under a budget and one that rows follow.
+
+        A NaN makes all of them NaN: training that diverged has no mask.
+        """
         marks = [mark_of(v) for v in self.variables]
         values = [
             value if mark.saliency is None else mark.saliency()
             for value, mark in zip(values, marks, strict=True)
         ]
+        compared = values
         allowed = alive or [None] * len(values)
         # Below all that may be kept, and above where the search starts.
         values = list(map(_only, values, allowed, [-0.5] * len(values)))
@@ -161,7 +166,7 @@ class ScoreGroup:
         chosen = top_k_mask(values, budget + WHOLE, self.prices)
         for kept in (allowed, rows):
             chosen = list(map(_only, chosen, kept, [0.0] * len(values)))
-        return chosen
+        return nan_if_any(chosen, compared)
 
     def _top_of_rows(
         self, value: Tensor, rows: tuple[int, int] | None, budget: Any

@@ -416,7 +416,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         values = [ops.stop_gradient(v) for v in scores]
         alive = None
         if before is not None and not self.regrow:
-            alive = [value > 0.0 for value in before]
+            # Of NaN there is nothing to keep from coming back.
+            alive = [ops.logical_not(value <= 0.0) for value in before]
 
         def finish() -> list[Tensor]:
             return self._by_group("finish", scores, values, alive)

@@ -12,6 +12,7 @@ from keras_gumbel.sparsity._masks import Share
 from keras_gumbel.sparsity._masks import decide_budgets
 from keras_gumbel.sparsity._masks import final_masks
 from keras_gumbel.sparsity._masks import find_masks
+from keras_gumbel.sparsity._masks import require_numbers
 from keras_gumbel.sparsity._masks import together
 
 # Scores between these are neither kept nor dropped yet.
@@ -86,8 +87,12 @@ def find_decisions(owner: str, model: keras.Model) -> Decisions:
 
     Without a budget it keeps as many as a drawn mask does on average, the sum
     of the scores (Eq. 19).
+
+    Raises:
+        ValueError: If there is no mask, one is not built, or a score is NaN.
     """
     masks = find_masks(owner, model)
+    require_numbers(owner, masks)
     shares = decide_budgets(owner, model, masks)
     if shares is None:
         mean = sum(m.kept() for m in masks)

@@ -23,6 +23,7 @@ from keras_gumbel.sparsity._masks import decide_budgets
 from keras_gumbel.sparsity._masks import final_masks
 from keras_gumbel.sparsity._masks import find_masks
 from keras_gumbel.sparsity._masks import find_projected
+from keras_gumbel.sparsity._masks import require_numbers
 from keras_gumbel.sparsity._rewrite import copy_layer
 from keras_gumbel.sparsity._rewrite import copy_sparsified
 from keras_gumbel.sparsity._rewrite import copy_weights
@@ -91,11 +92,11 @@ def harden(
 
     Raises:
         TypeError: If `model` is not a Sequential or Functional model.
-        ValueError: If the model has no mask, `density` or `budget` is out of
-            range or both are given, or neither is given and the model is not
-            compiled with a `ProjectedOptimizer`, a masked layer is inside of
-            another layer, or `data` is given for a model that is not
-            compiled.
+        ValueError: If the model has no mask, a score is NaN, `density` or
+            `budget` is out of range or both are given, or neither is given
+            and the model is not compiled with a `ProjectedOptimizer`, a
+            masked layer is inside of another layer, or `data` is given for a
+            model that is not compiled.
 
     Example:
 
@@ -123,6 +124,7 @@ def harden(
         )
     masks = find_masks("harden", model)
     require_reachable("harden", plain, [m.layer for m in masks])
+    require_numbers("harden", masks)
     shares = decide_budgets("harden", model, masks, density, budget)
     if shares is None:
         raise ValueError(

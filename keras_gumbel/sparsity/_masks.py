@@ -128,6 +128,25 @@ def find_projected(
     return next((part for part in found if part is not None), None)
 
 
+def divergence(masks: list[Masked]) -> str | None:
+    """Says which masks have scores of NaN and what to do; or `None`."""
+    names = [m.name for m in masks if np.isnan(m.scores()).any()]
+    if not names:
+        return None
+    return (
+        f"Training has diverged: scores of {', '.join(names)} are NaN. Go "
+        "back to weights from before, and train at smaller learning rates or "
+        "with gradients that are clipped."
+    )
+
+
+def require_numbers(owner: str, masks: list[Masked]) -> None:
+    """Raises if scores are NaN, of which none is the largest."""
+    diverged = divergence(masks)
+    if diverged is not None:
+        raise ValueError(f"`{owner}` found no largest scores. {diverged}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Share:
     """Masks that share a budget.

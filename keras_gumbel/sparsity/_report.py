@@ -179,7 +179,7 @@ def sparsity_report(model: keras.Model) -> SparsityReport:
 
     Raises:
         TypeError: If `model` is not a Sequential or Functional model.
-        ValueError: If the model has no mask.
+        ValueError: If the model has no mask, or a score is NaN.
 
     Example:
 

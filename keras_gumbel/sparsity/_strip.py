@@ -39,9 +39,9 @@ def strip(model: keras.Model, shrink: bool = False) -> keras.Model:
 
     Raises:
         TypeError: If `model` is not a Sequential or Functional model.
-        ValueError: If the model has no mask, or is neither hardened nor
-            compiled with a `ProjectedOptimizer`, or a masked layer is inside
-            of another layer.
+        ValueError: If the model has no mask, a score is NaN, the model is
+            neither hardened nor compiled with a `ProjectedOptimizer`, or a
+            masked layer is inside of another layer.
 
     Example:
 

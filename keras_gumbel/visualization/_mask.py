@@ -41,8 +41,8 @@ def plot_mask(
         The `Axes`.
 
     Raises:
-        ValueError: If the model has no mask, or none of that name, or
-            `image_shape` does not hold the inputs of a matrix.
+        ValueError: If the model has no mask, or none of that name, a score
+            is NaN, or `image_shape` does not hold the inputs of a matrix.
     """
     decisions = find_decisions("plot_mask", model)
     finals = {

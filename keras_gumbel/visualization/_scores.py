@@ -29,8 +29,8 @@ def plot_scores(model: keras.Model, bins: int = 40, ax: Any = None) -> Any:
         The `Axes`.
 
     Raises:
-        ValueError: If the model has no mask, or `bins` is not a positive
-            integer.
+        ValueError: If the model has no mask, a score is NaN, or `bins` is
+            not a positive integer.
     """
     require_positive_integer("plot_scores", "bins", bins)
     decisions = find_decisions("plot_scores", model)
