@@ -131,6 +131,13 @@ ABLATIONS = {
         lambda steps: "learned", score_sgd, (0.05,), live=0.9
     ),
 }
+# Samples whose scores take the steps of the default optimizer.
+SAMPLES = {
+    f"{name}, ScoreSGD": dataclasses.replace(
+        METHODS[name], optimizer=score_sgd, rates=(0.05, 0.2)
+    )
+    for name in ("ProbMask", "hard concrete", "stochastic gates")
+}
 # Masks of weights that stay as they are initialized, learned to the end.
 SUPERMASK = {"weights": False, "live": 1.0}
 SUPERMASKS = {
@@ -563,7 +570,7 @@ def main():
     task = make_task(options.data)
     if options.steps:
         task = dataclasses.replace(task, steps=options.steps)
-    known = {**METHODS, **ABLATIONS, **SUPERMASKS}
+    known = {**METHODS, **ABLATIONS, **SAMPLES, **SUPERMASKS}
     methods = {n: known[n] for n in options.methods or METHODS}
     if options.score_rates:
         methods = {

@@ -87,7 +87,7 @@ _PARTS: tuple[tuple[type[keras.Layer], dict[str, str]], ...] = (
 )
 
 # The dense layers of an attention layer, which it makes when it is built.
-_ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 _ATTENTION_PARTS = {
     "query": "_query_dense",
     "key": "_key_dense",
@@ -175,7 +175,7 @@ def _slots(layer: keras.Layer) -> list[Slot]:
             ]
     if isinstance(layer, keras.layers.EinsumDense):
         return [Slot("kernel", (), "_kernel", *_einsum_axes(layer), policy)]
-    if isinstance(layer, _ATTENTION):
+    if isinstance(layer, ATTENTION):
         own = vars(layer)
         gated = own.get("_use_gate", own.get("use_gate"))
         return [

@@ -18,7 +18,6 @@ _TRANSPOSES = (
     keras.layers.Conv3DTranspose,
 )
 _RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)
-_ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 _ONCE_AN_OUTPUT = (
     keras.layers.Dense,
@@ -110,7 +109,7 @@ def _uses(
         layer = layer.layer
     if isinstance(layer, _RECURRENT):
         return _product(inputs[0][1:2])
-    if isinstance(layer, _ATTENTION):
+    if isinstance(layer, _keras_private.ATTENTION):
         queries = slot.name.startswith(("query", "gate", "attention_output"))
         return _product((inputs[0] if queries else inputs[1])[1:-1])
     if isinstance(layer, _TRANSPOSES):
