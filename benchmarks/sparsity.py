@@ -64,8 +64,8 @@ class Method:
         optimizer: The optimizer of the scores, as a function of its learning
             rate and the batch size, or `None`.
         rates: Learning rates of the scores to choose from.
-        scope: What shares a budget: all "global" kernels, each "layer" alone,
-            or each with the "erk" densities.
+        scope: What shares a budget: "global", all kernels; or each its own,
+            with "uniform" densities or those of "erk".
         begin, end: Shares of the steps between which the density falls.
         live: Share of the steps after which the mask is final.
         clip: Common norm of all gradients, or `None`.
@@ -100,7 +100,7 @@ GATES = {"optimizer": adam, "rates": (0.02, 0.05, 0.15)}
 METHODS = {
     "dense": Method(),
     "random": Method(lambda steps: "random"),
-    "magnitude, per layer": Method(lambda steps: "magnitude", scope="layer"),
+    "magnitude, per layer": Method(lambda steps: "magnitude", scope="uniform"),
     "magnitude, ERK": Method(lambda steps: "magnitude", scope="erk"),
     "magnitude, global": Method(lambda steps: "magnitude", live=0.8),
     "magnitude, global, dense gradient": Method(
@@ -221,58 +221,19 @@ def network(task, seed):
     return keras.Sequential([inputs, *body, dense(10, name="logits")])
 
 
-def erk_densities(shapes, density):
-    """Shares of the kernels by Erdos-Renyi-Kernel, for a density of all."""
-    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    raw = {name: sum(s) / math.prod(s) for name, s in shapes.items()}
-    full, left = set(), density * sum(sizes.values())
-    while True:
-        rest = [name for name in shapes if name not in full]
-        scale = (left - sum(sizes[n] for n in full)) / sum(
-            sizes[n] * raw[n] for n in rest
-        )
-        over = {n for n in rest if scale * raw[n] >= 1.0}
-        if not over:
-            return {n: 1.0 if n in full else scale * raw[n] for n in shapes}
-        full |= over
-
-
-def finals(method, model, density):
-    """Returns the densities of the groups that share a budget."""
-    shapes = {
-        layer.name: tuple(layer.kernel.shape)
-        for layer in model.layers
-        if hasattr(layer, "kernel")
-    }
-    if method.scope == "erk":
-        return erk_densities(shapes, density)
-    names = shapes if method.scope == "layer" else [""]
-    return dict.fromkeys(names, density)
-
-
 def most_kept(budget):
     """Rounds a budget down; a float may be this far below a whole number."""
     return math.floor(budget + 1e-3)
 
 
-def whole(densities, model):
-    """Rounds the budgets of layers so that together they keep K."""
-    sizes = {
-        layer.name: math.prod(layer.kernel.shape)
-        for layer in model.layers
-        if hasattr(layer, "kernel")
-    }
-    if list(densities) == [""]:
-        return densities
-    budgets = {n: d * sizes[n] for n, d in densities.items()}
-    counts = {n: math.floor(b) for n, b in budgets.items()}
-    missing = most_kept(sum(budgets.values())) - sum(counts.values())
-    for n in sorted(counts, key=lambda n: counts[n] - budgets[n])[:missing]:
-        counts[n] += 1
-    return {n: counts[n] / sizes[n] for n in counts}
+def densities(method, sparse, sparsity):
+    """Returns the densities in the end of what shares a budget, by regex."""
+    if method.scope == "global":
+        return {"": 1 - sparsity}
+    return kg.layer_densities(sparse, 1 - sparsity, method.scope)
 
 
-def compiled(task, method, model, densities, rates):
+def compiled(task, method, model, sparsity, rates):
     """Returns the model with masks and optimizer, and its schedules."""
     weight_rate, score_rate = rates
     inner = keras.optimizers.SGD(
@@ -283,10 +244,10 @@ def compiled(task, method, model, densities, rates):
         return model, []
     sparse = kg.sparsify(model, method=method.mask(task.steps), seed=0)
     schedules = {
-        f"^.*{name}.*$": kg.schedules.CubicDensity(
+        scores: kg.schedules.CubicDensity(
             final, task.steps, begin=method.begin, end=method.end
         )
-        for name, final in densities.items()
+        for scores, final in densities(method, sparse, sparsity).items()
     }
     optimizer = kg.optimizers.ProjectedOptimizer(
         inner,
@@ -339,18 +300,18 @@ class JaxRunner:
         self.task, self.method = task, method
         model = network(task, 0)
         self.model, self.schedules = compiled(
-            task, method, model, finals(method, model, 0.5), (0.1, 0.1)
+            task, method, model, 0.5, (0.1, 0.1)
         )
         self.model.optimizer.build(self.model.trainable_variables)
         self.run = jax.jit(self.train)
         self.accuracies = jax.jit(self.evaluate)
 
-    def train(self, carry, inputs, densities, rates, x, y):
+    def train(self, carry, inputs, ends, rates, x, y):
         """Trains for as many steps as the inputs have rows and times."""
         import jax
         import jax.numpy as jnp
 
-        for schedule, final in zip(self.schedules, densities, strict=True):
+        for schedule, final in zip(self.schedules, ends, strict=True):
             schedule.final = final
         optimizer = self.model.optimizer
         inner = getattr(optimizer, "inner_optimizer", optimizer)
@@ -414,13 +375,13 @@ class JaxRunner:
         trained = [start(v) for v in variables]
         fixed = [start(v) for v in self.model.non_trainable_variables]
         state = [jnp.array(v.value) for v in self.model.optimizer.variables]
-        densities = []
+        ends = []
         if self.schedules:
-            ends = whole(finals(self.method, plain, 1 - sparsity), plain)
-            densities = [jnp.float32(end) for end in ends.values()]
+            found = densities(self.method, self.model, sparsity)
+            ends = [jnp.float32(end) for end in found.values()]
         x, y = (jnp.asarray(part) for part in self.task.train)
         carry = trained, fixed, state
-        fixed_inputs = densities, [jnp.float32(rate) for rate in rates], x, y
+        fixed_inputs = ends, [jnp.float32(rate) for rate in rates], x, y
         rows = batches(self.task, seed)
         times = np.arange(len(rows), dtype="float32")
         if self.task.network == "conv":
@@ -456,8 +417,7 @@ class FitRunner:
             keras.optimizers.schedules.CosineDecay(rate, task.steps)
             for rate in rates
         ]
-        ends = whole(finals(self.method, plain, 1 - sparsity), plain)
-        model, _ = compiled(task, self.method, plain, ends, cosine)
+        model, _ = compiled(task, self.method, plain, sparsity, cosine)
         x, y = task.train
         rows = batches(task, seed).ravel()
         model.fit(

@@ -17,6 +17,7 @@ from keras_gumbel._scores import mark_scores as mark_scores
 from keras_gumbel._version import __version__ as __version__
 from keras_gumbel.diagnostics import gradient_report as gradient_report
 from keras_gumbel.sparsity import harden as harden
+from keras_gumbel.sparsity import layer_densities as layer_densities
 from keras_gumbel.sparsity import (
     recalibrate_batch_normalization as recalibrate_batch_normalization,
 )

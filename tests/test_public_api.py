@@ -17,6 +17,7 @@ gradient_report(function, logits=None, probs=None, estimators=None, \
 temperature=1.0, num_samples=10000, seed=None)
 harden(model, density=None, budget=None, data=None, num_samples=10, \
 batch_size=None, seed=None)
+layer_densities(model, density, method='erk')
 layers.ConcreteMask(axis=-1, temperature=0.6666666666666666, hard=False, \
 estimator='binary_concrete', relaxation='binary_concrete', fixed=False, \
 scores_initializer='ones', scores_constraint=None, inference='mean', \

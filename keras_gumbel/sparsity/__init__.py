@@ -2,6 +2,9 @@
 
 from keras_gumbel.sparsity._costs import sparsity_costs as sparsity_costs
 from keras_gumbel.sparsity._harden import harden as harden
+from keras_gumbel.sparsity._layer_densities import (
+    layer_densities as layer_densities,
+)
 from keras_gumbel.sparsity._recalibrate import (
     recalibrate_batch_normalization as recalibrate_batch_normalization,
 )

@@ -70,7 +70,7 @@ def sparsity_costs(
     require_choice(owner, "unit", unit, ("multiply_adds", "bytes"))
     masks = [m for m in find_masks(owner, model) if m.kernel is not None]
     cost = _bytes if unit == "bytes" else _multiply_adds
-    return {f"^{re.escape(m.mask.mask_scores.path)}$": cost(m) for m in masks}
+    return {m.scores_regex: cost(m) for m in masks}
 
 
 def _bytes(m: Masked) -> float:

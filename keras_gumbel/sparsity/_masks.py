@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import keras
 import numpy as np
@@ -48,6 +49,11 @@ class Masked:
     def weights(self) -> int:
         """How many weights there are."""
         return self.shared * math.prod(self.mask.mask_scores.shape)
+
+    @property
+    def scores_regex(self) -> str:
+        """A regex that finds the scores of this mask and no others."""
+        return f"^{re.escape(self.mask.mask_scores.path)}$"
 
     def count(self, final: np.ndarray) -> int:
         """Returns how many weights a final mask keeps."""
