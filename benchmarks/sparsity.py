@@ -265,11 +265,16 @@ def compiled(task, method, model, sparsity, rates):
     return sparse, list(schedules.values())
 
 
-def require_exact(masks, sparsity):
+def require_exact(variables, values, sparsity):
     """Raises unless exactly K weights are kept.
 
     Training that diverged has no masks, but an accuracy: that of chance.
     """
+    masks = [
+        np.asarray(value)
+        for variable, value in zip(variables, values, strict=True)
+        if variable.path.endswith("mask_scores")
+    ]
     kept = sum(np.count_nonzero(mask == 1) for mask in masks)
     budget = most_kept((1 - sparsity) * sum(mask.size for mask in masks))
     diverged = any(np.isnan(mask).any() for mask in masks)
@@ -390,12 +395,7 @@ class JaxRunner:
         else:
             carry = self.run(carry, (rows, times), *fixed_inputs)
         trained, fixed, _ = carry
-        masks = [
-            np.asarray(value)
-            for value, v in zip(trained, variables, strict=True)
-            if v.path.endswith("mask_scores")
-        ]
-        require_exact(masks, sparsity)
+        require_exact(variables, trained, sparsity)
         return {
             name: float(self.accuracies(trained, fixed, *part))
             for name, part in {
@@ -427,12 +427,9 @@ class FitRunner:
             shuffle=False,
             verbose=0,
         )
-        masks = [
-            ops.convert_to_numpy(v)
-            for v in model.trainable_variables
-            if v.path.endswith("mask_scores")
-        ]
-        require_exact(masks, sparsity)
+        variables = model.trainable_variables
+        values = [ops.convert_to_numpy(v) for v in variables]
+        require_exact(variables, values, sparsity)
         return {
             name: model.evaluate(*part, verbose=0)[1]
             for name, part in {

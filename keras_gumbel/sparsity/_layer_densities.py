@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_choice
@@ -81,32 +82,25 @@ def layer_densities(
         shares = _erk([m.layout.shape for m in masks], density)
     counts = _whole(masks, shares, density)
     return {
-        m.scores_regex: count / _scores(m)
+        m.scores_regex: count / m.size
         for m, count in zip(masks, counts, strict=True)
     }
 
 
-def _scores(m: Masked) -> int:
-    return m.weights // m.shared
-
-
 def _erk(shapes: list[tuple[int, ...]], density: float) -> list[float]:
     """Returns shares by Erdős-Rényi-Kernel; what is over 1 goes to the rest."""
-    sizes = list(map(math.prod, shapes))
-    raw = [sum(s) / n for s, n in zip(shapes, sizes, strict=True)]
-    full = [False] * len(shapes)
-    while not all(full):
-        left = density * sum(sizes) - sum(
-            n for n, f in zip(sizes, full, strict=True) if f
-        )
-        scale = left / sum(
-            n * r for n, r, f in zip(sizes, raw, full, strict=True) if not f
-        )
-        over = [f or scale * r > 1.0 for r, f in zip(raw, full, strict=True)]
-        if over == full:
+    sums = np.array([sum(shape) for shape in shapes])
+    sizes = np.array([math.prod(shape) for shape in shapes])
+    shares = np.ones(len(shapes))
+    full = np.zeros(len(shapes), bool)
+    while not full.all():
+        left = density * sizes.sum() - sizes[full].sum()
+        shares = np.where(full, 1.0, left / sums[~full].sum() * sums / sizes)
+        over = shares > 1.0
+        if not over.any():
             break
-        full = over
-    return [1.0 if f else scale * r for r, f in zip(raw, full, strict=True)]
+        full |= over
+    return np.minimum(shares, 1.0).tolist()
 
 
 def _whole(
@@ -114,7 +108,7 @@ def _whole(
 ) -> list[int]:
     """Rounds shares to numbers of scores that fit the budget of them all."""
     budget = math.floor(density * sum(m.weights for m in masks) + WHOLE)
-    exact = [s * _scores(m) for s, m in zip(shares, masks, strict=True)]
+    exact = [s * m.size for s, m in zip(shares, masks, strict=True)]
     counts = [max(1, math.floor(e + WHOLE)) for e in exact]
 
     def left() -> int:
@@ -134,6 +128,6 @@ def _whole(
         counts[largest] -= 1
     remainders = [c - e for c, e in zip(counts, exact, strict=True)]
     for i in sorted(range(len(counts)), key=lambda i: remainders[i]):
-        if counts[i] < _scores(masks[i]) and masks[i].shared <= left():
+        if counts[i] < masks[i].size and masks[i].shared <= left():
             counts[i] += 1
     return counts

@@ -46,9 +46,14 @@ class Masked:
         return self.layout.weights
 
     @property
+    def size(self) -> int:
+        """How many scores there are."""
+        return math.prod(self.mask.mask_scores.shape)
+
+    @property
     def weights(self) -> int:
         """How many weights there are."""
-        return self.shared * math.prod(self.mask.mask_scores.shape)
+        return self.shared * self.size
 
     @property
     def scores_regex(self) -> str:
