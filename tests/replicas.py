@@ -181,6 +181,9 @@ def on_torch(kind, world=1, rank=0, file=None):
                 projected.apply([v.value.grad for v in variables], variables)
             losses.append(loss.item())
     if kind == "ddp":
+        # Before its group: torch joins the group's threads when the last
+        # holder goes, and waits for ever where it does so under the GIL.
+        del spread
         torch.distributed.destroy_process_group()
     scores = [v.value.detach() for v in score_variables(model)]
     return {"loss": losses, "replicas": [as_lists(scores)]}
