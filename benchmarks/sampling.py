@@ -201,7 +201,7 @@ class Torch:
 
     def distribution(self, x, seed):
         distribution = self.torch.distributions.RelaxedOneHotCategorical(
-            self.torch.tensor(TEMPERATURE), logits=x, validate_args=False
+            ops.convert_to_tensor(TEMPERATURE), logits=x, validate_args=False
         )
         return distribution.rsample()
 
@@ -209,7 +209,7 @@ class Torch:
         return self.torch.multinomial(self.torch.softmax(x, -1), 1)
 
     def forward(self, function, x, weights):
-        x = self.torch.tensor(x)
+        x = ops.convert_to_tensor(x)
 
         def run():
             with self.torch.no_grad():
@@ -218,8 +218,8 @@ class Torch:
         return run
 
     def both(self, function, x, weights):
-        x = self.torch.tensor(x, requires_grad=True)
-        weights = self.torch.tensor(weights)
+        x = ops.convert_to_tensor(x).requires_grad_()
+        weights = ops.convert_to_tensor(weights)
 
         def run():
             x.grad = None

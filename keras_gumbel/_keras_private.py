@@ -417,6 +417,13 @@ def is_eager(tensor: Tensor) -> bool:
     return True
 
 
+def on_accelerator(tensor: Tensor) -> bool:
+    """Whether a tensor is, or will be, on a GPU or TPU."""
+    if keras.config.backend() == "torch":
+        return tensor.device.type != "cpu"
+    return not keras.distribution.list_devices()[0].startswith("cpu")
+
+
 def slot_variables(
     optimizer: keras.optimizers.Optimizer, variable: keras.Variable
 ) -> list[keras.Variable]:

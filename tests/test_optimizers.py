@@ -1136,7 +1136,7 @@ def test_scores_keep_to_budgets_of_their_own(use_ema):
 
 def test_fit_keeps_costs_and_budgets_when_compiled():
     optimizer = wrapped(
-        Adam(0.1), density={"dense/": 0.5, "dense_1": 0.2}, costs={"": 2.5}
+        Adam(0.01), density={"dense/": 0.5, "dense_1": 0.2}, costs={"": 2.5}
     )
     model = sparse_model()
     model.compile(optimizer, loss="mse")

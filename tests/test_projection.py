@@ -1,4 +1,5 @@
 import functools
+import itertools
 import math
 
 import keras
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from keras import ops
 
+from keras_gumbel import _keras_private
 from keras_gumbel.constraints import CappedBox
 from keras_gumbel.layers import ConcreteMask
 from keras_gumbel.ops import _capped_box
+from keras_gumbel.ops import _scalars
 from keras_gumbel.ops import project_capped_box
 from keras_gumbel.ops.projection import project_over
 from tests.gradients import MODES
@@ -652,6 +655,67 @@ def test_projection_over_its_tensors_is_the_same_bit_for_bit(costs):
         )
     if keras.backend.backend() == "torch":
         assert found[0].data_ptr() == tensors[0].data_ptr()
+
+
+@pytest.mark.parametrize("jit", MODES)
+@pytest.mark.parametrize("equality", [False, True])
+@pytest.mark.parametrize(
+    "costs", [None, [2.0] * 3, [1.0, np.float32(0.5), np.full((1, 7), 0.25)]]
+)
+def test_projection_joins_tensors_on_an_accelerator(
+    costs, equality, jit, monkeypatch
+):
+    z = [NORMALS[:9], NORMALS[9].reshape(()), NORMALS[10:24].reshape(2, 7)]
+    z = list(map(tensor, z))
+    joined = []
+
+    def projections():
+        # A function of its own each time: JAX compiles it anew.
+        function = compiled(
+            lambda *z: project_capped_box(z, 6.0, costs, equality=equality),
+            jit,
+        )
+        return [to_numpy(part) for part in function(*z)]
+
+    def join(pairs, original=_capped_box._joined):
+        joined.append(original(pairs))
+        return joined[-1]
+
+    expected = projections()
+    monkeypatch.setattr(_keras_private, "on_accelerator", lambda _: True)
+    monkeypatch.setattr(_capped_box, "_joined", join)
+    found = projections()
+
+    assert {len(pairs) for pairs in joined} == {1}
+    assert [part.shape for part in found] == [(9,), (), (2, 7)]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["joint", "data"])
+def test_projection_leaves_tensors_where_they_are_spread(name, monkeypatch):
+    pairs = [(tensor(NORMALS[:9]), 1.0), (tensor(NORMALS[9:24]), 1.0)]
+    monkeypatch.setattr(
+        keras.distribution, "distribution", lambda: name == "data" or None
+    )
+    monkeypatch.setattr(_keras_private, "on_accelerator", lambda _: True)
+
+    assert len(_capped_box._joined(pairs)) == (2 if name == "data" else 1)
+
+
+NUMBERS = [0.0, -0.0, 1.0, -2.5, 9.0, math.inf, -math.inf, math.nan]
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in vars(_scalars) if n[0] != "_" and hasattr(ops, n)]
+)
+def test_scalars_are_what_numpy_says(name):
+    ours, theirs = getattr(_scalars, name), getattr(np, name)
+    count = {"where": 3, "full_like": 2}.get(name, getattr(theirs, "nin", 1))
+
+    with np.errstate(invalid="ignore"):
+        for values in itertools.product(map(np.float64, NUMBERS), repeat=count):
+            np.testing.assert_array_equal(ours(*values), theirs(*values))
 
 
 @pytest.mark.parametrize("equality", [False, True])

@@ -12,6 +12,7 @@ from keras import ops
 from keras_gumbel import _keras_private
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import is_number
+from keras_gumbel.ops import _scalars
 from keras_gumbel.ops import _sums
 from keras_gumbel.ops._root_finding import find_root
 
@@ -62,6 +63,8 @@ class _Search:
 
     def __init__(self, pairs: Pairs, joint: bool) -> None:
         self.pairs = pairs
+        # What is added up: see `_joined`.
+        self.parts = _joined(pairs) if joint else pairs
         self.joint = joint
         self.dtype = keras.backend.standardize_dtype(pairs[0][0].dtype)
         self.largest = float(np.finfo(self.dtype).max)
@@ -82,7 +85,7 @@ class _Search:
         budget, aim = self.number(budget), self.number(aim)
         at_zero = self.excess(None, None, budget)
         fits = xp.logical_and(at_zero <= 0, not equality)
-        if xp is np and fits.all():
+        if xp is not ops and xp.all(fits):
             return None, None
         at_zero = at_zero + (1.0 - _MARGIN) * (budget - aim)
         # No pass over the scores says how far it is to where all are 0: the
@@ -192,21 +195,19 @@ class _Search:
 class _Eager(_Search):
     """Scalars are NumPy's, quicker than tensors, and sums are in float64."""
 
-    xp = np
-
     def __init__(self, pairs: Pairs, joint: bool) -> None:
         super().__init__(pairs, joint)
-        self.parts = [part for z, c in pairs for part in self.split(z, c)]
+        self.xp = _scalars if joint else np
+        self.parts = [part for z, c in self.parts for part in self.split(z, c)]
 
     def number(self, value: Any) -> Any:
-        return np.asarray(ops.convert_to_numpy(value), "float64")
+        return np.asarray(ops.convert_to_numpy(value), "float64")[()]
 
     def shift(self, value: Tensor) -> Any:
-        value = np.asarray(ops.convert_to_numpy(value), self.dtype)
-        return np.clip(value, -self.largest, self.largest)
+        return np.clip(self.number(value), -self.largest, self.largest)
 
     def subtrahend(self, shift: Any) -> Any:
-        if shift is None or not shift.any():
+        if shift is None or not self.xp.any(shift):
             return None
         if self.joint:
             return float(shift)
@@ -254,7 +255,7 @@ class _Eager(_Search):
     def exact_where(
         self, unsure: Any, above: Any, budget: Any, base: Any, x: Any
     ) -> Any:
-        if not unsure.any():
+        if not self.xp.any(unsure):
             return above
         found = [self.scores(z, c, base, x) for z, c in self.parts]
         return sum(map(self.added, found)) - budget
@@ -296,7 +297,7 @@ class _Graph(_Search):
     def sum_less(self, budget: Any, base: Any, x: Any) -> Any:
         whole = ops.floor(budget)
         units, rest = -ops.cast(whole, "int32"), whole - budget
-        for z, c in self.pairs:
+        for z, c in self.parts:
             spent = _costing(self.scores(z, c, base, x), c)
             own, fraction = _sums.add_exactly(_sums.row_sums(spent, self.joint))
             if self.joint:
@@ -308,11 +309,35 @@ class _Graph(_Search):
         self, unsure: Any, above: Any, budget: Any, base: Any, x: Any
     ) -> Any:
         def exactly() -> Tensor:
-            found = [self.scores(z, c, base, x) for z, c in self.pairs]
+            found = [self.scores(z, c, base, x) for z, c in self.parts]
             exact = _sums.exact_excess(found, budget, self.joint)
             return ops.where(unsure, exact, above)
 
         return ops.cond(ops.any(unsure), exactly, lambda: above)
+
+
+def _joined(pairs: Pairs) -> Pairs:
+    """Copies tensors into one where calls take longer than what they do.
+
+    On a GPU a model of a hundred kernels else waits for as many calls in each
+    pass over the scores. What `keras.distribution` may have spread over
+    devices stays there.
+    """
+    if (
+        len(pairs) == 1
+        or not _keras_private.on_accelerator(pairs[0][0])
+        or keras.distribution.distribution() is not None
+    ):
+        return pairs
+    costs = [c for _, c in pairs]
+    if not all(map(_is_one, costs)):
+        costs = [ops.broadcast_to(c, z.shape) for z, c in pairs]
+        return [(_flat([z for z, _ in pairs]), _flat(costs))]
+    return [(_flat([z for z, _ in pairs]), 1.0)]
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    return ops.concatenate([ops.reshape(x, (-1,)) for x in tensors])
 
 
 def _is_one(cost: Any) -> bool:

@@ -47,7 +47,8 @@ def find_root(
         first: The shift to try first. Outside of the bracket, the middle is.
         tolerance: Non-negative, how far below 0 the excess may be.
         dtype: String, the dtype of the shifts.
-        xp: `keras.ops`, or `numpy` where the numbers have values.
+        xp: `keras.ops`, or where the numbers have values `numpy` or, for a
+            single search, `_scalars`.
 
     Returns:
         A pair, base and x, at which the excess is not positive. NaN if an
@@ -55,9 +56,10 @@ def find_root(
     """
     half = 0.5 * tolerance
     single = len(at_zero.shape) == 0
+    rounded = np.dtype(dtype).type
 
     def cast(x: Any) -> Any:
-        return np.asarray(x, dtype) if xp is np else ops.cast(x, dtype)
+        return ops.cast(x, dtype) if xp is ops else np.float64(rounded(x))
 
     def unfinished(x: Any, x1: Any, f1: Any, x2: Any, f2: Any, *_: Any) -> Any:
         off_target = xp.minimum(xp.abs(f1), xp.abs(f2)) > half
@@ -98,18 +100,18 @@ def find_root(
         first, zero, at_zero + half, far, at_far + half, zero, zero > 0,
     )  # fmt: skip
     most = _MOST_STEPS[dtype]
-    if xp is np:
-        for _ in range(most):
-            if not unfinished(*state).any():
-                break
-            state = step(*state)
-    else:
+    if xp is ops:
         state = ops.while_loop(
             lambda *state: ops.any(unfinished(*state)),
             step,
             state,
             maximum_iterations=most,
         )
+    else:
+        for _ in range(most):
+            if not xp.any(unfinished(*state)):
+                break
+            state = step(*state)
     _, x1, f1, x2, _, base, _ = state
     # Scores that are not numbers make the excess, and all scores, NaN.
     return base, xp.where(f1 <= half, x1, x2) + 0.0 * at_zero
