@@ -86,13 +86,15 @@ class _DerivedSeeds(keras.random.SeedGenerator):
 class _HashedSeeds(_DerivedSeeds):
     """One word from seed and counter."""
 
-    def next(self, ordered: bool = True) -> Tensor:
+    def next(self, ordered: bool = True) -> tuple[int, int]:
         drawn = ops.convert_to_numpy(self.source.next(ordered))
         seed, counter = (int(word) & _WORD for word in drawn)
         # The constant sets (s, i) apart from (i, s).
         counter = _mixed((counter + _GOLDEN) & _WORD)
         word = _mixed(_mixed(seed) ^ counter)
-        return ops.convert_to_tensor([word, 0], dtype="int64")
+        # Keras adds the two up to a number: a tensor would go to the GPU and
+        # back.
+        return word, 0
 
 
 class _SignedSeeds(_DerivedSeeds):
