@@ -227,3 +227,49 @@ def test_sparsified_that_does_not_divide_raises(layer, granularity):
 def test_granularity_of_another_value_raises(granularity):
     with pytest.raises(ValueError, match="`granularity` of `Sparsified`"):
         Sparsified(layers.Dense(2), granularity=granularity)
+
+
+def normalized_model(activation=None, trainable=True, branch=False):
+    inputs = keras.Input((4,))
+    units = layers.Dense(3, activation, name="units")(inputs)
+    normalization = layers.BatchNormalization(name="norm", trainable=trainable)
+    x = normalization(units)
+    if branch:
+        x = layers.add([x, units])
+    return keras.Model(inputs, layers.Dense(2, name="out")(x))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_sparsify_warns_of_units_whose_scale_is_undone(nested):
+    model = normalized_model()
+    if nested:
+        inputs = keras.Input((4,))
+        model = keras.Model(inputs, layers.ReLU()(model(inputs)))
+
+    with pytest.warns(UserWarning, match=r"follows: units \(norm\)\.") as got:
+        sparse = kg.sparsify(model, granularity="unit")
+
+    (warning,) = (x for x in got if x.category is UserWarning)
+    assert warning.filename == __file__
+    assert {row.name for row in kg.sparsity_report(sparse).rows} == {
+        "units/kernel", "out/kernel",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ({}, {"granularity": "weight"}),
+        ({}, {"method": "magnitude"}),
+        ({}, {"filters": "out"}),
+        ({"activation": "tanh"}, {}),
+        ({"trainable": False}, {}),
+        ({"branch": True}, {}),
+    ],
+)
+def test_sparsify_does_not_warn_of_units_whose_scale_counts(options, settings):
+    model = normalized_model(**options)
+
+    sparse = kg.sparsify(model, **{"granularity": "unit", **settings})
+
+    assert len(kg.sparsity_report(sparse).rows) == 2 - ("filters" in settings)

@@ -329,11 +329,10 @@ def _joined(pairs: Pairs) -> Pairs:
         or keras.distribution.distribution() is not None
     ):
         return pairs
-    costs = [c for _, c in pairs]
-    if not all(map(_is_one, costs)):
-        costs = [ops.broadcast_to(c, z.shape) for z, c in pairs]
-        return [(_flat([z for z, _ in pairs]), _flat(costs))]
-    return [(_flat([z for z, _ in pairs]), 1.0)]
+    cost: Any = 1.0
+    if not all(_is_one(c) for _, c in pairs):
+        cost = _flat([ops.broadcast_to(c, z.shape) for z, c in pairs])
+    return [(_flat([z for z, _ in pairs]), cost)]
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """NumPy's functions for single numbers.
 
-NumPy takes about a microsecond for each, and a search calls some hundred.
-Numbers are `numpy.float64`, which divides by zero as arrays do.
+NumPy's own take many times as long as the arithmetic, and a search calls some
+hundred. Numbers are `numpy.float64`, which divide by zero as arrays do.
 """
 
 import math

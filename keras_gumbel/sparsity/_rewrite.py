@@ -81,6 +81,14 @@ def graph_layers(model: keras.Model) -> list[keras.Layer]:
     return list(found.values())
 
 
+def graph_models(model: keras.Model) -> list[keras.Model]:
+    """Lists a model and the models in it, those that are built, once each."""
+    inside = filter(
+        _keras_private.is_functional, _keras_private.flatten_layers(model)
+    )
+    return [part for part in [model, *inside] if part.built]
+
+
 def copy_layer(layer: keras.Operation) -> keras.Operation:
     """Returns a layer of the same config, with weights of its own.
 

@@ -23,8 +23,11 @@ from keras_gumbel.models import MonteCarloModel
 from keras_gumbel.sparsity._rewrite import copy_layer
 from keras_gumbel.sparsity._rewrite import copy_weights
 from keras_gumbel.sparsity._rewrite import graph_layers
+from keras_gumbel.sparsity._rewrite import graph_models
 from keras_gumbel.sparsity._rewrite import require_rewritable
 from keras_gumbel.sparsity._rewrite import rewrite
+
+_LINEAR = keras.activations.linear
 
 Filters: TypeAlias = str | Sequence[str] | Callable[[keras.Layer], bool] | None
 
@@ -54,7 +57,8 @@ def sparsify(
     together under one budget.
 
     Layers with weight matrices that are not known are left as they are, and
-    one warning lists them.
+    one warning lists them. Another lists the layers whose units get scores
+    that batch normalization makes ineffective.
 
     Args:
         model: Sequential or Functional model, which may contain others.
@@ -142,7 +146,49 @@ def sparsify(
 
     sparse = rewrite(model, replace, fill)
     _warn_of_unmasked(sparse, problems)
+    if granularity == "unit" and isinstance(pattern, ConcreteMask):
+        _warn_of_normalized(model, layers)
     return sparse
+
+
+def _warn_of_normalized(model: keras.Model, layers: list[keras.Layer]) -> None:
+    """Lists the layers with units whose scale has no effect."""
+    calls = [
+        call
+        for part in graph_models(model)
+        for call in _keras_private.graph_calls(part)
+    ]
+    takers: dict[int, list[Any]] = {}
+    for call in calls:
+        for tensor in call.inputs:
+            takers.setdefault(id(tensor), []).append(call.layer)
+    for part in graph_models(model):
+        for tensor in part.outputs:
+            takers.setdefault(id(tensor), []).append(None)
+    masked = set(map(id, layers))
+    names = {}
+    for call in calls:
+        following = takers[id(call.outputs[0])]
+        linear = getattr(call.layer, "activation", None) is _LINEAR
+        if id(call.layer) in masked and linear:
+            if all(map(_normalizes, following)):
+                names[call.layer.name] = following[0].name
+    if names:
+        warnings.warn(
+            "`sparsify` gave a score to each unit of layers that batch "
+            "normalization follows: "
+            + ", ".join(f"{name} ({by})" for name, by in names.items())
+            + ". It undoes the scale of a unit, so that the loss hardly sees "
+            "the score. Put `ConcreteMask` layers after the normalization, "
+            "each with a density of its own, or use `method='magnitude'`.",
+            stacklevel=3,
+        )
+
+
+def _normalizes(layer: Any) -> bool:
+    """Whether a layer undoes the scale of each of its channels."""
+    kind = keras.layers.BatchNormalization
+    return isinstance(layer, kind) and layer.trainable
 
 
 def _problem(layer: keras.Layer, granularity: Granularity) -> str | None:
