@@ -81,12 +81,19 @@ def graph_layers(model: keras.Model) -> list[keras.Layer]:
     return list(found.values())
 
 
-def graph_models(model: keras.Model) -> list[keras.Model]:
-    """Lists a model and the models in it, those that are built, once each."""
-    inside = filter(
-        _keras_private.is_functional, _keras_private.flatten_layers(model)
-    )
-    return [part for part in [model, *inside] if part.built]
+def graph_models(model: keras.Model) -> dict[str, keras.Model]:
+    """Returns a built model and those in it, once each, by prefix of names."""
+    found = {"": model}
+    waiting = [("", model)]
+    while waiting:
+        prefix, part = waiting.pop()
+        for layer, *_ in _keras_private.graph_calls(part):
+            known = any(layer is x for x in found.values())
+            if _keras_private.is_functional(layer) and not known:
+                name = f"{prefix}{layer.name}/"
+                found[name] = layer
+                waiting.append((name, layer))
+    return found
 
 
 def copy_layer(layer: keras.Operation) -> keras.Operation:

@@ -1,5 +1,6 @@
 """From a dense model to one with learned masks."""
 
+import collections
 import re
 import warnings
 from collections.abc import Callable
@@ -26,8 +27,6 @@ from keras_gumbel.sparsity._rewrite import graph_layers
 from keras_gumbel.sparsity._rewrite import graph_models
 from keras_gumbel.sparsity._rewrite import require_rewritable
 from keras_gumbel.sparsity._rewrite import rewrite
-
-_LINEAR = keras.activations.linear
 
 Filters: TypeAlias = str | Sequence[str] | Callable[[keras.Layer], bool] | None
 
@@ -146,33 +145,36 @@ def sparsify(
 
     sparse = rewrite(model, replace, fill)
     _warn_of_unmasked(sparse, problems)
-    if granularity == "unit" and isinstance(pattern, ConcreteMask):
+    learned = isinstance(pattern, ConcreteMask)
+    if granularity == "unit" and learned and model.built:
         _warn_of_normalized(model, layers)
     return sparse
 
 
 def _warn_of_normalized(model: keras.Model, layers: list[keras.Layer]) -> None:
     """Lists the layers with units whose scale has no effect."""
-    calls = [
-        call
-        for part in graph_models(model)
-        for call in _keras_private.graph_calls(part)
-    ]
-    takers: dict[int, list[Any]] = {}
+    parts = graph_models(model).values()
+    calls = [c for part in parts for c in _keras_private.graph_calls(part)]
+    # Who takes a tensor; `None` stands for who takes an output of a model.
+    takers = collections.defaultdict(list)
     for call in calls:
         for tensor in call.inputs:
-            takers.setdefault(id(tensor), []).append(call.layer)
-    for part in graph_models(model):
+            takers[id(tensor)].append(call.layer)
+    for part in parts:
         for tensor in part.outputs:
-            takers.setdefault(id(tensor), []).append(None)
+            takers[id(tensor)].append(None)
     masked = set(map(id, layers))
     names = {}
     for call in calls:
         following = takers[id(call.outputs[0])]
-        linear = getattr(call.layer, "activation", None) is _LINEAR
-        if id(call.layer) in masked and linear:
-            if all(map(_normalizes, following)):
-                names[call.layer.name] = following[0].name
+        if (
+            id(call.layer) in masked
+            and getattr(call.layer, "activation", None)
+            is keras.activations.linear
+            and following
+            and all(map(_normalizes, following))
+        ):
+            names[call.layer.name] = following[0].name
     if names:
         warnings.warn(
             "`sparsify` gave a score to each unit of layers that batch "

@@ -10,6 +10,7 @@ import keras
 from keras_gumbel import _keras_private
 from keras_gumbel.layers.concrete_mask import ConcreteMask
 from keras_gumbel.layers.sparsified import Sparsified
+from keras_gumbel.sparsity._rewrite import graph_models
 from keras_gumbel.sparsity._rewrite import require_rewritable
 from keras_gumbel.sparsity._shrinking.channels import Edit
 from keras_gumbel.sparsity._shrinking.liveness import Liveness
@@ -127,7 +128,7 @@ def follow(owner: str, model: keras.Model) -> dict[str, Liveness]:
             "is not built. Call it on data, or `model.build(input_shape)`, "
             "first."
         )
-    models = _models(model)
+    models = graph_models(model)
     calls = [
         call.layer
         for part in models.values()
@@ -142,21 +143,6 @@ def follow(owner: str, model: keras.Model) -> dict[str, Liveness]:
     counts = collections.Counter(map(id, calls))
     shared = {key for key, count in counts.items() if count > 1}
     return {name: Liveness(part, shared) for name, part in models.items()}
-
-
-def _models(model: keras.Model) -> dict[str, keras.Model]:
-    """Returns the model and those in it, once each, by a prefix of names."""
-    found = {"": model}
-    waiting = [("", model)]
-    while waiting:
-        prefix, part = waiting.pop()
-        for layer, *_ in _keras_private.graph_calls(part):
-            known = any(layer is x for x in found.values())
-            if _keras_private.is_functional(layer) and not known:
-                name = f"{prefix}{layer.name}/"
-                found[name] = layer
-                waiting.append((name, layer))
-    return found
 
 
 def edits_of(found: dict[str, Liveness]) -> dict[int, Edit]:
