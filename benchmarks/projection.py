@@ -275,18 +275,16 @@ def ours_in_place(z, budget):
 
 def runner(function, z, budget):
     """Compiles a projection of these scores, which stay as they are."""
+    z = list(map(copied, z))
     if BACKEND == "jax":
         import jax
 
-        z = [jax.numpy.array(x) for x in z]
         run = jax.jit(lambda z: function(z, budget))
         return lambda: jax.block_until_ready(run(z))
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        z = [tf.constant(x) for x in z]
         return tf.function(lambda: function(z, budget), jit_compile=True)
-    z = list(map(copied, z))
     return lambda: function(z, budget)
 
 

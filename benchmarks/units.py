@@ -84,13 +84,14 @@ ROWS = {
 }
 
 
-def budgets(density, steps, per_layer):
-    """Returns the density of a schedule, one for each layer if asked."""
-    if not per_layer:
-        return kg.schedules.CubicDensity(density, steps)
+def schedules(model, density, steps, per_layer):
+    """Returns a schedule of the density, one for each layer if asked."""
+    ends = {"": density}
+    if per_layer:
+        ends = kg.layer_densities(model, density, "uniform")
     return {
-        rf"(^|/){name}": kg.schedules.CubicDensity(density, steps)
-        for name in CONVOLUTIONS
+        scores: kg.schedules.CubicDensity(end, steps)
+        for scores, end in ends.items()
     }
 
 
@@ -105,7 +106,7 @@ def train(row, density, data, seed):
         keras.optimizers.Adam(
             keras.optimizers.schedules.CosineDecay(0.003, steps)
         ),
-        density=budgets(density, steps, per_layer),
+        density=schedules(model, density, steps, per_layer),
         score_optimizer=kg.optimizers.ScoreSGD(batch_size=BATCH_SIZE),
     )
     model.compile(optimizer, LOSS)
