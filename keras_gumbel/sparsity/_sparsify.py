@@ -181,8 +181,9 @@ def _warn_of_normalized(model: keras.Model, layers: list[keras.Layer]) -> None:
             "normalization follows: "
             + ", ".join(f"{name} ({by})" for name, by in names.items())
             + ". It undoes the scale of a unit, so that the loss hardly sees "
-            "the score. Put `ConcreteMask` layers after the normalization, "
-            "each with a density of its own, or use `method='magnitude'`.",
+            "the score. Use `method='magnitude'`, or put `ConcreteMask` "
+            "layers after the normalization, and give each layer a density "
+            "of its own: see `keras_gumbel.layer_densities`.",
             stacklevel=3,
         )
 
