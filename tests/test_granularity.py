@@ -275,9 +275,9 @@ def test_sparsify_does_not_warn_of_units_whose_scale_counts(options, settings):
     assert len(kg.sparsity_report(sparse).rows) == 2 - ("filters" in settings)
 
 
-def test_sparsify_takes_units_of_which_something_is_not_used():
-    inputs = [keras.Input((5, 4)), keras.Input((2,))]
-    _, state, _ = layers.LSTM(3, return_state=True, name="lstm")(inputs[0])
+def test_sparsify_takes_units_of_a_model_that_leaves_an_output_unused():
+    inputs = keras.Input((5, 4))
+    _, state, _ = layers.LSTM(3, return_state=True, name="lstm")(inputs)
     model = keras.Model(inputs, layers.Dense(2, name="out")(state))
 
     sparse = kg.sparsify(model, granularity="unit")
