@@ -1,286 +1,114 @@
-"""The only file that touches private Keras: what it takes, and why."""
+"""The only file that touches private Keras: what it takes, and why.
+
+Everything private is looked up where it is used, so that a name that the next
+Keras moves cannot stop the import, and has a fallback where there is one.
+"""
 
 import contextlib
-import dataclasses
-import inspect
 from collections.abc import Iterator
-from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
 import keras
-from keras.src.backend import get_keras_mask
-from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
-from keras.src.models.functional import Functional
-from keras.src.ops import numpy as keras_numpy
-from keras.src.utils import jax_utils
-from keras.src.utils.module_utils import tensorflow as lazy_tensorflow
 
 from keras_gumbel._typing import Tensor
-
-# What `a + b` and `a * b` of symbolic tensors are in a Functional model.
-ADDITION: type = keras_numpy.Add
-MULTIPLICATION: type = keras_numpy.Multiply
 
 # Keras has it from 3.15 on. Before, nothing is an instance of `()`.
 MULTI_OPTIMIZER: Any = getattr(keras.optimizers, "MultiOptimizer", ())
 
-# Where Keras layers keep what they multiply their inputs with, on which axes of
-# it units are counted, and on which the inputs that are summed over, if on one.
-# The public `kernel` of Dense, EinsumDense and Embedding is a read-only
-# property.
-_KERNELS: tuple[
-    tuple[
-        tuple[type[keras.Layer], ...],
-        dict[str, tuple[tuple[int, ...], int | None]],
-    ],
-    ...,
-] = (
-    (
-        (
-            keras.layers.Dense,
-            keras.layers.Conv1D,
-            keras.layers.Conv2D,
-            keras.layers.Conv3D,
-        ),
-        {"_kernel": ((-1,), -2)},
-    ),
-    (
-        (
-            keras.layers.Conv1DTranspose,
-            keras.layers.Conv2DTranspose,
-            keras.layers.Conv3DTranspose,
-        ),
-        {"kernel": ((-2,), -1)},
-    ),
-    (
-        (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
-        {"kernel": ((-2, -1), None)},
-    ),
-    (
-        (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D),
-        {
-            "depthwise_kernel": ((-2, -1), None),
-            "pointwise_kernel": ((-1,), -2),
-        },
-    ),
-    ((keras.layers.Embedding,), {"_embeddings": ((-1,), None)}),
-    (
-        (
-            keras.layers.SimpleRNNCell,
-            keras.layers.LSTMCell,
-            keras.layers.GRUCell,
-            ConvLSTMCell,
-        ),
-        {"kernel": ((-1,), -2), "recurrent_kernel": ((-1,), -2)},
-    ),
-)
-
-# The layers inside of others, by what tells their kernels apart.
-_PARTS: tuple[tuple[type[keras.Layer], dict[str, str]], ...] = (
-    (keras.layers.RNN, {"": "cell"}),
-    (keras.layers.TimeDistributed, {"": "layer"}),
-    (
-        keras.layers.Bidirectional,
-        {"forward": "forward_layer", "backward": "backward_layer"},
-    ),
-)
-
-# The dense layers of an attention layer, which it makes when it is built.
-ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
-_ATTENTION_PARTS = {
-    "query": "_query_dense",
-    "key": "_key_dense",
-    "value": "_value_dense",
-    "gate": "_gate_dense",
-    "attention_output": "_output_dense",
-}
-
-# (inputs, heads, size), and (heads, size, outputs): units are heads.
-_TO_HEADS = ((-2,), -3)
-_FROM_HEADS = ((-3,), -2)
-
-
-@dataclasses.dataclass(frozen=True)
-class Slot:
-    """Where a layer, built or not, keeps a kernel.
-
-    Attributes:
-        name: String, such as `"kernel"` or `"forward/recurrent_kernel"`.
-        path: Tuple of attribute names and indices, from the layer to the one
-            inside it that owns the kernel.
-        attribute: String, the attribute of the owner.
-        units: Tuple of the axes of units, from the end.
-        inputs: Integer, the axis of what is summed over, from the end, or
-            `None` if there is not one.
-        dtype_policy: The dtype policy of the owner.
-    """
-
-    name: str
-    path: tuple[str | int, ...]
-    attribute: str
-    units: tuple[int, ...]
-    inputs: int | None
-    dtype_policy: keras.DTypePolicy
-
-    def owner(self, layer: keras.Layer) -> keras.Layer:
-        """Finds the layer that owns the kernel."""
-        found: Any = layer
-        for key in self.path:
-            found = found[key] if isinstance(key, int) else getattr(found, key)
-        return found
-
-
-def kernel_slots(layer: keras.Layer) -> tuple[Slot, ...]:
-    """Lists where a layer keeps its kernels.
-
-    Returns:
-        A tuple of `Slot`, empty for a model, whose layers have kernels of
-        their own, and for a layer of a class that is not known.
-    """
-    return () if isinstance(layer, keras.Model) else tuple(_slots(layer))
-
-
-def kernel_places(layer: keras.Layer) -> list[tuple[keras.Layer, str]]:
-    """Lists the owners of a built layer's kernels, and their attributes."""
-    return [(s.owner(layer), s.attribute) for s in kernel_slots(layer)]
-
-
-def kernels(layer: keras.Layer) -> list[keras.Variable]:
-    """Returns the kernels of a built layer, in the order of its slots."""
-    return [vars(owner)[name] for owner, name in kernel_places(layer)]
-
-
-def unknown_parts(layer: keras.Layer) -> list[keras.Layer]:
-    """Lists what has weight matrices but no kernel that is known.
-
-    Returns:
-        A list of the layer itself, or of layers inside it.
-    """
-    parts = _parts(layer)
-    if parts:
-        return [p for _, _, part in parts for p in unknown_parts(part)]
-    if _slots(layer):
-        return []
-    return [layer] if any(len(w.shape) > 1 for w in layer.weights) else []
-
-
-def _slots(layer: keras.Layer) -> list[Slot]:
-    policy = layer.dtype_policy
-    for kinds, attributes in _KERNELS:
-        if isinstance(layer, kinds):
-            return [
-                Slot(name.strip("_"), (), name, *axes, policy)
-                for name, axes in attributes.items()
-            ]
-    if isinstance(layer, keras.layers.EinsumDense):
-        return [Slot("kernel", (), "_kernel", *_einsum_axes(layer), policy)]
-    if isinstance(layer, ATTENTION):
-        own = vars(layer)
-        gated = own.get("_use_gate", own.get("use_gate"))
-        return [
-            Slot(
-                f"{name}/kernel",
-                (attribute,),
-                "_kernel",
-                *(_FROM_HEADS if name == "attention_output" else _TO_HEADS),
-                policy,
-            )
-            for name, attribute in _ATTENTION_PARTS.items()
-            if name != "gate" or gated
-        ]
-    return [
-        dataclasses.replace(
-            slot,
-            name=f"{name}/{slot.name}" if name else slot.name,
-            path=path + slot.path,
-        )
-        for name, path, part in _parts(layer)
-        for slot in _slots(part)
-    ]
-
-
-def _einsum_axes(
-    layer: keras.layers.EinsumDense,
-) -> tuple[tuple[int, ...], int | None]:
-    """Reads the axes of units, and of the inputs, off an equation."""
-    operands, outputs = layer.equation.replace(" ", "").split("->")
-    inputs, kernel = operands.split(",")
-    places = {label: i - len(kernel) for i, label in enumerate(kernel)}
-    units = tuple(i for x, i in places.items() if x not in inputs)
-    summed = [i for x, i in places.items() if x in inputs and x not in outputs]
-    return units, summed[-1] if summed else None
-
-
-def _parts(
-    layer: keras.Layer,
-) -> list[tuple[str, tuple[str | int, ...], keras.Layer]]:
-    """Lists the layers inside a layer, with their names and paths."""
-    if is_functional(layer):
-        return [
-            (part.name, ("layers", i), part)
-            for i, part in enumerate(layer.layers)
-        ]
-    if isinstance(layer, keras.layers.StackedRNNCells):
-        return [
-            (f"cell_{i}", ("cells", i), part)
-            for i, part in enumerate(layer.cells)
-        ]
-    for kind, attributes in _PARTS:
-        if isinstance(layer, kind):
-            return [(n, (a,), getattr(layer, a)) for n, a in attributes.items()]
-    return []
-
-
-@contextlib.contextmanager
-def substituted(
-    places: Sequence[tuple[keras.Layer, str]], values: Sequence[Tensor]
-) -> Iterator[None]:
-    """Puts tensors in place of layers' variables for the duration.
-
-    Writing to the instance's dictionary passes by Keras's attribute tracking.
-    It is the one technique that works for every layer on every backend: a
-    nested `StatelessScope` hides the outer one on JAX.
-    """
-    variables = [vars(layer)[name] for layer, name in places]
-    for (layer, name), value in zip(places, values, strict=True):
-        vars(layer)[name] = value
-    try:
-        yield
-    finally:
-        for (layer, name), variable in zip(places, variables, strict=True):
-            vars(layer)[name] = variable
-
-
-def mirror_signatures(wrapper: keras.Layer, layer: keras.Layer) -> None:
-    """Lets a wrapper be called and built as the layer in it is.
-
-    From the signatures Keras learns which of the arguments are tensors, whose
-    masks to hand over and whose shapes to build with. The wrapper takes
-    `training` whether the layer does or not.
-    """
-    signature = inspect.signature(layer.call)
-    parameters = list(signature.parameters.values())
-    if "training" not in signature.parameters:
-        training = inspect.Parameter(
-            "training", inspect.Parameter.KEYWORD_ONLY, default=None
-        )
-        catches_all = parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
-        parameters.insert(len(parameters) - catches_all, training)
-    wrapper._call_signature = signature.replace(parameters=parameters)
-    wrapper.call_signature_parameters = [p.name for p in parameters]
-    wrapper._call_has_mask_arg = "mask" in signature.parameters
-    wrapper.build.__signature__ = inspect.signature(layer.build)
-
 
 def is_functional(model: keras.Layer) -> bool:
-    """Whether `keras.models.clone_model` can rewrite the model."""
+    """Whether a model is a graph of layers: Functional or Sequential."""
+    try:
+        from keras.src.models.functional import Functional
+    except ImportError:
+        symbol = keras.Input((1,), name="symbol")
+        Functional = type(keras.Model(symbol, symbol, name="graph"))
     return isinstance(model, (Functional, keras.Sequential))
 
 
-def flatten_layers(model: keras.Layer) -> list[keras.Layer]:
+def flatten_layers(layer: keras.Layer) -> list[keras.Layer]:
     """Lists the layers inside a model or layer at every depth, once each."""
-    return list(model._flatten_layers(include_self=False))
+    return list(layer._flatten_layers(include_self=False))
+
+
+def sublayers(layer: keras.Layer) -> list[keras.Layer]:
+    """Lists the layers that a model or layer holds itself."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+@contextlib.contextmanager
+def unlocked(layer: keras.Layer) -> Iterator[None]:
+    """Lets a built layer track more layers and variables."""
+    tracker = layer._tracker
+    locked = tracker.locked
+    tracker.unlock()
+    try:
+        yield
+    finally:
+        if locked:
+            tracker.lock()
+
+
+def untrack(layer: keras.Layer, parts: list[keras.Layer]) -> None:
+    """Takes layers out of what a layer tracks."""
+    with unlocked(layer):
+        for part in parts:
+            layer._tracker.untrack(part)
+
+
+def variables_changed(model: keras.Layer) -> None:
+    """Lets Keras find the variables of a model anew.
+
+    Compiled functions have traced the old ones, and on torch `parameters()`
+    knows those from when the layer was built.
+    """
+    for layer in [model, *flatten_layers(model)]:
+        if hasattr(layer, "_track_variables"):
+            layer._track_variables()
+        for kind in ("train", "test", "predict", "generate"):
+            if hasattr(layer, f"{kind}_function"):
+                setattr(layer, f"{kind}_function", None)
+
+
+def replace_optimizer(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer
+) -> None:
+    """Gives a compiled model another optimizer, and keeps all the rest.
+
+    `compile` would drop what subclasses of models add to it, such as the
+    sampler of a KerasHub task.
+    """
+    model.optimizer = optimizer
+    arguments = getattr(model, "_compile_config", None)
+    if arguments is not None:
+        arguments.config["optimizer"] = optimizer
+
+
+def training_in_context() -> bool | None:
+    """Returns the `training` of the call that is being made, if it is known.
+
+    Not every layer has such an argument.
+    """
+    try:
+        from keras.src.backend.common import global_state
+    except ImportError:
+        return None
+    context = global_state.get_global_attribute("current_call_ctx")
+    if context is None:
+        return None
+    if hasattr(context, "get_value"):
+        return context.get_value("training")
+    return getattr(context, "training", None)
+
+
+def without_autocast() -> contextlib.AbstractContextManager[Any]:
+    """Lets variables be read in the dtype they have."""
+    try:
+        from keras.src.backend.common.variables import AutocastScope
+    except ImportError:
+        return contextlib.nullcontext()
+    return AutocastScope(None)
 
 
 class GraphCall(NamedTuple):
@@ -321,36 +149,20 @@ def input_name(tensor: Any) -> str:
     return tensor._keras_history.operation.name
 
 
-def call_shapes(layer: keras.Layer) -> list[tuple[list[Any], Any]]:
-    """Lists the shapes of inputs and output of a layer's calls in models."""
-    return [
-        (
-            [tuple(x.shape) for x in node.arguments.keras_tensors],
-            tuple(node.outputs[0].shape),
-        )
-        for node in layer._inbound_nodes
-    ]
-
-
 def is_propagated_mask(mask: Any, inputs: Any) -> bool:
     """Whether `mask` is the one that `inputs` carry, by its shape.
 
     It is not always the same object: a Functional model computes it apart.
     While a model is built, symbols do not carry their masks along.
     """
-    carried = get_keras_mask(inputs)
+    try:
+        # On JAX, masks of traced tensors are kept in a table.
+        from keras.src.backend.common.masking import get_keras_mask
+    except ImportError:
+        carried = getattr(inputs, "_keras_mask", None)
+    else:
+        carried = get_keras_mask(inputs)
     return carried is not None and tuple(carried.shape) == tuple(mask.shape)
-
-
-def compile_arguments(model: keras.Model) -> dict[str, Any] | None:
-    """Returns what `model.compile` was called with, or `None`.
-
-    `get_compile_config` serializes, which fails for a custom loss that is not
-    registered.
-    """
-    if not model.compiled:
-        return None
-    return dict(model._compile_config.config)
 
 
 def exclude_from_weight_decay(
@@ -358,13 +170,22 @@ def exclude_from_weight_decay(
 ) -> None:
     """Excludes variables, keeping the exclusions the user has set.
 
-    The public `exclude_from_weight_decay` replaces them. An optimizer of
-    nothing else loses its weight decay: torch cannot decay no variable.
+    The public `exclude_from_weight_decay` replaces them.
     """
     excluded = set(getattr(optimizer, "_exclude_from_weight_decay", ()))
     excluded.update(optimizer._var_key(v) for v in variables)
     optimizer._exclude_from_weight_decay = excluded
     optimizer._exclude_from_weight_decay_cache = {}
+
+
+def forgo_needless_weight_decay(
+    optimizer: keras.optimizers.Optimizer,
+) -> None:
+    """Takes its weight decay from an optimizer of nothing that decays.
+
+    On torch Keras cannot decay no variable.
+    """
+    excluded: set[Any] = getattr(optimizer, "_exclude_from_weight_decay", set())
     if excluded.issuperset(optimizer._trainable_variables_indices):
         optimizer.weight_decay = None
 
@@ -388,7 +209,9 @@ def sum_over_replicas(gradients: list[Tensor]) -> tuple[list[Tensor], int]:
     seen them. Elsewhere they arrive as sums.
     """
     if keras.config.backend() == "tensorflow":
-        context = lazy_tensorflow.distribute.get_replica_context()
+        import tensorflow
+
+        context = tensorflow.distribute.get_replica_context()
         if context is not None and context.num_replicas_in_sync > 1:
             return context.all_reduce("SUM", gradients), (
                 context.num_replicas_in_sync
@@ -402,7 +225,9 @@ def outside_graph() -> contextlib.AbstractContextManager[Any]:
     TensorFlow builds optimizers inside the first traced training step.
     """
     if keras.config.backend() == "tensorflow":
-        return lazy_tensorflow.init_scope()
+        import tensorflow
+
+        return tensorflow.init_scope()
     return contextlib.nullcontext()
 
 
@@ -411,9 +236,13 @@ def is_eager(tensor: Tensor) -> bool:
     if isinstance(tensor, keras.KerasTensor):
         return False
     if keras.config.backend() == "tensorflow":
-        return lazy_tensorflow.executing_eagerly()
+        import tensorflow
+
+        return tensorflow.executing_eagerly()
     if keras.config.backend() == "jax":
-        return not jax_utils.is_in_jax_tracing_scope(tensor)
+        import jax
+
+        return not isinstance(tensor, jax.core.Tracer)
     return True
 
 
@@ -438,3 +267,15 @@ def slot_variables(
         if slot.name.startswith(prefix)
         and tuple(slot.shape) == tuple(variable.shape)
     ]
+
+
+def take_the_place_of(old: keras.Layer, new: keras.Layer) -> None:
+    """Makes a layer another one, and leaves it where it is in its models."""
+    places = {
+        name: vars(old)[name]
+        for name in ("_inbound_nodes", "_outbound_nodes", "_path")
+        if name in vars(old)
+    }
+    old.__class__ = type(new)
+    vars(old).clear()
+    vars(old).update(vars(new), **places, built=True)

@@ -1,6 +1,6 @@
 """The mark that says which variables are keep-probabilities.
 
-Layers mark their scores, the optimizer projects what is marked, and neither
+Masks mark their scores, the optimizer projects what is marked, and neither
 knows the other.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 from typing import TypeAlias
 
 import keras
+from keras import ops
 
 from keras_gumbel._typing import Tensor
 
@@ -20,35 +21,43 @@ Saliency: TypeAlias = Callable[[], Tensor]
 _MARK = "keras_gumbel_scores"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Mark:
-    """What an optimizer has to know of scores.
+    """What an optimizer and the functions of whole models know of scores.
 
     Attributes:
-        saliency: Callable that returns how much each matters, or `None` for
-            scores that are learned.
-        weights: Integer, how many weights share a score.
-        rows: Pair of how many of a row may be kept and the axis that rows
-            lie on, or `None`.
+        saliency: Callable that returns how much each score matters, or `None`
+            if nothing is known of that. It decides between equal scores.
+        ranked: Boolean, whether the scores are not learned, but set by their
+            saliencies.
+        weights_per_score: Integer, the number of weights that one score
+            controls.
+        rows: `(n, axis)`: at most `n` scores are kept along `axis` in the
+            final mask; or `None`.
+        name: String, the name in reports, or `None` for the variable's path.
     """
 
     saliency: Saliency | None = None
-    weights: int = 1
+    ranked: bool = False
+    weights_per_score: int = 1
     rows: tuple[int, int] | None = None
+    name: str | None = None
 
 
 def mark_scores(
     variable: keras.Variable,
     saliency: Saliency | None = None,
-    weights: int = 1,
+    weights_per_score: int = 1,
     rows: tuple[int, int] | None = None,
 ) -> keras.Variable:
     """Marks a variable as scores: keep-probabilities under the budget.
 
     `ProjectedOptimizer` keeps the marked variables it is given inside
     {s in [0, 1]^n, sum(s) <= K} (Eq. 21) and excludes them from weight decay.
-    The masked layers of this package mark their own; mark a variable to put
-    scores of yours under the same budget.
+    `keras_gumbel.sparsity_report` lists them, `keras_gumbel.harden` sets them
+    to zeros and ones, and `keras_gumbel.strip` takes the mark away. Masks mark
+    their own scores; mark a variable to put scores of yours under the same
+    budget.
 
     Args:
         variable: `keras.Variable` of a float dtype.
@@ -57,11 +66,12 @@ def mark_scores(
             least 0, such as the magnitudes of weights: whatever the gradient,
             after each step the K scores of largest saliency are 1 and all
             others 0. Defaults to `None`.
-        weights: Positive integer, how many weights share one score, as which
-            it counts in a budget. Defaults to `1`.
-        rows: Pair of integers, how many scores of a row may be kept in the
-            end, and the axis that rows lie on, or `None` for no such limit.
-            Defaults to `None`.
+        weights_per_score: Positive integer, the number of weights that one
+            score controls. A score uses that much of the budget. Defaults to
+            `1`.
+        rows: `(n, axis)`. At most `n` scores are kept along `axis` in the
+            final mask (N:M sparsity). `None` for no such limit. Defaults to
+            `None`.
 
     Returns:
         The same variable.
@@ -70,7 +80,15 @@ def mark_scores(
 
     >>> scores = keras_gumbel.mark_scores(keras.Variable([0.5, 0.5]))
     """
-    setattr(variable, _MARK, Mark(saliency, weights, rows))
+    return set_mark(
+        variable,
+        Mark(saliency, saliency is not None, weights_per_score, rows),
+    )
+
+
+def set_mark(variable: Any, mark: Mark | None) -> Any:
+    """Gives a variable a mark, or takes it away, and returns the variable."""
+    setattr(variable, _MARK, mark)
     return variable
 
 
@@ -84,6 +102,19 @@ def mark_of(variable: Any) -> Mark:
     return getattr(variable, _MARK, None) or Mark()
 
 
-def saliency_of(variable: Any) -> Saliency | None:
-    """Returns what ranks the scores, or `None` if they are learned."""
-    return mark_of(variable).saliency
+def name_of(variable: Any) -> str:
+    """Returns the name of scores in reports and dictionaries."""
+    return mark_of(variable).name or variable.path
+
+
+def rename(variable: Any, name: str) -> None:
+    """Gives scores another name in reports and dictionaries."""
+    set_mark(variable, dataclasses.replace(mark_of(variable), name=name))
+
+
+def saliency_of(variable: Any) -> Tensor:
+    """Returns how much each score matters; zeros where that is not known."""
+    saliency = mark_of(variable).saliency
+    if saliency is None:
+        return ops.zeros(variable.shape, "float32")
+    return saliency()

@@ -6,16 +6,16 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gumbel._budgets import LAST_STEP
+from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import marked_scores
-from keras_gumbel._scores import saliency_of
 from keras_gumbel._validation import is_schedule
 from keras_gumbel.optimizers import ProjectedOptimizer
 from keras_gumbel.optimizers import ScoreSGD
-from keras_gumbel.optimizers._score_group import LAST_STEP
-from keras_gumbel.sparsity._decisions import MOST_AT_END
-from keras_gumbel.sparsity._decisions import MOST_WHEN_FIXED
-from keras_gumbel.sparsity._decisions import Decisions
-from keras_gumbel.sparsity._masks import find_projected
+from keras_gumbel.sparsity._choices import MOST_AT_END
+from keras_gumbel.sparsity._choices import MOST_WHEN_HARDENED
+from keras_gumbel.sparsity._choices import Decisions
+from keras_gumbel.sparsity._found import find_projected
 
 # A density this much above its end has not come to it.
 _CLOSE = 1.01
@@ -58,7 +58,7 @@ class Advice:
         self._too_short = False
         self._look_at_densities(optimizer, end)
         scores = marked_scores(model.trainable_variables)
-        if any(saliency_of(v) is None for v in scores):
+        if any(not mark_of(v).ranked for v in scores):
             self._look_at_learning_rate(optimizer, end)
 
     def on_divergence(self, message: str) -> None:
@@ -68,8 +68,8 @@ class Advice:
 
     def on_decisions(self, model: keras.Model, decisions: Decisions) -> None:
         """Looks at the scores, at the end of an epoch."""
-        pairs = zip(decisions.masks, decisions.scores, strict=True)
-        empty = [m.name for m, scores in pairs if not scores.any()]
+        pairs = zip(decisions.scores, decisions.values, strict=True)
+        empty = [s.name for s, values in pairs if not values.any()]
         if empty:
             self._warn(
                 "empty",
@@ -78,13 +78,13 @@ class Advice:
                 "regexes for `density` or `budget`, or keep more.",
             )
         if _is_final(model, decisions):
-            if self._live is not None and self._live > MOST_WHEN_FIXED:
+            if self._live is not None and self._live > MOST_WHEN_HARDENED:
                 self._warn(
                     "fixed",
                     f"An epoch before the mask was fixed there were "
                     f"{self._live:.1f} undecided scores (0.05 < s < 0.95) for "
-                    f"each weight kept; more than {MOST_WHEN_FIXED:g} are too "
-                    f"many. {_MORE_TRAVEL}",
+                    f"each weight kept; more than {MOST_WHEN_HARDENED:g} are "
+                    f"too many. {_MORE_TRAVEL}",
                 )
             self._live = None
         else:
@@ -159,7 +159,7 @@ def steps_taken(model: keras.Model) -> int:
 
 def _is_final(model: keras.Model, decisions: Decisions) -> bool:
     """Whether no score will change any more."""
-    if all(m.mask.fixed for m in decisions.masks):
+    if all(s.hardened for s in decisions.scores):
         return True
     optimizer = find_projected(model.optimizer)
     return optimizer is not None and optimizer.is_final()

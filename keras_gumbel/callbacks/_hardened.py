@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_gumbel.sparsity._decisions import Decisions
+from keras_gumbel.sparsity._choices import Decisions
 
 
 def evaluate_soft_and_hard(
@@ -24,7 +24,7 @@ def evaluate_soft_and_hard(
         A tuple of two dictionaries of losses and metrics by name.
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    scores = [m.mask.mask_scores for m in decisions.masks]
+    scores = [s.variable for s in decisions.scores]
     touched = [*scores, *model.non_trainable_variables]
     touched += model.metrics_variables
     before = [ops.convert_to_numpy(v).copy() for v in touched]

@@ -9,13 +9,13 @@ from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.callbacks._advice import Advice
 from keras_gumbel.callbacks._advice import steps_taken
 from keras_gumbel.callbacks._hardened import evaluate_soft_and_hard
-from keras_gumbel.sparsity._decisions import Decisions
-from keras_gumbel.sparsity._decisions import find_decisions
-from keras_gumbel.sparsity._masks import divergence
-from keras_gumbel.sparsity._masks import find_masks
+from keras_gumbel.sparsity._choices import Decisions
+from keras_gumbel.sparsity._choices import find_decisions
+from keras_gumbel.sparsity._found import divergence
+from keras_gumbel.sparsity._found import find_scores
 
 # What is logged of every model.
-_ALWAYS = ("density", "undecided", "spent", "churn")
+_ALWAYS = ("density", "undecided", "budget_used", "mask_churn")
 
 
 class SparsityLogger(keras.callbacks.Callback):
@@ -25,9 +25,9 @@ class SparsityLogger(keras.callbacks.Callback):
 
     - `density`: the share of the weights the final mask would keep now;
     - `undecided`: the share of the scores between 0.05 and 0.95;
-    - `spent`: the sum of the scores over K, or of their costs over the
+    - `budget_used`: the sum of the scores over K, or of their costs over the
       budget of costs;
-    - `churn`: the share of the weights it would keep now that it would not
+    - `mask_churn`: the share of the weights it would keep now that it would not
       have kept an epoch ago. NaN in the first epoch, which has none before
       it;
     - `temperature`: that of the masks, their mean if they differ, where they
@@ -114,7 +114,7 @@ class SparsityLogger(keras.callbacks.Callback):
         if self._steps is None:
             self._steps = steps_taken(model) - self._steps_before
             self._look_ahead(epoch + 1, self._steps)
-        diverged = divergence(find_masks("SparsityLogger", model))
+        diverged = divergence(find_scores("SparsityLogger", model))
         if diverged is None:
             decisions = find_decisions("SparsityLogger", model)
             self._advice.on_decisions(model, decisions)
@@ -131,10 +131,10 @@ class SparsityLogger(keras.callbacks.Callback):
     def _describe(self, decisions: Decisions) -> dict[str, float]:
         """Returns what is logged of an epoch."""
         values = {
-            "density": decisions.kept / decisions.weights,
-            "undecided": decisions.undecided / decisions.weights,
-            "spent": decisions.spent,
-            "churn": self._churn(decisions),
+            "density": decisions.kept / decisions.num_weights,
+            "undecided": decisions.undecided / decisions.num_weights,
+            "budget_used": decisions.budget_used,
+            "mask_churn": self._churn(decisions),
         }
         if decisions.temperature is not None:
             values["temperature"] = decisions.temperature

@@ -7,13 +7,13 @@ from keras import ops
 
 from keras_gumbel import _keras_private
 from keras_gumbel import random
+from keras_gumbel._stochastic import StochasticLayer
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_broadcastable
 from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import require_axis
-from keras_gumbel.layers._stochastic import StochasticLayer
 from keras_gumbel.ops._numerics import masked_logits
 from keras_gumbel.ops.sampling import gumbel_softmax
 

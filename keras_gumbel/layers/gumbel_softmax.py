@@ -4,11 +4,11 @@ from typing import Any
 
 import keras
 
+from keras_gumbel._stochastic import serialize_temperature
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import is_schedule
 from keras_gumbel._validation import require_temperature
 from keras_gumbel.layers._categorical import CategoricalLayer
-from keras_gumbel.layers._stochastic import serialize_temperature
 from keras_gumbel.ops.sampling import gumbel_softmax
 
 

@@ -2,12 +2,14 @@
 
 import functools
 import math
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_gumbel import _keras_private
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
@@ -18,6 +20,7 @@ def top_k_mask(
     values: Tensor | Sequence[Tensor],
     budget: Any,
     costs: Sequence[float] | None = None,
+    ties: Tensor | Sequence[Tensor] | None = None,
 ) -> Any:
     """Marks the K largest entries of all tensors together.
 
@@ -28,7 +31,8 @@ def top_k_mask(
     for values v of at least 0: the point of {0, 1}^n with at most K ones that
     is nearest to values in [0, 1]. With costs c, entries are taken from the
     largest downwards for as long as sum_i c_i m_i <= K. Of equal values those
-    that come first are taken. There is no sort: a threshold is found by
+    with the larger `ties` are taken, and of equal ones of these, or without
+    `ties`, those that come first. There is no sort: a threshold is found by
     halving, for one comparison of every entry each.
 
     Args:
@@ -38,6 +42,8 @@ def top_k_mask(
             rounded down where there are no costs.
         costs: List of positive numbers, one for each tensor, what a one of it
             costs, or `None` for 1. Defaults to `None`.
+        ties: Float tensor of the shape of `values`, or a list of them, that
+            decides between equal values; or `None`. Defaults to `None`.
 
     Returns:
         A tensor, or a list of tensors, of zeros and ones, of the shapes and
@@ -62,7 +68,7 @@ def top_k_mask(
         ops.stop_gradient(ops.convert_to_tensor(v))
         for v in (values if several else [values])
     ]
-    prices = [1.0] * len(tensors) if costs is None else list(costs)
+    prices: list[Any] = [1.0] * len(tensors) if costs is None else list(costs)
     if len(prices) != len(tensors):
         raise invalid_argument(
             owner,
@@ -72,7 +78,19 @@ def top_k_mask(
         )
     dtypes = [keras.backend.standardize_dtype(v.dtype) for v in tensors]
     wide = [ops.cast(v, "float32") for v in tensors]
-    masks = [ops.cast(m, "float32") for m in _masks(wide, prices, budget)]
+    deciding = None
+    if ties is not None:
+        deciding = [
+            ops.stop_gradient(ops.cast(ops.convert_to_tensor(t), "float32"))
+            for t in (ties if several else [ties])
+        ]
+    if all(price == prices[0] for price in prices):
+        limit, prices = _whole(budget / prices[0]), [1] * len(prices)
+    else:
+        limit = ops.cast(budget, "float32")
+        prices = list(map(float, prices))
+    chosen = _masks(wide, prices, limit, deciding)
+    masks = [ops.cast(m, "float32") for m in chosen]
     masks = nan_if_any(masks, wide)
     found = [ops.cast(m, d) for m, d in zip(masks, dtypes, strict=True)]
     return found if several else found[0]
@@ -86,34 +104,49 @@ def nan_if_any(masks: list[Tensor], values: list[Tensor]) -> list[Tensor]:
     return [ops.where(wrong, float("nan"), m) for m in masks]
 
 
-def top_of_rows(values: Tensor, count: Any, axis: int) -> Tensor:
-    """Marks the largest entries of every row; of equal ones the first.
+def top_of_rows(
+    values: Tensor, count: Any, axis: int, ties: Tensor | None = None
+) -> Tensor:
+    """Marks the largest entries of every row.
+
+    Every entry is compared with all others of its row, without a sort: rows
+    are short.
 
     Args:
         values: Float tensor.
         count: Number or scalar tensor, how many, rounded down.
         axis: Integer, the axis the rows lie on.
+        ties: Tensor of the shape of `values` that decides between equal ones,
+            or `None`. What is equal still is taken in order.
 
     Returns:
         A boolean tensor of the shape of `values`.
     """
-    order = ops.argsort(-values, axis=axis)
-    ranks = ops.argsort(order, axis=axis)
-    return ops.cast(ranks, "float32") < ops.floor(
+    length = values.shape[axis]
+    shape = [1] * len(values.shape)
+    shape[axis] = length
+    place = ops.reshape(ops.arange(length, dtype="int32"), shape)
+    larger = ops.zeros(values.shape, "int32")
+    for shift in range(1, length):
+        first = ops.roll(place, shift, axis) < place
+        for key in [values] if ties is None else [ties, values]:
+            other = ops.roll(key, shift, axis)
+            same = ops.logical_and(other == key, first)
+            first = ops.logical_or(other > key, same)
+        larger = larger + ops.cast(first, "int32")
+    return ops.cast(larger, "float32") < ops.floor(
         ops.convert_to_tensor(count, "float32")
     )
 
 
 def _masks(
-    values: list[Tensor], prices: list[float], budget: Any
+    values: list[Tensor],
+    prices: list[Any],
+    limit: Any,
+    ties: list[Tensor] | None = None,
 ) -> list[Tensor]:
-    """Returns boolean masks."""
-    counted = all(price == prices[0] for price in prices)
-    if counted:
-        limit, prices = _whole(budget / prices[0]), [1] * len(prices)
-    else:
-        limit = ops.cast(budget, "float32")
-        prices = list(map(float, prices))
+    """Returns boolean masks. Integer prices are all 1: ones are counted."""
+    counted = isinstance(prices[0], int)
 
     def undecided(low: Tensor, high: Tensor) -> Tensor:
         middle = _middle(low, high)
@@ -130,12 +163,23 @@ def _masks(
 
     highest = ops.amax(ops.stack([ops.amax(v) for v in values]))
     lowest = ops.full((), -1.0, dtype="float32")
-    low, high = ops.while_loop(undecided, halve, (lowest, highest))
+    low, high = _repeated(undecided, halve, (lowest, highest))
     above = [v > high for v in values]
     left = limit - _spent(above, prices)
+    equal = [ops.logical_and(v > low, v <= high) for v in values]
+    if ties is not None:
+        # Nothing but what is tied can be above -0.5.
+        ranked = [
+            ops.where(tied, key, -0.5)
+            for tied, key in zip(equal, ties, strict=True)
+        ]
+        best = _masks(ranked, prices, left)
+        return [
+            ops.logical_or(mask, ops.logical_and(tied, chosen))
+            for mask, tied, chosen in zip(above, equal, best, strict=True)
+        ]
     masks = []
-    for v, mask, price in zip(values, above, prices, strict=True):
-        tied = ops.logical_and(v > low, v <= high)
+    for tied, mask, price in zip(equal, above, prices, strict=True):
         taken = _first(tied, left if counted else _whole(left / price))
         left = left - _cost(taken, price)
         masks.append(ops.logical_or(mask, taken))
@@ -178,4 +222,20 @@ def _first(mask: Tensor, count: Any) -> Tensor:
         first = ops.logical_and(flat > 0, ops.cumsum(flat) <= count)
         return ops.reshape(first, mask.shape)
 
-    return ops.cond(_count(mask) <= count, lambda: mask, cut)
+    enough = _count(mask) <= count
+    if _keras_private.is_eager(enough):
+        return mask if enough else cut()
+    return ops.cond(enough, lambda: mask, cut)
+
+
+def _repeated(
+    condition: Callable[..., Tensor],
+    body: Callable[..., tuple[Tensor, Tensor]],
+    state: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Loops; outside of a trace it compiles nothing."""
+    if not all(map(_keras_private.is_eager, state)):
+        return ops.while_loop(condition, body, state)
+    while condition(*state):
+        state = body(*state)
+    return state

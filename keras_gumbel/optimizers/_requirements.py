@@ -1,15 +1,13 @@
 """What `ProjectedOptimizer` demands of its parts and of the scores."""
 
-import re
-from collections.abc import Iterable
 from typing import Any
 
 import keras
 
-from keras_gumbel._scores import saliency_of
+from keras_gumbel._budgets import BudgetGroup
+from keras_gumbel._scores import mark_of
+from keras_gumbel._scores import name_of
 from keras_gumbel._validation import invalid_argument
-from keras_gumbel._validation import is_number
-from keras_gumbel.optimizers._score_group import ScoreGroup
 
 
 def require_optimizer(name: str, value: Any) -> keras.optimizers.Optimizer:
@@ -81,41 +79,13 @@ def require_scores(scores: list[keras.Variable]) -> None:
             )
 
 
-def require_found(
-    name: str, patterns: Iterable[str], scores: list[keras.Variable]
-) -> None:
-    """Raises unless every regex is found in the path of a score."""
-    for pattern in patterns:
-        if not any(re.search(pattern, v.path) for v in scores):
-            raise invalid_argument(
-                "ProjectedOptimizer",
-                name,
-                "a dictionary of regexes that are found in the paths of "
-                f"scores, {_paths(scores)}",
-                pattern,
-            )
-
-
-def require_sound(group: ScoreGroup) -> None:
+def require_sound(group: BudgetGroup) -> None:
     """Raises unless scores that share a budget can do so."""
-    learned = [saliency_of(v) is None for v in group.variables]
-    if any(learned) and not all(learned):
+    ranked = [mark_of(v).ranked for v in group.variables]
+    if any(ranked) and not all(ranked):
+        listed = ", ".join(map(name_of, group.variables))
         raise ValueError(
-            "Scores that share a budget must all be learned, or all be "
-            "ranked by a saliency. Received both in: "
-            f"{_paths(group.variables)}. Give them budgets of their own, by "
-            "a dictionary."
+            "Scores that share a budget must all be learned, or all be ranked "
+            f"by a saliency. Received both in: {listed}. Give them budgets of "
+            "their own, by a dictionary."
         )
-    most = group.total_cost
-    if is_number(group.budget) and group.budget > most:
-        raise invalid_argument(
-            "ProjectedOptimizer",
-            "budget",
-            f"at most {most:g}, what all of these scores cost: "
-            f"{_paths(group.variables)}",
-            group.budget,
-        )
-
-
-def _paths(variables: list[keras.Variable]) -> str:
-    return ", ".join(v.path for v in variables)

@@ -9,25 +9,23 @@ import keras
 from keras import ops
 
 from keras_gumbel import _keras_private
+from keras_gumbel._budgets import LAST_STEP
+from keras_gumbel._budgets import BudgetGroup
+from keras_gumbel._budgets import budget_groups
+from keras_gumbel._budgets import limits_of
+from keras_gumbel._budgets import require_limits
+from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import marked_scores
-from keras_gumbel._scores import saliency_of
 from keras_gumbel._typing import Tensor
-from keras_gumbel._validation import invalid_argument
-from keras_gumbel._validation import is_schedule
-from keras_gumbel._validation import require_density
 from keras_gumbel._validation import require_positive
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.optimizers._defaults import default_harden_step
 from keras_gumbel.optimizers._defaults import default_score_optimizer
 from keras_gumbel.optimizers._defaults import schedule_steps
-from keras_gumbel.optimizers._requirements import require_found
 from keras_gumbel.optimizers._requirements import require_optimizer
 from keras_gumbel.optimizers._requirements import require_partner
 from keras_gumbel.optimizers._requirements import require_scores
 from keras_gumbel.optimizers._requirements import require_sound
-from keras_gumbel.optimizers._score_group import LAST_STEP
-from keras_gumbel.optimizers._score_group import ScoreGroup
-from keras_gumbel.optimizers._score_group import score_groups
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
@@ -132,24 +130,11 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         global_clipnorm: float | None = None,
         name: str | None = None,
     ) -> None:
-        if (density is None) == (budget is None):
-            raise invalid_argument(
-                "ProjectedOptimizer",
-                "density",
-                "given if and only if `budget` is not",
-                density,
-                f"Received also: budget={budget!r}.",
-            )
-        for limit in _values(density):
-            if not is_schedule(limit):
-                require_density("ProjectedOptimizer", "density", limit)
-        for limit in _values(budget):
-            if not is_schedule(limit):
-                require_positive("ProjectedOptimizer", "budget", limit)
+        require_limits("ProjectedOptimizer", density, budget)
         for cost in (costs or {}).values():
             require_positive("ProjectedOptimizer", "costs", cost)
         inner_optimizer = require_optimizer("inner_optimizer", inner_optimizer)
-        limits = _values(density) + _values(budget)
+        limits = limits_of(density) + limits_of(budget)
         if harden_step == "auto":
             harden_step = default_harden_step(limits)
         if harden_step is not None:
@@ -175,6 +160,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         super().__init__(
             learning_rate=0.0, global_clipnorm=global_clipnorm, name=name
         )
+        self._groups: list[BudgetGroup] = []
         self.density = density
         self.budget = budget
         self.costs = costs
@@ -227,19 +213,18 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         variables = list(variables)
         scores = _trained_scores(variables)
         require_scores(scores)
-        for name in ("density", "budget", "costs"):
-            limits = getattr(self, name)
-            if isinstance(limits, dict):
-                require_found(name, limits, scores)
-        for group in self._groups(scores):
+        self._groups = self.groups(scores)
+        for group in self._groups:
             require_sound(group)
+        marked = marked_scores(variables)
+        # Keras decides on weight decay as it builds, from 3.16 on.
+        for optimizer in self.optimizers:
+            _keras_private.exclude_from_weight_decay(optimizer, marked)
         for part, own in self._share(variables):
             part.build(own)
         super().build(variables)
         for optimizer in self.optimizers:
-            _keras_private.exclude_from_weight_decay(
-                optimizer, marked_scores(variables)
-            )
+            _keras_private.forgo_needless_weight_decay(optimizer)
         with _keras_private.outside_graph():
             self._settle(scores)
 
@@ -283,21 +268,29 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     def final_budget(self) -> float:
         """Returns K, summed over all budgets, at the end of the schedules."""
-        return sum(_number(g.budget_at(LAST_STEP)) for g in self.groups())
+        return sum(_number(g.budget_at(LAST_STEP)) for g in self._live_groups())
 
-    def current_budgets(self) -> list[tuple[float, ScoreGroup]]:
-        """Returns every K after the steps so far, and the scores under it."""
-        return [
-            (_number(g.budget_at(self._iterations)), g) for g in self.groups()
-        ]
+    def current_budgets(
+        self, scores: list[keras.Variable] | None = None
+    ) -> list[tuple[float, BudgetGroup]]:
+        """Returns every K after the steps so far, and the scores under it.
+
+        Args:
+            scores: List of variables to sort, or `None` for those that are
+                trained. Defaults to `None`.
+        """
+        groups = self._live_groups() if scores is None else self.groups(scores)
+        return [(_number(g.budget_at(self._iterations)), g) for g in groups]
 
     def is_final(self) -> bool:
         """Returns whether training has made the mask final."""
         return bool(self._mask_is_final())
 
-    def groups(self) -> list[ScoreGroup]:
-        """Returns the scores under each budget."""
-        return self._groups(_trained_scores(self._trainable_variables))
+    def groups(self, scores: list[keras.Variable]) -> list[BudgetGroup]:
+        """Sorts scores by the budget they would be under."""
+        return budget_groups(
+            "ProjectedOptimizer", scores, self.density, self.budget, self.costs
+        )
 
     def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
         for part, own in self._share(var_list):
@@ -371,7 +364,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         self, variables: Sequence[keras.Variable]
     ) -> list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]:
         """Says which optimizer steps which variables."""
-        stepped = [v for v in variables if saliency_of(v) is None]
+        stepped = [v for v in variables if not mark_of(v).ranked]
         if self.score_optimizer is None:
             return [(self.inner_optimizer, stepped)]
         scores = marked_scores(stepped)
@@ -379,9 +372,12 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         rest = [v for v in stepped if id(v) not in marked]
         return [(self.inner_optimizer, rest), (self.score_optimizer, scores)]
 
-    def _groups(self, scores: list[keras.Variable]) -> list[ScoreGroup]:
-        name = "budget" if self.density is None else "density"
-        return score_groups(scores, name, getattr(self, name), self.costs)
+    def _live_groups(self) -> list[BudgetGroup]:
+        """Returns the groups without scores that were frozen since."""
+        scores = _trained_scores(self._trainable_variables)
+        if len(scores) != sum(len(g.variables) for g in self._groups):
+            self._groups = self.groups(scores) if scores else []
+        return self._groups
 
     def _clip_jointly(self, grads: list[Tensor]) -> list[Tensor]:
         """Clips the gradients of weights and scores by their common norm."""
@@ -407,28 +403,24 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
         Args:
             scores: List of variables.
-            before: List of what the scores were before the step, to which a
-                final mask returns; or `None` if there was no step, or the
-                mask was not final before it and scores may regrow.
+            before: List of what the scores were before the step, if that is
+                needed.
         """
         if not scores:
             return
         values = [ops.stop_gradient(v) for v in scores]
-        alive = None
         if before is not None and not self.regrow:
-            # Of NaN there is nothing to keep from coming back.
-            alive = [ops.logical_not(value <= 0.0) for value in before]
-
-        def finish() -> list[Tensor]:
-            return self._by_group("finish", scores, values, alive)
-
-        def final() -> list[Tensor]:
-            if before is None:
-                return finish()
-            is_final = self._iterations > self.harden_step
-            return _cond(is_final, lambda: before, finish)
-
-        settled = self._live_or(final, scores, values, alive)
+            # A score below 0 cannot be kept. One of NaN is not: training that
+            # diverged is to show.
+            values = [
+                ops.where(old <= 0.0, -1.0, new)
+                for old, new in zip(before, values, strict=True)
+            ]
+        settled = self._by_stage(
+            learning=lambda: self._in_groups(BudgetGroup.project, values),
+            hardening=lambda: self._in_groups(BudgetGroup.finish, values),
+            final=None if before is None else lambda: before,
+        )
         for score, value in zip(scores, settled, strict=True):
             score.assign(value)
 
@@ -442,47 +434,44 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             ops.copy(value) if average is None else ops.stop_gradient(average)
             for average, value in zip(averages, values, strict=True)
         ]
-        settled = self._live_or(lambda: values, scores, means)
+        settled = self._by_stage(
+            learning=lambda: self._in_groups(BudgetGroup.project, means),
+            hardening=lambda: values,
+        )
         for average, mean in zip(averages, settled, strict=True):
             if average is not None:
                 average.assign(mean)
 
-    def _live_or(
+    def _by_stage(
         self,
-        final: Callable[[], list[Tensor]],
-        scores: list[keras.Variable],
-        values: list[Tensor],
-        alive: list[Tensor] | None = None,
+        learning: Callable[[], list[Tensor]],
+        hardening: Callable[[], list[Tensor]],
+        final: Callable[[], list[Tensor]] | None = None,
     ) -> list[Tensor]:
-        """Projects values for scores, unless their mask is final."""
-
-        def project() -> list[Tensor]:
-            return self._by_group("project", scores, values, alive)
-
+        """Does what is due before, at and after the step of the final mask."""
         if self.harden_step is None:
-            return project()
-        return _cond(self._iterations < self.harden_step, project, final)
+            return learning()
+        step, last = self._iterations, self.harden_step
+        if final is None:
+            return _cond(step < last, learning, hardening)
+        return _cond(
+            step < last, learning, lambda: _cond(step > last, final, hardening)
+        )
 
-    def _by_group(
+    def _in_groups(
         self,
-        method: str,
-        scores: list[keras.Variable],
+        settle: Callable[[BudgetGroup, list[Tensor], Any], list[Tensor]],
         values: list[Tensor],
-        alive: list[Tensor] | None,
     ) -> list[Tensor]:
-        """Calls a method of each group with its values."""
-        place = {id(v): i for i, v in enumerate(scores)}
-        found = list(values)
-        for group in self._groups(scores):
-            own = [place[id(v)] for v in group.variables]
-            settled = getattr(group, method)(
-                [values[i] for i in own],
-                self._iterations,
-                alive and [alive[i] for i in own],
-            )
-            for i, value in zip(own, settled, strict=True):
-                found[i] = value
-        return found
+        """Brings the values of all trained scores under their budgets."""
+        scores = _trained_scores(self._trainable_variables)
+        found = {id(v): z for v, z in zip(scores, values, strict=True)}
+        for group in self._live_groups():
+            keys = [id(v) for v in group.variables]
+            own = [found[key] for key in keys]
+            settled = settle(group, own, self._iterations)
+            found.update(zip(keys, settled, strict=True))
+        return [found[id(v)] for v in scores]
 
     def _averages(
         self, scores: list[keras.Variable]
@@ -523,10 +512,3 @@ def _trained_scores(
 
 def _number(value: Any) -> float:
     return float(ops.convert_to_numpy(value))
-
-
-def _values(limit: Any) -> list[Any]:
-    """Lists the numbers and schedules of a budget, a density, or `None`."""
-    if isinstance(limit, dict):
-        return list(limit.values())
-    return [] if limit is None else [limit]

@@ -2,6 +2,8 @@
 
 from keras_gumbel.sparsity._costs import sparsity_costs as sparsity_costs
 from keras_gumbel.sparsity._harden import harden as harden
+from keras_gumbel.sparsity._harden import soften as soften
+from keras_gumbel.sparsity._harden_best import harden_best as harden_best
 from keras_gumbel.sparsity._layer_densities import (
     layer_densities as layer_densities,
 )
@@ -11,12 +13,6 @@ from keras_gumbel.sparsity._recalibrate import (
 from keras_gumbel.sparsity._report import SparsityReport as SparsityReport
 from keras_gumbel.sparsity._report import SparsityRow as SparsityRow
 from keras_gumbel.sparsity._report import sparsity_report as sparsity_report
-from keras_gumbel.sparsity._shrinking.rebuild import shrink as shrink
-from keras_gumbel.sparsity._shrinking.report import ShrinkReport as ShrinkReport
-from keras_gumbel.sparsity._shrinking.report import ShrinkRow as ShrinkRow
-from keras_gumbel.sparsity._shrinking.report import (
-    shrink_report as shrink_report,
-)
 from keras_gumbel.sparsity._size import SparsitySize as SparsitySize
 from keras_gumbel.sparsity._sparsify import sparsify as sparsify
 from keras_gumbel.sparsity._strip import strip as strip

@@ -1,127 +1,204 @@
 """What a kept weight costs."""
 
-import math
+import contextlib
+import functools
+import inspect
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import keras
+from keras import ops
 
 from keras_gumbel import _keras_private
 from keras_gumbel._typing import Shape
 from keras_gumbel._validation import require_choice
-from keras_gumbel.sparsity._masks import Masked
-from keras_gumbel.sparsity._masks import find_masks
-from keras_gumbel.sparsity._rewrite import require_rewritable
-
-_TRANSPOSES = (
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-)
-_RECURRENT = (keras.layers.RNN, keras.layers.Bidirectional)
-_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
-_ONCE_AN_OUTPUT = (
-    keras.layers.Dense,
-    keras.layers.EinsumDense,
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    *_SEPARABLE,
-)
+from keras_gumbel._weight_axes import WeightAxes
+from keras_gumbel.models import MonteCarloModel
+from keras_gumbel.sparsity._found import find_scores
+from keras_gumbel.sparsity._masked_layer import is_masked
+from keras_gumbel.sparsity._scan import WeightMatrix
+from keras_gumbel.sparsity._scan import weight_matrices
 
 
 def sparsity_costs(
-    model: keras.Model, unit: str = "multiply_adds"
+    model: keras.Layer, measure: str = "multiply_adds", inputs: Any = None
 ) -> dict[str, float]:
-    """Returns what one weight of each masked kernel costs.
+    """Returns what one entry of each masked weight costs.
 
     It is what `keras_gumbel.optimizers.ProjectedOptimizer` takes as `costs`:
-    a density is then the share of all multiply-adds that is left, or of all
-    bytes, and a budget their number.
+    a density is then the fraction of all multiply-adds that is left, or of
+    all bytes, and a budget their number.
+
+    Multiply-adds are counted by calling the model once, on zeros. Of an
+    embedding, the lookups of an entry are counted, on average over its rows.
+    Of a layer that is not known, every entry is taken to be used once for
+    each position of its first input: `keras_gumbel.register_weight_axes` says
+    otherwise.
 
     Args:
-        model: Sequential or Functional model with masked layers.
-        unit: String, `"multiply_adds"` for those of one example, read off the
-            shapes that layers are called with, or `"bytes"` of the kernel.
-            Defaults to `"multiply_adds"`.
+        model: Keras model or layer with masks.
+        measure: String, `"multiply_adds"` for those of one example, or
+            `"bytes"` of the weight. Defaults to `"multiply_adds"`.
+        inputs: What the model is called on to count multiply-adds: tensors
+            with one example or more, as the model takes them. `None` for
+            zeros in the shapes that the model was built with. Defaults to
+            `None`.
 
     Returns:
-        A dictionary of regex strings, one for the scores of each kernel, to
+        A dictionary of the names in `keras_gumbel.sparsity_report` to
         positive floats.
 
     Raises:
-        TypeError: If `model` is not a Sequential or Functional model.
-        ValueError: If the model has no mask, `unit` is unknown, or the
-            multiply-adds of a kernel are not known: those of an embedding,
-            or of inputs of unknown length.
+        TypeError: If `model` is not a Keras model or layer.
+        ValueError: If the model has no mask, `measure` is unknown, the shapes
+            of its inputs are not known, or a masked weight is not used.
 
     Example:
 
     >>> model = keras.Sequential(
     ...     [keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3, name="conv")]
     ... )
-    >>> costs = keras_gumbel.sparsity_costs(keras_gumbel.sparsify(model))
-    >>> list(costs.values())
-    [36.0]
+    >>> keras_gumbel.sparsity_costs(keras_gumbel.sparsify(model))
+    {'conv/kernel': 36.0}
     """
     owner = "sparsity_costs"
-    require_rewritable(owner, model)
-    require_choice(owner, "unit", unit, ("multiply_adds", "bytes"))
-    masks = [m for m in find_masks(owner, model) if m.kernel is not None]
-    cost = _bytes if unit == "bytes" else _multiply_adds
-    return {m.scores_regex: cost(m) for m in masks}
+    require_choice(owner, "measure", measure, ("multiply_adds", "bytes"))
+    scores = [s for s in find_scores(owner, model) if s.weight is not None]
+    if measure == "bytes":
+        return {s.name: _bytes(s.weight) for s in scores}
+    uses = _count_uses(model, inputs)
+    for s in scores:
+        if not uses.get(id(s.weight)):
+            raise ValueError(
+                f"`sparsity_costs` found no use of {s.name} when it called "
+                f"the model {model.name!r}. Pass the `inputs` of a call that "
+                "uses it, count `measure='bytes'`, or leave it out with the "
+                "`filters` of `sparsify`."
+            )
+    return {s.name: uses[id(s.weight)] for s in scores}
 
 
-def _bytes(m: Masked) -> float:
-    dtype = keras.backend.standardize_dtype(m.kernel.dtype)  # type: ignore[union-attr]
+def _bytes(weight: Any) -> float:
+    dtype = keras.backend.standardize_dtype(weight.dtype)
     return int(re.sub(r"\D", "", dtype)) / 8
 
 
-def _multiply_adds(m: Masked) -> float:
-    """Counts how often a weight is used for one example, over all calls."""
-    slots = _keras_private.kernel_slots(m.layer.layer)
-    index = m.layer.masks.index(m.mask)
-    uses = [
-        _uses(m.layer.layer, slots[index], m.layout.shape, inputs, output)
-        for inputs, output in _keras_private.call_shapes(m.layer)
+def _count_uses(model: keras.Layer, inputs: Any) -> dict[int, float]:
+    """Counts how often weights are used for one example, over all calls."""
+    uses: dict[int, float] = {}
+    by_layer: dict[int, tuple[keras.Layer, list[WeightMatrix]]] = {}
+    for matrix in weight_matrices(model):
+        layer = matrix.known_by or matrix.layer
+        by_layer.setdefault(id(layer), (layer, []))[1].append(matrix)
+    args, kwargs = ((inputs,), {}) if inputs is not None else _zeros(model)
+    if "training" in _signature(model).parameters:
+        kwargs["training"] = False
+    with contextlib.ExitStack() as stack:
+        for layer, own in by_layer.values():
+            stack.enter_context(_observed(layer, own, uses))
+        for layer in [model, *_keras_private.flatten_layers(model)]:
+            if isinstance(layer, keras.layers.RNN):
+                inside = map(id, _keras_private.flatten_layers(layer))
+                if not by_layer.keys().isdisjoint(inside):
+                    stack.enter_context(_unrolled(layer))
+        model(*args, **kwargs)
+    return uses
+
+
+@contextlib.contextmanager
+def _unrolled(layer: keras.layers.RNN) -> Iterator[None]:
+    """Lets a layer call its cell once for every step, on every backend."""
+    before, layer.unroll = layer.unroll, True
+    try:
+        yield
+    finally:
+        layer.unroll = before
+
+
+@contextlib.contextmanager
+def _observed(
+    layer: keras.Layer, matrices: list[WeightMatrix], uses: dict[int, float]
+) -> Iterator[None]:
+    """Adds up what the calls of a layer use of its weights."""
+    original, signature = layer.call, _signature(layer)
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        outputs = original(*args, **kwargs)
+        # In the order of the arguments, however they are passed.
+        arguments = signature.bind(layer, *args, **kwargs).arguments
+        given = _shapes(list(arguments.values()))
+        output = _shapes(outputs)[0]
+        for matrix in matrices:
+            axes = matrix.axes or WeightAxes()
+            shape = tuple(matrix.weight.shape)
+            key = id(matrix.weight)
+            uses.setdefault(key, 0.0)
+            uses[key] += axes.count_uses(given, output, shape)
+        return outputs
+
+    vars(layer)["call"] = call
+    try:
+        yield
+    finally:
+        del vars(layer)["call"]
+
+
+def _signature(layer: keras.Layer) -> inspect.Signature:
+    """Returns the signature of `call`, with the layer as first argument."""
+    kind = type(layer)._plain_class if is_masked(layer) else type(layer)
+    return inspect.signature(kind.call)
+
+
+def _shapes(values: Any) -> list[Shape]:
+    return [
+        tuple(x.shape) for x in keras.tree.flatten(values) if ops.is_tensor(x)
     ]
-    if not uses or not all(uses):
-        raise ValueError(
-            f"`sparsity_costs` does not know the multiply-adds of {m.name}, "
-            f"a kernel of {type(m.layer.layer).__name__}. Expected a layer "
-            "other than an embedding that is called on inputs of known "
-            "lengths. Leave it out with `filters` of `sparsify`, give the "
-            "inputs their lengths, or count `unit='bytes'`."
+
+
+def _zeros(model: keras.Layer) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns the arguments of a call on one example of zeros.
+
+    They have the shapes that the model was built with.
+    """
+    if isinstance(model, MonteCarloModel):
+        return _zeros(model.model)
+    if _keras_private.is_functional(model):
+        # Sequential models have `inputs` alone, always one.
+        sequential = isinstance(model, keras.Sequential)
+        inputs = model.inputs[0] if sequential else model.input
+        zeros = keras.tree.map_structure(
+            lambda x: _zero(model, x.shape, x.dtype), inputs
         )
-    return float(sum(uses))
+        return (zeros,), {}
+    kind = type(model)._plain_class if is_masked(model) else type(model)
+    config = kind.get_build_config(model) or {}
+    shapes = config.get("shapes_dict", {})
+    if config.get("input_shape") is not None:
+        shapes = {"": config["input_shape"]}
+    zeros = {
+        name.removesuffix("_shape"): keras.tree.map_shape_structure(
+            lambda shape: _zero(model, shape, model.compute_dtype), shape
+        )
+        for name, shape in shapes.items()
+        if shape is not None
+    }
+    if not zeros:
+        raise _unknown_shapes(model, None)
+    first = zeros.pop("", None)
+    return () if first is None else (first,), zeros
 
 
-def _uses(
-    layer: keras.Layer,
-    slot: _keras_private.Slot,
-    kernel: tuple[int, ...],
-    inputs: list[Shape],
-    output: Shape,
-) -> int:
-    """Returns how often a call uses a weight for one example, or 0."""
-    if isinstance(layer, keras.layers.TimeDistributed):
-        layer = layer.layer
-    if isinstance(layer, _RECURRENT):
-        return _product(inputs[0][1:2])
-    if isinstance(layer, _keras_private.ATTENTION):
-        queries = slot.name.startswith(("query", "gate", "attention_output"))
-        return _product((inputs[0] if queries else inputs[1])[1:-1])
-    if isinstance(layer, _TRANSPOSES):
-        return _product(inputs[0][1:]) // kernel[-1]
-    if not isinstance(layer, _ONCE_AN_OUTPUT):
-        return 0
-    # At each place of the output, whichever of the two kernels it is.
-    separable = isinstance(layer, _SEPARABLE)
-    units = math.prod(kernel[axis] for axis in slot.units)
-    return _product(output[1:]) // (layer.filters if separable else units)
+def _zero(model: keras.Layer, shape: Shape, dtype: str) -> Any:
+    if None in shape[1:]:
+        raise _unknown_shapes(model, shape)
+    return ops.zeros((1, *shape[1:]), dtype)
 
 
-def _product(shape: Shape) -> int:
-    """Multiplies lengths, 0 where one is not known."""
-    return 0 if None in shape else math.prod(shape)  # type: ignore[arg-type]
+def _unknown_shapes(model: keras.Layer, shape: Any) -> ValueError:
+    return ValueError(
+        "`sparsity_costs` needs the lengths of the inputs of "
+        f"{model.name!r} to count multiply-adds. Received: a model built for "
+        f"inputs of shape {shape}. Pass `inputs`, or count `measure='bytes'`."
+    )

@@ -5,49 +5,48 @@ import math
 import keras
 import numpy as np
 
+from keras_gumbel._budgets import WHOLE
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_choice
 from keras_gumbel._validation import require_density
-from keras_gumbel.optimizers._score_group import WHOLE
-from keras_gumbel.sparsity._masks import Masked
-from keras_gumbel.sparsity._masks import find_masks
-from keras_gumbel.sparsity._rewrite import require_rewritable
+from keras_gumbel.sparsity._found import Scores
+from keras_gumbel.sparsity._found import find_scores
 
 
 def layer_densities(
-    model: keras.Model, density: float, method: str = "erk"
+    model: keras.Layer, density: float, method: str = "erk"
 ) -> dict[str, float]:
-    """Returns a density for each masked kernel, given that of them all.
+    """Returns a density for each masked weight, given that of them all.
 
-    It is what `keras_gumbel.optimizers.ProjectedOptimizer` takes as `density`
-    where every kernel is to have a budget of its own, instead of the one
-    budget for which all of them compete:
+    `keras_gumbel.optimizers.ProjectedOptimizer` and `keras_gumbel.harden` take
+    it as `density`. Every weight then has a budget of its own, instead of the
+    one budget for which all of them compete:
 
     ```
     "uniform":  d_l = d
     "erk":      d_l = min(1, e * (sum of the shape) / (product of the shape))
     ```
 
-    with e such that sum_l n_l d_l = d * sum_l n_l for kernels of n_l weights.
+    with e such that sum_l n_l d_l = d * sum_l n_l for weights of n_l entries.
     Uniform densities are what TFMOT has; Erdős-Rényi-Kernel leaves more of
-    small kernels. The densities are rounded to whole scores: every kernel
+    small weights. The densities are rounded to whole scores: every weight
     keeps one at least, and together they keep as many as one budget over all
     of them would.
 
     Args:
-        model: Sequential or Functional model with masked layers.
-        density: Number in (0, 1], the kept share of all weights.
+        model: Keras model or layer with masks.
+        density: Number in (0, 1], the fraction of all weights to keep.
         method: String, `"uniform"` or `"erk"`. Defaults to `"erk"`.
 
     Returns:
-        A dictionary of regex strings, one for the scores of each kernel, to
-        floats in (0, 1].
+        A dictionary of the names in `keras_gumbel.sparsity_report` to floats
+        in (0, 1].
 
     Raises:
-        TypeError: If `model` is not a Sequential or Functional model.
+        TypeError: If `model` is not a Keras model or layer.
         ValueError: If the model has no mask, `method` is unknown, or
             `density` is not in (0, 1] or leaves less than one score for each
-            kernel.
+            weight.
 
     Example:
 
@@ -64,8 +63,8 @@ def layer_densities(
     >>> optimizer = keras_gumbel.optimizers.ProjectedOptimizer(
     ...     "adam",
     ...     density={
-    ...         scores: keras_gumbel.schedules.CubicDensity(d, steps=1000)
-    ...         for scores, d in densities.items()
+    ...         name: keras_gumbel.schedules.CubicDensity(d, steps=1000)
+    ...         for name, d in densities.items()
     ...     },
     ... )
 
@@ -73,47 +72,50 @@ def layer_densities(
         - [Evci et al., 2020](https://arxiv.org/abs/1911.11134)
     """
     owner = "layer_densities"
-    require_rewritable(owner, model)
     require_density(owner, "density", density)
     require_choice(owner, "method", method, ("uniform", "erk"))
-    masks = find_masks(owner, model)
-    shares = [density] * len(masks)
+    scores = [s for s in find_scores(owner, model) if not s.frozen]
+    fractions = [density] * len(scores)
     if method == "erk":
-        shares = _erk([m.layout.shape for m in masks], density)
-    counts = _whole(masks, shares, density)
+        fractions = _erk([_shape(s) for s in scores], density)
+    counts = _whole(scores, fractions, density)
     return {
-        m.scores_regex: count / m.size
-        for m, count in zip(masks, counts, strict=True)
+        s.name: count / s.size for s, count in zip(scores, counts, strict=True)
     }
 
 
+def _shape(s: Scores) -> tuple[int, ...]:
+    """Returns the shape of what the scores are for."""
+    return tuple((s.variable if s.weight is None else s.weight).shape)
+
+
 def _erk(shapes: list[tuple[int, ...]], density: float) -> list[float]:
-    """Returns shares by Erdős-Rényi-Kernel; what is over 1 goes to the rest."""
+    """Returns densities by Erdős-Rényi-Kernel. What is over 1 is shared out."""
     sums = np.array([sum(shape) for shape in shapes])
     sizes = np.array([math.prod(shape) for shape in shapes])
-    shares = np.ones(len(shapes))
+    densities = np.ones(len(shapes))
     full = np.zeros(len(shapes), bool)
     while not full.all():
         left = density * sizes.sum() - sizes[full].sum()
-        shares = np.where(full, 1.0, left / sums[~full].sum() * sums / sizes)
-        over = shares > 1.0
+        densities = np.where(full, 1.0, left / sums[~full].sum() * sums / sizes)
+        over = densities > 1.0
         if not over.any():
             break
         full |= over
-    return np.minimum(shares, 1.0).tolist()
+    return np.minimum(densities, 1.0).tolist()
 
 
 def _whole(
-    masks: list[Masked], shares: list[float], density: float
+    scores: list[Scores], fractions: list[float], density: float
 ) -> list[int]:
-    """Rounds shares to numbers of scores that fit the budget of them all."""
-    budget = math.floor(density * sum(m.weights for m in masks) + WHOLE)
-    exact = [s * m.size for s, m in zip(shares, masks, strict=True)]
+    """Rounds densities to numbers of scores that fit the budget of them all."""
+    budget = math.floor(density * sum(s.num_weights for s in scores) + WHOLE)
+    exact = [f * s.size for f, s in zip(fractions, scores, strict=True)]
     counts = [max(1, math.floor(e + WHOLE)) for e in exact]
 
     def left() -> int:
-        kept = [m.shared * c for m, c in zip(masks, counts, strict=True)]
-        return budget - sum(kept)
+        pairs = zip(scores, counts, strict=True)
+        return budget - sum(s.weights_per_score * c for s, c in pairs)
 
     while left() < 0:
         largest = max(range(len(counts)), key=lambda i: counts[i])
@@ -121,13 +123,13 @@ def _whole(
             raise invalid_argument(
                 "layer_densities",
                 "density",
-                f"a number that leaves one score for each of {len(masks)} "
-                "kernels",
+                f"a number that leaves one score for each of {len(scores)} "
+                "weights",
                 density,
             )
         counts[largest] -= 1
     remainders = [c - e for c, e in zip(counts, exact, strict=True)]
     for i in sorted(range(len(counts)), key=lambda i: remainders[i]):
-        if counts[i] < masks[i].size and masks[i].shared <= left():
+        if counts[i] < scores[i].size and scores[i].weights_per_score <= left():
             counts[i] += 1
     return counts

@@ -139,9 +139,14 @@ def _observed(
     ) -> Tensor:
         count, mean, variance = _moments(inputs, layer.axis, mask)
         moments.append(ops.stack([count, mean, variance]))
-        places = [(layer, "moving_mean"), (layer, "moving_variance")]
-        with _keras_private.substituted(places, [mean, variance]):
+        names = ("moving_mean", "moving_variance")
+        kept = {name: vars(layer)[name] for name in names}
+        # Past Keras, which would track what is set as an attribute.
+        vars(layer).update(moving_mean=mean, moving_variance=variance)
+        try:
             return original(inputs, training=False, mask=mask)
+        finally:
+            vars(layer).update(kept)
 
     vars(layer)["call"] = call
     try:

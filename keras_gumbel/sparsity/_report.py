@@ -6,15 +6,19 @@ from typing import Any
 
 import keras
 
-from keras_gumbel.sparsity._decisions import count_undecided
-from keras_gumbel.sparsity._decisions import find_decisions
-from keras_gumbel.sparsity._decisions import sum_scores
-from keras_gumbel.sparsity._rewrite import require_rewritable
+from keras_gumbel.sparsity._choices import count_undecided
+from keras_gumbel.sparsity._choices import find_decisions
+from keras_gumbel.sparsity._found import Scores
+from keras_gumbel.sparsity._found import find_scores
+from keras_gumbel.sparsity._found import sum_scores
+from keras_gumbel.sparsity._masked_layer import is_masked
+from keras_gumbel.sparsity._masked_weight import is_maskable
+from keras_gumbel.sparsity._scan import FROZEN
+from keras_gumbel.sparsity._scan import weight_matrices
 from keras_gumbel.sparsity._size import NOTHING
 from keras_gumbel.sparsity._size import SparsitySize
 from keras_gumbel.sparsity._size import measure
 from keras_gumbel.sparsity._size import measure_others
-from keras_gumbel.sparsity._sparsify import unmasked_layers
 
 _WIDTH = 100
 
@@ -24,13 +28,13 @@ class SparsityRow:
     """One mask of a model.
 
     Attributes:
-        name: String, the names of the layer and of its kernel, or of a mask
-            between layers.
+        name: String, the name of the weight with those of the layers it is
+            in, or of a mask between layers.
         weights: Integer, the number of weights with a score.
         kept: Integer, how many of them the final mask keeps.
         expected: Float, the sum of their scores (Eq. 19).
         undecided: Integer, the number with a score between 0.05 and 0.95.
-        size: `SparsitySize`, the bytes of the kernel.
+        size: `SparsitySize`, the bytes of the weight.
     """
 
     name: str
@@ -42,35 +46,35 @@ class SparsityRow:
 
     @property
     def density(self) -> float:
-        """The kept share."""
+        """The fraction that is kept."""
         return self.kept / self.weights
 
     @property
-    def undecided_share(self) -> float:
-        """The share of the scores between 0.05 and 0.95."""
+    def undecided_fraction(self) -> float:
+        """The fraction of the scores between 0.05 and 0.95."""
         return self.undecided / self.weights
 
 
 @dataclasses.dataclass(frozen=True)
 class SparsityReport:
-    """What is kept of each masked layer of a model.
+    """What is kept of each masked weight of a model.
 
     `print` shows it as tables.
 
     Attributes:
         rows: Tuple of `SparsityRow`, one for each mask.
         budget: Integer K, the number of ones the final mask has.
-        spent: Float, the sum of the scores over K, or of what they cost over
-            what they may cost.
-        skipped: Dictionary, names of layers whose weight matrices have no
-            mask, to the reason.
-        other_bytes: Integer, of all weights that have no mask: those of the
-            skipped layers, biases and statistics.
+        budget_used: Float, the sum of the scores over K, or of what they cost
+            over what they may cost.
+        skipped: Dictionary, names of weight matrices that have no mask, or
+            one that is frozen, to the reason. They count in no budget.
+        other_bytes: Integer, of all weights that have no mask: the skipped
+            ones, biases and statistics.
     """
 
     rows: tuple[SparsityRow, ...]
     budget: int
-    spent: float
+    budget_used: float
     skipped: dict[str, str]
     other_bytes: int
 
@@ -98,7 +102,7 @@ class SparsityReport:
 
     @property
     def density(self) -> float:
-        """The kept share of the model."""
+        """The fraction of the model that is kept."""
         return self.total.density
 
     @property
@@ -112,13 +116,13 @@ class SparsityReport:
         return self.total.undecided
 
     @property
-    def undecided_share(self) -> float:
-        """The share of the scores between 0.05 and 0.95."""
-        return self.total.undecided_share
+    def undecided_fraction(self) -> float:
+        """The fraction of the scores between 0.05 and 0.95."""
+        return self.total.undecided_fraction
 
     @property
     def size(self) -> SparsitySize:
-        """The bytes of all masked kernels."""
+        """The bytes of all masked weights."""
         return self.total.size
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,12 +140,12 @@ class SparsityReport:
         text = io.StringIO()
         console = Console(file=text, width=_WIDTH)
         titles = ["weights", "kept", "density", "sum s", "undecided"]
-        console.print(self._table("masked kernel", titles, _counts))
+        console.print(self._table("masked weight", titles, _counts))
         sizes = ["dense", "gzip", "bitmask", "COO", "scores", "slots"]
         console.print(self._table("bytes", sizes, _sizes))
         lines = [text.getvalue().rstrip()]
         lines += [
-            f"sum s / K: {self.spent:.4f}",
+            f"sum s / K: {self.budget_used:.4f}",
             f"weights without a mask: {self.other_bytes:,} bytes",
         ]
         lines += [f"not masked: {n} ({why})" for n, why in self.skipped.items()]
@@ -161,24 +165,23 @@ class SparsityReport:
         return table
 
 
-def sparsity_report(model: keras.Model) -> SparsityReport:
-    """Reports what is kept of each masked layer of a model, and its size.
+def sparsity_report(model: keras.Layer) -> SparsityReport:
+    """Reports what is kept of each masked weight of a model, and its size.
 
-    `kept` counts the mask that `keras_gumbel.harden` would fix now: the K
+    `kept` counts the mask that `keras_gumbel.harden` would choose now: the K
     largest scores of the model, with the K of the `ProjectedOptimizer` the
     model is compiled with, or else the sum of the scores, the number a drawn
     mask keeps on average (Eq. 19). In a hardened model it is the mask itself.
-    The sizes are those of the kernels under this mask.
+    The sizes are those of the weights under this mask.
 
     Args:
-        model: Sequential or Functional model with masked layers, or the
-            `MonteCarloModel` that holds it.
+        model: Keras model or layer with masks.
 
     Returns:
         A `SparsityReport`.
 
     Raises:
-        TypeError: If `model` is not a Sequential or Functional model.
+        TypeError: If `model` is not a Keras model or layer.
         ValueError: If the model has no mask, or a score is NaN.
 
     Example:
@@ -188,36 +191,47 @@ def sparsity_report(model: keras.Model) -> SparsityReport:
     >>> report.weights, report.size.dense
     (32, 128)
     """
-    plain = require_rewritable("sparsity_report", model)
     decisions = find_decisions("sparsity_report", model)
     optimizer = getattr(model, "optimizer", None)
     rows = [
         SparsityRow(
-            name=m.name,
-            weights=m.weights,
-            kept=m.count(final),
-            expected=m.shared * sum_scores(s),
-            undecided=m.shared * count_undecided(s),
-            size=measure(m, final, optimizer),
+            name=s.name,
+            weights=s.num_weights,
+            kept=s.count(final),
+            expected=s.weights_per_score * sum_scores(value),
+            undecided=s.weights_per_score * count_undecided(value),
+            size=measure(s, final, optimizer),
         )
-        for m, s, final in zip(
-            decisions.masks, decisions.scores, decisions.finals, strict=True
+        for s, value, final in zip(
+            decisions.scores, decisions.values, decisions.finals, strict=True
         )
     ]
     return SparsityReport(
         rows=tuple(rows),
         budget=decisions.kept,
-        spent=decisions.spent,
-        skipped=unmasked_layers(plain),
-        other_bytes=measure_others(plain, decisions.masks),
+        budget_used=decisions.budget_used,
+        skipped=_skipped(model, find_scores("sparsity_report", model)),
+        other_bytes=measure_others(model, decisions.scores),
     )
+
+
+def _skipped(model: keras.Layer, scores: list[Scores]) -> dict[str, str]:
+    """Lists the weight matrices that count in no budget, and why."""
+    skipped = {s.name: FROZEN for s in scores if s.frozen}
+    known = model.attachment.reasons if is_masked(model) else {}
+    for matrix in weight_matrices(model):
+        if not is_maskable(matrix.weight):
+            left_out = "left out" if matrix.weight.trainable else FROZEN
+            reason = matrix.reason or known.get(id(matrix.weight))
+            skipped[matrix.name] = reason or left_out
+    return skipped
 
 
 def _to_dict(row: SparsityRow) -> dict[str, Any]:
     return {
         **dataclasses.asdict(row),
         "density": row.density,
-        "undecided_share": row.undecided_share,
+        "undecided_fraction": row.undecided_fraction,
     }
 
 
@@ -227,7 +241,7 @@ def _counts(row: SparsityRow) -> list[str]:
         f"{row.kept:,}",
         f"{row.density:.2%}",
         f"{row.expected:,.1f}",
-        f"{row.undecided:,} ({row.undecided_share:.2%})",
+        f"{row.undecided:,} ({row.undecided_fraction:.2%})",
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a masked kernel takes, stored and in training."""
+"""What a masked weight takes, stored and in training."""
 
 import dataclasses
 import gzip
@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_gumbel import _keras_private
-from keras_gumbel.sparsity._masks import Masked
+from keras_gumbel.sparsity._found import Scores
 
 # Of one index along one axis, as in `scipy.sparse`.
 _INDEX_BYTES = 4
@@ -16,13 +16,13 @@ _INDEX_BYTES = 4
 
 @dataclasses.dataclass(frozen=True)
 class SparsitySize:
-    """Bytes of a masked kernel.
+    """Bytes of a masked weight.
 
     The first four are the forms it can be stored in. No form is smallest at
     every density: at one half a bitmask, at a thousandth COO.
 
     Attributes:
-        dense: Integer, the kernel with its zeros, as Keras saves it.
+        dense: Integer, the weight with its zeros, as Keras saves it.
         gzip: Integer, the same bytes compressed with gzip.
         bitmask: Integer, one bit for each weight, and the values kept.
         coo: Integer, the values kept, each with 4 bytes for its index along
@@ -56,49 +56,44 @@ NOTHING = SparsitySize(0, 0, 0, 0, 0, 0)
 
 
 def measure(
-    masked: Masked,
+    scores: Scores,
     final: np.ndarray,
     optimizer: keras.optimizers.Optimizer | None,
 ) -> SparsitySize:
-    """Counts the bytes of a kernel under its final mask.
+    """Counts the bytes of a weight under its final mask.
 
     Args:
-        masked: `Masked`. A mask of activations has no kernel to store.
+        scores: `Scores`. Those of activations have no weight to store.
         final: Array of zeros and ones, the final mask.
         optimizer: The optimizer of the model, or `None`.
     """
-    scores = masked.mask.mask_scores
     slots = []
     if optimizer is not None:
-        slots = _keras_private.slot_variables(optimizer, scores)
+        slots = _keras_private.slot_variables(optimizer, scores.variable)
     training = dataclasses.replace(
-        NOTHING, scores=_bytes(scores), slots=sum(map(_bytes, slots))
+        NOTHING, scores=_bytes(scores.variable), slots=sum(map(_bytes, slots))
     )
-    if masked.kernel is None:
+    if scores.weight is None:
         return training
-    kernel = ops.convert_to_numpy(masked.kernel)
-    mask = ops.convert_to_numpy(masked.layout.expand(final))
-    kept = kernel * mask.astype(kernel.dtype)
+    weight = ops.convert_to_numpy(scores.weight)
+    mask = ops.convert_to_numpy(scores.mask.part.layout.expand(final))
+    kept = weight * mask.astype(weight.dtype)
     count = int(np.count_nonzero(mask))
-    values = count * kernel.itemsize
+    values = count * weight.itemsize
     return dataclasses.replace(
         training,
-        dense=kernel.nbytes,
+        dense=weight.nbytes,
         gzip=len(gzip.compress(kept.tobytes(), 6, mtime=0)),
-        bitmask=-(-kernel.size // 8) + values,
-        coo=values + count * kernel.ndim * _INDEX_BYTES,
+        bitmask=-(-weight.size // 8) + values,
+        coo=values + count * weight.ndim * _INDEX_BYTES,
     )
 
 
-def measure_others(model: keras.Model, masks: list[Masked]) -> int:
+def measure_others(model: keras.Layer, scores: list[Scores]) -> int:
     """Counts the bytes of the weights that have no mask."""
-    ours = {id(m.kernel) for m in masks}
-    inside = {id(v) for m in masks for v in m.mask.variables}
-    return sum(
-        _bytes(v)
-        for v in model.weights
-        if id(v) not in ours and id(v) not in inside
-    )
+    ours = {id(s.weight) for s in scores} | {id(s.variable) for s in scores}
+    ours |= {id(v) for s in scores if s.mask for v in s.mask.variables}
+    return sum(_bytes(v) for v in model.weights if id(v) not in ours)
 
 
 def _bytes(variable: keras.Variable) -> int:

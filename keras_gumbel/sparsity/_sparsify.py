@@ -1,4 +1,4 @@
-"""From a dense model to one with learned masks."""
+"""From a dense model to one with masks."""
 
 import collections
 import re
@@ -11,148 +11,208 @@ from typing import TypeAlias
 import keras
 
 from keras_gumbel import _keras_private
+from keras_gumbel import granularities
+from keras_gumbel import masks
 from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import spawn_seeds
 from keras_gumbel._validation import invalid_argument
-from keras_gumbel._validation import require_choice
-from keras_gumbel.layers._granularity import Granularity
-from keras_gumbel.layers._granularity import require_granularity
-from keras_gumbel.layers.concrete_mask import ConcreteMask
-from keras_gumbel.layers.saliency_mask import SaliencyMask
-from keras_gumbel.layers.sparsified import Sparsified
-from keras_gumbel.models import MonteCarloModel
-from keras_gumbel.sparsity._rewrite import copy_layer
-from keras_gumbel.sparsity._rewrite import copy_weights
-from keras_gumbel.sparsity._rewrite import graph_layers
-from keras_gumbel.sparsity._rewrite import graph_models
-from keras_gumbel.sparsity._rewrite import require_rewritable
-from keras_gumbel.sparsity._rewrite import rewrite
+from keras_gumbel.granularities import Granularity
+from keras_gumbel.granularities import Unit
+from keras_gumbel.masks import Mask
+from keras_gumbel.shrinking.graph import graph_models
+from keras_gumbel.sparsity._masked_layer import refresh
+from keras_gumbel.sparsity._masked_weight import is_maskable
+from keras_gumbel.sparsity._saving import copy_of
+from keras_gumbel.sparsity._saving import put_mask_on
+from keras_gumbel.sparsity._scan import FROZEN
+from keras_gumbel.sparsity._scan import WeightMatrix
+from keras_gumbel.sparsity._scan import weight_matrices
 
 Filters: TypeAlias = str | Sequence[str] | Callable[[keras.Layer], bool] | None
 
-_METHODS: dict[str, Callable[[], ConcreteMask | SaliencyMask]] = {
-    "learned": lambda: ConcreteMask(relaxation="mean"),
-    "magnitude": lambda: SaliencyMask(),
-    "random": lambda: SaliencyMask("random"),
-    "hard_concrete": lambda: ConcreteMask(relaxation="hard_concrete"),
-    "stochastic_gates": lambda: ConcreteMask(relaxation="gaussian"),
-}
-
 
 def sparsify(
-    model: keras.Model,
-    method: str | ConcreteMask | SaliencyMask = "learned",
+    model: keras.Layer,
+    mask: str | Mask = "learned",
     filters: Filters = None,
-    granularity: str | Sequence[int] = "weight",
+    granularity: Any = "weight",
+    include_frozen: bool = False,
     seed: int | None = None,
-) -> keras.Model:
-    """Returns a copy of a model in which every kernel has a learned mask.
+) -> keras.Layer:
+    """Puts a mask on every weight matrix of a model, in place.
 
-    Each layer with a kernel that is known (see
-    `keras_gumbel.layers.Sparsified`) is wrapped, at every depth; the wrapper
-    takes the name of the layer. The weights are copied; the model that was
-    passed does not change. Compile the copy with
-    `keras_gumbel.optimizers.ProjectedOptimizer`, which holds all scores
-    together under one budget.
+    The model is any Keras model or layer that is built: Sequential,
+    Functional, subclassed, with layers of your own at any depth. It stays the
+    object that it is, as with `Model.quantize`: its class, layers, methods and
+    weights are the same, its predictions too until it is trained, and
+    `keras_gumbel.strip` takes the masks off again. To keep the dense model,
+    make a copy first: `sparsify(copy.deepcopy(model))`.
 
-    Layers with weight matrices that are not known are left as they are, and
-    one warning lists them. Another lists the layers whose units get scores
-    that batch normalization makes ineffective.
+    Compile the model with `keras_gumbel.optimizers.ProjectedOptimizer`, which
+    holds the scores of all masks together under one budget. A model that is
+    compiled already has to be compiled again.
+
+    Masked are all trainable weights of rank 2 or more but biases, whatever
+    layer they are in. One warning lists those that cannot be masked, with the
+    reason, such as quantized layers and layers with LoRA. Frozen weights
+    (`trainable = False`) are left as they are.
 
     Args:
-        model: Sequential or Functional model, which may contain others.
-        method: String, or the mask layer it stands for, of which every kernel
-            gets one:
+        model: Keras model or layer, built.
+        mask: What is put on each weight: a `keras_gumbel.masks.Mask`, of which
+            every weight gets a copy, or a string:
 
-            - `"learned"`: `ConcreteMask(relaxation="mean")`, scores that are
-              trained and multiplied into the kernel, which
+            - `"learned"`: `keras_gumbel.masks.LearnedMask`, scores that are
+              trained and multiplied into the weight, which
               `docs/benchmarks/sparsity.md` shows to be best.
-            - `"magnitude"`: `SaliencyMask()`, the largest weights.
-            - `"random"`: `SaliencyMask("random")`, a random choice.
-            - `"hard_concrete"`: `ConcreteMask(relaxation="hard_concrete")`.
-            - `"stochastic_gates"`: `ConcreteMask(relaxation="gaussian")`.
+            - `"magnitude"`: `MagnitudeMask`, the largest weights.
+            - `"random"`: `RandomMask`, a random choice.
+            - `"concrete"`: `ConcreteMask`, the soft samples of Eq. (26).
+            - `"hard_concrete"`: `HardConcreteMask`.
+            - `"gaussian"`: `GaussianMask`, stochastic gates.
 
-            The note's soft samples (Eq. 26) are those of
-            `ConcreteMask(temperature=...)`. Defaults to `"learned"`.
-        filters: Which of the layers to mask, as in `Model.quantize`: a regex
-            string or a list of them, searched in the layer's name, a callable
-            of the layer, or `None` for all. Defaults to `None`.
-        granularity: `"weight"`, `"unit"`, `(rows, columns)` or `"N:M"`, what
-            has a score: see `keras_gumbel.layers.Sparsified`. A layer that
-            does not divide into it is left as it is. Budgets and densities
-            count weights, however many share a score. Defaults to
-            `"weight"`.
+            Defaults to `"learned"`.
+        filters: Which of the weights to mask: a regex string or a list of
+            them, searched in the names that `keras_gumbel.sparsity_report`
+            shows, such as `"encoder/dense/kernel"`; a callable of the layer
+            that has the weight; or `None` for all. Defaults to `None`.
+        granularity: What has a score: `"weight"`, `"unit"`, `(rows, columns)`
+            for blocks, `"N:M"`, or a `keras_gumbel.granularities.Granularity`.
+            A weight that does not divide into it is left as it is. Budgets
+            and densities count weights, however many share a score. Defaults
+            to `"weight"`.
+        include_frozen: Boolean, whether to mask frozen weights too, and train
+            their masks while the weights stay as they are. Defaults to
+            `False`.
         seed: Integer in [0, 2**32) or `None`. Every mask gets a stream of its
             own from it. Defaults to `None`.
 
     Returns:
-        A model of the same kind, not compiled.
+        The same model.
 
     Raises:
-        TypeError: If `model` is not a Sequential or Functional model.
-        ValueError: If no layer can be masked.
+        TypeError: If `model` is not a Keras model or layer.
+        ValueError: If the model is not built, or no weight can be masked.
 
     Example:
 
     >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
-    >>> sparse = keras_gumbel.sparsify(model)
-    >>> [type(layer).__name__ for layer in sparse.layers]
-    ['Sparsified']
+    >>> model = keras_gumbel.sparsify(model)
+    >>> keras_gumbel.sparsity_report(model).weights
+    32
+
+    References:
+        - [Zhou et al., 2021](https://arxiv.org/abs/2105.01571)
     """
-    if isinstance(model, MonteCarloModel):
-        sparse = sparsify(model.model, method, filters, granularity, seed)
-        return MonteCarloModel(sparse, model.num_samples, name=model.name)
-    require_rewritable("sparsify", model)
-    selected = _selection(filters)
-    grain = require_granularity("sparsify", granularity)
-    candidates = [
-        layer
-        for layer in graph_layers(model)
-        if not isinstance(layer, Sparsified)
-        and _keras_private.kernel_slots(layer)
-        and selected(layer)
-    ]
-    problems = {layer.name: _problem(layer, grain) for layer in candidates}
-    layers = [x for x in candidates if problems[x.name] is None]
-    if not layers:
-        raise ValueError(
-            f"`sparsify` found no layer to mask in the model {model.name!r}. "
-            "Expected a layer with a kernel that is known (see "
-            "`keras_gumbel.layers.Sparsified`) that is not masked yet and "
-            f"passes the filters. Received: filters={filters!r}, "
-            f"granularity={granularity!r}."
-        )
-    pattern = _pattern(method)
+    require_built("sparsify", model)
+    template = masks.get(mask)
+    grain = granularities.get(granularity)
     seed = require_seed("sparsify", seed)
-    seeds = dict(
-        zip(map(id, layers), spawn_seeds(seed, len(layers)), strict=True)
-    )
+    selected = _selection(filters)
+    matrices = [
+        matrix
+        for matrix in weight_matrices(model)
+        if not is_maskable(matrix.weight) and selected(matrix)
+    ]
+    reasons = {
+        matrix.name: _reason(matrix, grain, include_frozen)
+        for matrix in matrices
+    }
+    chosen = [m for m in matrices if reasons[m.name] is None]
+    if not chosen:
+        listed = ", ".join(f"{name} ({why})" for name, why in reasons.items())
+        raise ValueError(
+            f"`sparsify` found no weight to mask in {model.name!r}. Expected "
+            "a trainable weight of rank 2 or more that has no mask yet and "
+            f"passes the filters. Received: filters={filters!r}, "
+            f"granularity={granularity!r}; left out: {listed or 'nothing'}."
+        )
+    _warn_of_unmasked(reasons)
+    if isinstance(grain, Unit) and not template.ranked:
+        _warn_of_normalized(model, {id(m.known_by) for m in chosen})
+    if seed is None:
+        seed = getattr(template, "seed", None)
+    seeds = spawn_seeds(seed, len(chosen))
+    for matrix, own_seed in zip(chosen, seeds, strict=True):
+        put_mask_on(matrix, copy_of(template, seed=own_seed), grain)
+    refresh(model)
+    for matrix in matrices:
+        reason = reasons[matrix.name]
+        if reason not in (None, FROZEN):
+            model.attachment.reasons[id(matrix.weight)] = reason
+    if include_frozen and not model.trainable:
+        # Of this flag alone: the weights stay frozen, one by one.
+        model.attachment.trainable = False
+        model._trainable = True
+    return model
 
-    def replace(layer: keras.Layer) -> keras.Layer:
-        if id(layer) not in seeds:
-            return copy_layer(layer)
-        return Sparsified(
-            copy_layer(layer),
-            pattern,
-            granularity,
-            seed=seeds[id(layer)],
-            name=layer.name,
+
+def require_built(owner: str, model: Any) -> None:
+    """Raises unless `model` is a Keras model or layer that is built."""
+    if not isinstance(model, keras.Layer):
+        raise invalid_argument(
+            owner, "model", "a Keras model or layer", model, error=TypeError
+        )
+    if not model.built:
+        raise ValueError(
+            f"`{owner}` needs the weights of {model.name!r}, which is not "
+            "built. Call it on data, or `model.build(input_shape)`, first."
         )
 
-    def fill(layer: keras.Layer, replacement: keras.Layer) -> None:
-        wrapped = id(layer) in seeds
-        copy_weights(layer, replacement.layer if wrapped else replacement)
 
-    sparse = rewrite(model, replace, fill)
-    _warn_of_unmasked(sparse, problems)
-    learned = isinstance(pattern, ConcreteMask)
-    if granularity == "unit" and learned and model.built:
-        _warn_of_normalized(model, layers)
-    return sparse
+def _reason(
+    matrix: WeightMatrix, granularity: Granularity, include_frozen: bool
+) -> str | None:
+    """Says why a weight cannot be masked, if it cannot."""
+    if matrix.reason is not None:
+        return matrix.reason
+    if not matrix.weight.trainable and not include_frozen:
+        return FROZEN
+    try:
+        granularity.layout(tuple(matrix.weight.shape), matrix.axes)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
-def _warn_of_normalized(model: keras.Model, layers: list[keras.Layer]) -> None:
+def _selection(filters: Filters) -> Callable[[WeightMatrix], bool]:
+    if filters is None:
+        return lambda matrix: True
+    if callable(filters):
+        return lambda matrix: bool(filters(matrix.layer))
+    patterns = [filters] if isinstance(filters, str) else filters
+    if not isinstance(patterns, Sequence) or not all(
+        isinstance(pattern, str) for pattern in patterns
+    ):
+        raise invalid_argument(
+            "sparsify",
+            "filters",
+            "a regex string, a list of them, a callable of a layer or `None`",
+            filters,
+            error=TypeError,
+        )
+    return lambda matrix: any(re.search(p, matrix.name) for p in patterns)
+
+
+def _warn_of_unmasked(reasons: dict[str, str | None]) -> None:
+    """Lists the weights that were meant to be masked and are not."""
+    unmasked = {
+        name: reason
+        for name, reason in reasons.items()
+        if reason not in (None, FROZEN)
+    }
+    if unmasked:
+        warnings.warn(
+            "`sparsify` left these weights as they are: "
+            + ", ".join(f"{name} ({why})" for name, why in unmasked.items()),
+            stacklevel=3,
+        )
+
+
+def _warn_of_normalized(model: keras.Layer, masked: set[int]) -> None:
     """Lists the layers with units whose scale has no effect."""
+    if not _keras_private.is_functional(model):
+        return
     parts = graph_models(model).values()
     calls = [c for part in parts for c in _keras_private.graph_calls(part)]
     # Who takes a tensor; `None` stands for who takes an output of a model.
@@ -163,7 +223,6 @@ def _warn_of_normalized(model: keras.Model, layers: list[keras.Layer]) -> None:
     for part in parts:
         for tensor in part.outputs:
             takers[id(tensor)].append(None)
-    masked = set(map(id, layers))
     names = {}
     for call in calls:
         following = takers[id(call.outputs[0])]
@@ -181,9 +240,10 @@ def _warn_of_normalized(model: keras.Model, layers: list[keras.Layer]) -> None:
             "normalization follows: "
             + ", ".join(f"{name} ({by})" for name, by in names.items())
             + ". It undoes the scale of a unit, so that the loss hardly sees "
-            "the score. Use `method='magnitude'`, or put `ConcreteMask` "
-            "layers after the normalization, and give each layer a density "
-            "of its own: see `keras_gumbel.layer_densities`.",
+            "the score. Use `mask='magnitude'`, or put "
+            "`keras_gumbel.masks.LearnedMask` layers after the normalization, "
+            "and give each layer a density of its own: see "
+            "`keras_gumbel.layer_densities`.",
             stacklevel=3,
         )
 
@@ -192,80 +252,3 @@ def _normalizes(layer: Any) -> bool:
     """Whether a layer undoes the scale of each of its channels."""
     kind = keras.layers.BatchNormalization
     return isinstance(layer, kind) and layer.trainable
-
-
-def _problem(layer: keras.Layer, granularity: Granularity) -> str | None:
-    """Says why a layer cannot be masked so, if it is built and cannot."""
-    if not layer.built:
-        return None
-    problems = (
-        granularity.problem(tuple(kernel.shape), slot.units, slot.inputs)
-        for kernel, slot in zip(
-            _keras_private.kernels(layer),
-            _keras_private.kernel_slots(layer),
-            strict=True,
-        )
-    )
-    return next(filter(None, problems), None)
-
-
-def unmasked_layers(model: keras.Model) -> dict[str, str]:
-    """Lists the layers whose weight matrices have no mask, and why."""
-    reasons = {}
-    for layer in graph_layers(model):
-        if isinstance(layer, ConcreteMask):
-            continue
-        masked = isinstance(layer, Sparsified)
-        whole = layer.layer if masked else layer
-        if not masked and _keras_private.kernel_slots(layer):
-            reasons[layer.name] = "left out"
-            continue
-        for part in _keras_private.unknown_parts(whole):
-            kind = f"no known kernel in {type(part).__name__}"
-            name = f"{layer.name}/{part.name}" if masked else layer.name
-            reasons[name] = kind
-    return reasons
-
-
-def _pattern(method: Any) -> ConcreteMask | SaliencyMask:
-    """Returns a mask like those that the kernels get."""
-    if isinstance(method, (ConcreteMask, SaliencyMask)):
-        return method
-    require_choice("sparsify", "method", method, tuple(_METHODS))
-    return _METHODS[method]()
-
-
-def _selection(filters: Filters) -> Callable[[keras.Layer], bool]:
-    if filters is None:
-        return lambda layer: True
-    if callable(filters):
-        return filters
-    patterns = [filters] if isinstance(filters, str) else filters
-    if not isinstance(patterns, Sequence) or not all(
-        isinstance(pattern, str) for pattern in patterns
-    ):
-        raise invalid_argument(
-            "sparsify",
-            "filters",
-            "a regex string, a list of them, a callable of a layer or `None`",
-            filters,
-            error=TypeError,
-        )
-    return lambda layer: any(re.search(p, layer.name) for p in patterns)
-
-
-def _warn_of_unmasked(
-    model: keras.Model, problems: dict[str, str | None]
-) -> None:
-    """Lists the layers that were meant to be masked and are not."""
-    unmasked = {
-        name: problems.get(name) or reason
-        for name, reason in unmasked_layers(model).items()
-        if problems.get(name) or reason != "left out"
-    }
-    if unmasked:
-        warnings.warn(
-            "`sparsify` left these layers as they are: "
-            + ", ".join(f"{name} ({why})" for name, why in unmasked.items()),
-            stacklevel=3,
-        )

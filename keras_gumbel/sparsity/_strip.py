@@ -4,89 +4,75 @@ import keras
 from keras import ops
 
 from keras_gumbel import _keras_private
-from keras_gumbel.layers.concrete_mask import ConcreteMask
-from keras_gumbel.layers.sparsified import Sparsified
-from keras_gumbel.sparsity._harden import harden
-from keras_gumbel.sparsity._masks import find_masks
-from keras_gumbel.sparsity._rewrite import copy_layer
-from keras_gumbel.sparsity._rewrite import copy_weights
-from keras_gumbel.sparsity._rewrite import require_reachable
-from keras_gumbel.sparsity._rewrite import require_rewritable
-from keras_gumbel.sparsity._rewrite import rewrite
-from keras_gumbel.sparsity._shrinking.rebuild import shrink_for
+from keras_gumbel._scores import marked_scores
+from keras_gumbel._scores import set_mark
+from keras_gumbel.masks import Mask
+from keras_gumbel.sparsity._found import SAVED
+from keras_gumbel.sparsity._found import Replaced
+from keras_gumbel.sparsity._found import find_scores
+from keras_gumbel.sparsity._harden import harden_for
+from keras_gumbel.sparsity._masked_layer import detach
+from keras_gumbel.sparsity._masked_layer import is_masked
 
 
-def strip(model: keras.Model, shrink: bool = False) -> keras.Model:
-    """Returns a plain Keras copy of a model, its masks folded into kernels.
+def strip(model: keras.Layer) -> keras.Layer:
+    """Folds the masks of a model into its weights, in place.
 
     Masked weights are exactly 0, K others remain, and nothing of this package
-    is left: the saved file loads where `keras_gumbel` is not installed. A
-    `ConcreteMask` between layers becomes a `Rescaling` by its final mask.
+    is left: the model has its own class again, and a file of it loads where
+    `keras_gumbel` is not installed. A mask that stands between layers becomes
+    a `keras.layers.Rescaling` by its final mask. The model stays compiled as
+    it is after `keras_gumbel.harden`.
 
-    A model that was not hardened is hardened first, with the budget that
-    stands in the `ProjectedOptimizer` it is compiled with.
+    A model that was not hardened is hardened first, with the budget of the
+    `ProjectedOptimizer` that it is compiled with. To remove the units that
+    are dead without the masked weights, pass the result to
+    `keras_gumbel.shrink`.
 
     Args:
-        model: Sequential or Functional model with masked layers, or the
-            `MonteCarloModel` that holds it.
-        shrink: Boolean. Whether to remove the units that are dead without the
-            masked weights, as `keras_gumbel.shrink` does. The model is
-            smaller then, and no longer has K kernel weights. Defaults to
-            `False`.
+        model: Keras model or layer with masks.
 
     Returns:
-        A model of the same kind, not compiled.
+        The same model.
 
     Raises:
-        TypeError: If `model` is not a Sequential or Functional model.
-        ValueError: If the model has no mask, a score is NaN, the model is
-            neither hardened nor compiled with a `ProjectedOptimizer`, or a
-            masked layer is inside of another layer.
+        TypeError: If `model` is not a Keras model or layer.
+        ValueError: If the model has no mask, a score is NaN, or the model is
+            neither hardened nor compiled with a `ProjectedOptimizer`.
 
     Example:
 
     >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
-    >>> hard = keras_gumbel.harden(keras_gumbel.sparsify(model), budget=5)
-    >>> kernel, bias = keras_gumbel.strip(hard).get_weights()
+    >>> model = keras_gumbel.harden(keras_gumbel.sparsify(model), budget=5)
+    >>> kernel, bias = keras_gumbel.strip(model).get_weights()
     >>> int((kernel != 0).sum())
     5
     """
-    plain = require_rewritable("strip", model)
-    masks = find_masks("strip", model)
-    require_reachable("strip", plain, [m.layer for m in masks])
-    if not all(m.mask.fixed for m in masks):
-        plain = harden(model)
-
-    def replace(layer: keras.Layer) -> keras.Layer:
-        if isinstance(layer, Sparsified):
-            return copy_layer(layer.layer)
-        if isinstance(layer, ConcreteMask):
-            return _rescaling(layer)
-        return copy_layer(layer)
-
-    def fill(layer: keras.Layer, replacement: keras.Layer) -> None:
-        if isinstance(layer, Sparsified):
-            _fold(layer, replacement)
-        elif not isinstance(layer, ConcreteMask):
-            copy_weights(layer, replacement)
-
-    stripped = rewrite(plain, replace, fill)
-    return shrink_for("strip", stripped) if shrink else stripped
+    if is_masked(model) and not marked_scores(model.variables):
+        detach(model)  # a model whose parts were stripped one by one
+        return model
+    scores = find_scores("strip", model)
+    if not all(s.hardened for s in scores):
+        harden_for("strip", model)
+    for s in scores:
+        if s.weight is not None:
+            s.mask.part.fold()
+        elif s.mask is not None:
+            _become_rescaling(s.mask)
+        else:
+            delattr(s.variable, SAVED)
+        set_mark(s.variable, None)
+    Replaced.forget(model)
+    detach(model)
+    return model
 
 
-def _fold(layer: Sparsified, plain: keras.Layer) -> None:
-    """Multiplies the mask into the kernel."""
-    copy_weights(layer.layer, plain)
-    kernels = _keras_private.kernels(plain)
-    for mask, kernel, layout in zip(
-        layer.masks, kernels, layer.layouts, strict=True
-    ):
-        final = layout.expand(mask.mask_scores)
-        kernel.assign(kernel * ops.cast(final, kernel.dtype))
-
-
-def _rescaling(mask: ConcreteMask) -> keras.layers.Rescaling:
-    scale = ops.convert_to_numpy(mask.broadcast(mask.mask_scores))
-    return keras.layers.Rescaling(
-        scale=scale.tolist(), name=mask.name, dtype=mask.dtype_policy
+def _become_rescaling(mask: Mask) -> None:
+    """Turns a mask into another layer, where it stands in its model."""
+    scale = ops.convert_to_numpy(mask.broadcast(mask.final_mask))
+    layer = keras.layers.Rescaling(
+        scale=scale.astype("float32").tolist(),
+        name=mask.name,
+        dtype=mask.dtype_policy,
     )
+    _keras_private.take_the_place_of(mask, layer)

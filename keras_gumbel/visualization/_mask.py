@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_gumbel._validation import invalid_argument
-from keras_gumbel.sparsity._decisions import find_decisions
+from keras_gumbel.sparsity._choices import find_decisions
 from keras_gumbel.visualization._axes import SKY
 from keras_gumbel.visualization._axes import axes_or_new
 
@@ -46,8 +46,8 @@ def plot_mask(
     """
     decisions = find_decisions("plot_mask", model)
     finals = {
-        m.name: final
-        for m, final in zip(decisions.masks, decisions.finals, strict=True)
+        s.name: final
+        for s, final in zip(decisions.scores, decisions.finals, strict=True)
     }
     name = _find(name, list(finals))
     mask = finals[name]

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 from keras_gumbel._validation import require_positive_integer
-from keras_gumbel.sparsity._decisions import UNDECIDED
-from keras_gumbel.sparsity._decisions import find_decisions
+from keras_gumbel.sparsity._choices import UNDECIDED
+from keras_gumbel.sparsity._choices import find_decisions
 from keras_gumbel.visualization._axes import AMBER
 from keras_gumbel.visualization._axes import BLUE
 from keras_gumbel.visualization._axes import axes_or_new
@@ -34,9 +34,9 @@ def plot_scores(model: keras.Model, bins: int = 40, ax: Any = None) -> Any:
     """
     require_positive_integer("plot_scores", "bins", bins)
     decisions = find_decisions("plot_scores", model)
-    scores = np.concatenate([s.ravel() for s in decisions.scores])
+    scores = np.concatenate([v.ravel() for v in decisions.values])
     counts, edges = np.histogram(scores, bins=bins, range=(0.0, 1.0))
-    share = decisions.undecided / decisions.weights
+    share = decisions.undecided / decisions.num_weights
     ax = axes_or_new(ax)
     ax.axvspan(
         *UNDECIDED,

@@ -9,17 +9,17 @@ import numpy as np
 from keras import layers
 from keras import ops
 
-from keras_gumbel.sparsity._shrinking.channels import BarrierError
-from keras_gumbel.sparsity._shrinking.channels import Call
-from keras_gumbel.sparsity._shrinking.channels import Channels
-from keras_gumbel.sparsity._shrinking.channels import Edit
-from keras_gumbel.sparsity._shrinking.channels import Layout
-from keras_gumbel.sparsity._shrinking.channels import activated
-from keras_gumbel.sparsity._shrinking.channels import channel_axis
-from keras_gumbel.sparsity._shrinking.channels import finite
-from keras_gumbel.sparsity._shrinking.channels import is_elementwise
-from keras_gumbel.sparsity._shrinking.channels import name_of
-from keras_gumbel.sparsity._shrinking.channels import values_of
+from keras_gumbel.shrinking.channels import BarrierError
+from keras_gumbel.shrinking.channels import Call
+from keras_gumbel.shrinking.channels import Channels
+from keras_gumbel.shrinking.channels import Edit
+from keras_gumbel.shrinking.channels import Layout
+from keras_gumbel.shrinking.channels import activated
+from keras_gumbel.shrinking.channels import channel_axis
+from keras_gumbel.shrinking.channels import finite
+from keras_gumbel.shrinking.channels import is_elementwise
+from keras_gumbel.shrinking.channels import name_of
+from keras_gumbel.shrinking.channels import values_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Link:
 
 
 def only(call: Call) -> Channels:
+    """Returns the channels of the one input of a call."""
     channels, *others = call.inputs
     if others or channels is None:
         raise BarrierError("has an input that keeps its shape")
@@ -79,6 +80,7 @@ def only(call: Call) -> Channels:
 def one_to_one(
     call: Call, constants: np.ndarray, axis: int, **kwargs: Any
 ) -> Link:
+    """Returns a link that passes every channel on."""
     if call.in_training:
         constants = np.full_like(constants, np.nan)
     output = Channels(axis, finite(constants))

@@ -3,19 +3,20 @@
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import layers
 
 from keras_gumbel import _keras_private
-from keras_gumbel.sparsity._shrinking.channel_links import VALUE_RULES
-from keras_gumbel.sparsity._shrinking.channel_links import Link as Link
-from keras_gumbel.sparsity._shrinking.channel_links import one_to_one
-from keras_gumbel.sparsity._shrinking.channel_links import only
-from keras_gumbel.sparsity._shrinking.channels import BarrierError
-from keras_gumbel.sparsity._shrinking.channels import Call
-from keras_gumbel.sparsity._shrinking.channels import Channels
-from keras_gumbel.sparsity._shrinking.channels import channel_axis
-from keras_gumbel.sparsity._shrinking.channels import finite
+from keras_gumbel.shrinking.channel_links import VALUE_RULES
+from keras_gumbel.shrinking.channel_links import Link as Link
+from keras_gumbel.shrinking.channel_links import one_to_one
+from keras_gumbel.shrinking.channel_links import only
+from keras_gumbel.shrinking.channels import BarrierError
+from keras_gumbel.shrinking.channels import Call
+from keras_gumbel.shrinking.channels import Channels
+from keras_gumbel.shrinking.channels import channel_axis
+from keras_gumbel.shrinking.channels import finite
 
 _UNKNOWN = "is not known to keep channels apart"
 
@@ -48,17 +49,17 @@ _SPATIAL = (
 )
 
 # What becomes of constants, stacked along the first axis.
-_MERGES: dict[type, Callable[[np.ndarray], np.ndarray]] = {
+_MERGES: dict[type | str, Callable[[np.ndarray], np.ndarray]] = {
     layers.Add: lambda x: x.sum(axis=0),
     layers.Average: lambda x: x.mean(axis=0),
     layers.Maximum: lambda x: x.max(axis=0),
     layers.Minimum: lambda x: x.min(axis=0),
     layers.Multiply: lambda x: x.prod(axis=0),
     layers.Subtract: lambda x: x[0] - x[1],
-    _keras_private.ADDITION: lambda x: x.sum(axis=0),
-    _keras_private.MULTIPLICATION: lambda x: x.prod(axis=0),
+    "Add": lambda x: x.sum(axis=0),
+    "Multiply": lambda x: x.prod(axis=0),
 }
-_PRODUCTS = (layers.Multiply, _keras_private.MULTIPLICATION)
+_PRODUCTS = (layers.Multiply, "Multiply")
 
 
 def link(call: Call) -> Link:
@@ -69,10 +70,16 @@ def link(call: Call) -> Link:
     """
     if _keras_private.is_functional(call.layer):
         raise BarrierError("is a model of its own")
-    rule = _RULES.get(type(call.layer))
+    rule = _RULES.get(_kind_of(call.layer))
     if rule is None:
         raise BarrierError(_UNKNOWN)
     return rule(call)
+
+
+def _kind_of(layer: Any) -> type | str:
+    """Returns the class of a layer, or the name of that of an operation."""
+    kind = type(layer)
+    return kind if isinstance(layer, keras.Layer) else kind.__name__
 
 
 def _spatial(call: Call) -> Link:
@@ -139,8 +146,8 @@ def _merge(call: Call) -> Link:
     constants = [unknown if c is None else c.constants for c in call.inputs]
     constants += [np.full(size, number) for number in call.numbers]
     stacked = np.stack(constants)
-    merged = _MERGES[type(call.layer)](stacked)
-    if type(call.layer) in _PRODUCTS:
+    merged = _MERGES[_kind_of(call.layer)](stacked)
+    if _kind_of(call.layer) in _PRODUCTS:
         merged = np.where((stacked == 0).any(axis=0), 0.0, merged)
     sources = (np.arange(size),) * len(call.inputs)
     return Link(call.layer, Channels(axis, finite(merged)), sources)
@@ -164,8 +171,8 @@ def _concatenate(call: Call) -> Link:
     return Link(call.layer, output, sources)
 
 
-_RULES: dict[type, Callable[[Call], Link]] = {
-    **VALUE_RULES,
+_RULES: dict[type | str, Callable[[Call], Link]] = {
+    **VALUE_RULES,  # type: ignore[dict-item]
     layers.Concatenate: _concatenate,
     layers.Flatten: _reshape,
     layers.Permute: _permute,

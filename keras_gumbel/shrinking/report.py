@@ -8,14 +8,13 @@ from typing import Any
 import keras
 
 from keras_gumbel import _keras_private
-from keras_gumbel.layers.concrete_mask import ConcreteMask
-from keras_gumbel.layers.sparsified import Sparsified
-from keras_gumbel.sparsity._rewrite import graph_models
-from keras_gumbel.sparsity._rewrite import require_rewritable
-from keras_gumbel.sparsity._shrinking.channels import Edit
-from keras_gumbel.sparsity._shrinking.liveness import Liveness
-from keras_gumbel.sparsity._shrinking.shape_links import LINKING_LAYERS
-from keras_gumbel.sparsity._shrinking.unit_sums import UnitSum
+from keras_gumbel._scores import marked_scores
+from keras_gumbel.shrinking.channels import Edit
+from keras_gumbel.shrinking.graph import graph_models
+from keras_gumbel.shrinking.graph import require_graph
+from keras_gumbel.shrinking.liveness import Liveness
+from keras_gumbel.shrinking.shape_links import LINKING_LAYERS
+from keras_gumbel.shrinking.unit_sums import UnitSum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +120,17 @@ def shrink_report(model: keras.Model) -> ShrinkReport:
 
 def follow(owner: str, model: keras.Model) -> dict[str, Liveness]:
     """Follows the model and each of those in it, by a prefix of names."""
-    require_rewritable(owner, model)
+    require_graph(owner, model)
     if not model.built:
         raise ValueError(
             f"`{owner}` needs the weights of the model {model.name!r}, which "
             "is not built. Call it on data, or `model.build(input_shape)`, "
             "first."
+        )
+    if marked_scores(model.variables):
+        raise ValueError(
+            f"`{owner}` needs a model without masks. Received: the model "
+            f"{model.name!r} with masks. Call `keras_gumbel.strip` on it first."
         )
     models = graph_models(model)
     calls = [
@@ -134,12 +138,6 @@ def follow(owner: str, model: keras.Model) -> dict[str, Liveness]:
         for part in models.values()
         for call in _keras_private.graph_calls(part)
     ]
-    if any(isinstance(x, (Sparsified, ConcreteMask)) for x in calls):
-        raise ValueError(
-            f"`{owner}` needs a model without masks. Received: the model "
-            f"{model.name!r} with masked layers. Use "
-            "`keras_gumbel.strip(model, shrink=True)`."
-        )
     counts = collections.Counter(map(id, calls))
     shared = {key for key, count in counts.items() if count > 1}
     return {name: Liveness(part, shared) for name, part in models.items()}
@@ -156,6 +154,7 @@ def edits_of(found: dict[str, Liveness]) -> dict[int, Edit]:
 
 
 def report_of(model: keras.Model, found: dict[str, Liveness]) -> ShrinkReport:
+    """Puts together what was found of a model and those in it."""
     rows = [
         ShrinkRow(
             name=prefix + step.rule.layer.name,

@@ -10,16 +10,16 @@ import numpy as np
 from keras_gumbel import _keras_private
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import is_number
-from keras_gumbel.sparsity._shrinking.channel_links import Link
-from keras_gumbel.sparsity._shrinking.channels import BarrierError
-from keras_gumbel.sparsity._shrinking.channels import Call
-from keras_gumbel.sparsity._shrinking.channels import Channels
-from keras_gumbel.sparsity._shrinking.channels import Edit
-from keras_gumbel.sparsity._shrinking.channels import describe
-from keras_gumbel.sparsity._shrinking.shape_links import link
-from keras_gumbel.sparsity._shrinking.unit_sums import UNIT_LAYERS
-from keras_gumbel.sparsity._shrinking.unit_sums import UnitSum
-from keras_gumbel.sparsity._shrinking.unit_sums import unit_sum
+from keras_gumbel.shrinking.channel_links import Link
+from keras_gumbel.shrinking.channels import BarrierError
+from keras_gumbel.shrinking.channels import Call
+from keras_gumbel.shrinking.channels import Channels
+from keras_gumbel.shrinking.channels import Edit
+from keras_gumbel.shrinking.channels import describe
+from keras_gumbel.shrinking.shape_links import link
+from keras_gumbel.shrinking.unit_sums import UNIT_LAYERS
+from keras_gumbel.shrinking.unit_sums import UnitSum
+from keras_gumbel.shrinking.unit_sums import unit_sum
 
 # Reasons that every model has, and no one can mend.
 OUTPUT = "the model returns it"

@@ -4,15 +4,15 @@ import warnings
 
 import keras
 
-from keras_gumbel.sparsity._rewrite import copy_layer
-from keras_gumbel.sparsity._rewrite import copy_weights
-from keras_gumbel.sparsity._rewrite import rewrite
-from keras_gumbel.sparsity._shrinking.liveness import LAST
-from keras_gumbel.sparsity._shrinking.liveness import OUTPUT
-from keras_gumbel.sparsity._shrinking.report import ShrinkReport
-from keras_gumbel.sparsity._shrinking.report import edits_of
-from keras_gumbel.sparsity._shrinking.report import follow
-from keras_gumbel.sparsity._shrinking.report import report_of
+from keras_gumbel.shrinking.graph import copy_layer
+from keras_gumbel.shrinking.graph import copy_weights
+from keras_gumbel.shrinking.graph import rewrite
+from keras_gumbel.shrinking.liveness import LAST
+from keras_gumbel.shrinking.liveness import OUTPUT
+from keras_gumbel.shrinking.report import ShrinkReport
+from keras_gumbel.shrinking.report import edits_of
+from keras_gumbel.shrinking.report import follow
+from keras_gumbel.shrinking.report import report_of
 
 
 def shrink(model: keras.Model) -> keras.Model:
@@ -58,15 +58,8 @@ def shrink(model: keras.Model) -> keras.Model:
     >>> small.layers[0].units
     2
     """
-    return shrink_for("shrink", model)
-
-
-def shrink_for(
-    owner: str, model: keras.Model, stacklevel: int = 4
-) -> keras.Model:
-    """Does what `shrink` does for the function a user has called."""
-    found = follow(owner, model)
-    _warn_of_dead(owner, report_of(model, found), stacklevel)
+    found = follow("shrink", model)
+    _warn_of_dead(report_of(model, found))
     edits = edits_of(found)
 
     def replace(layer: keras.Layer) -> keras.Layer:
@@ -84,7 +77,7 @@ def shrink_for(
     return rewrite(model, replace, fill)
 
 
-def _warn_of_dead(owner: str, report: ShrinkReport, stacklevel: int) -> None:
+def _warn_of_dead(report: ShrinkReport) -> None:
     dead = [
         f"{count} of {row.name} ({why})"
         for row in report.rows
@@ -93,6 +86,6 @@ def _warn_of_dead(owner: str, report: ShrinkReport, stacklevel: int) -> None:
     ]
     if dead:
         warnings.warn(
-            f"`{owner}` kept dead units: " + ", ".join(dead),
-            stacklevel=stacklevel,
+            "`shrink` kept dead units: " + ", ".join(dead),
+            stacklevel=3,
         )

@@ -8,17 +8,17 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_gumbel.sparsity._shrinking.channels import BarrierError
-from keras_gumbel.sparsity._shrinking.channels import Call
-from keras_gumbel.sparsity._shrinking.channels import Channels
-from keras_gumbel.sparsity._shrinking.channels import Edit
-from keras_gumbel.sparsity._shrinking.channels import Layout
-from keras_gumbel.sparsity._shrinking.channels import activated
-from keras_gumbel.sparsity._shrinking.channels import channel_axis
-from keras_gumbel.sparsity._shrinking.channels import describe
-from keras_gumbel.sparsity._shrinking.channels import is_elementwise
-from keras_gumbel.sparsity._shrinking.channels import name_of
-from keras_gumbel.sparsity._shrinking.channels import values_of
+from keras_gumbel.shrinking.channels import BarrierError
+from keras_gumbel.shrinking.channels import Call
+from keras_gumbel.shrinking.channels import Channels
+from keras_gumbel.shrinking.channels import Edit
+from keras_gumbel.shrinking.channels import Layout
+from keras_gumbel.shrinking.channels import activated
+from keras_gumbel.shrinking.channels import channel_axis
+from keras_gumbel.shrinking.channels import describe
+from keras_gumbel.shrinking.channels import is_elementwise
+from keras_gumbel.shrinking.channels import name_of
+from keras_gumbel.shrinking.channels import values_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,28 +22,70 @@ from keras_gumbel.random import PRECISION
 _NOISE_KEY = "noise_state"
 
 
-class StochasticLayer(keras.layers.Layer):
-    """Noise state, temperature, step counter and what inference does.
+class NoiseLayer(keras.layers.Layer):
+    """Noise state, and what inference does.
 
-    The step counter advances by one with every call in training. It and the
-    state of the noise are saved with the layer, so that a resumed run goes on
-    as if it had not stopped. Keras itself does not save noise states.
+    The state of the noise is saved with the layer, so that a resumed run goes
+    on as if it had not stopped. Keras itself does not save noise states.
+
+    Args:
+        inference: String, what the layer computes with `training=False`. One
+            of `INFERENCE`, the choices of the subclass.
+        seed: Integer or `None`.
+        **kwargs: Arguments of the next base class.
+    """
+
+    INFERENCE: tuple[str, ...]
+
+    def __init__(self, inference: str, seed: int | None, **kwargs: Any) -> None:
+        owner = type(self).__name__
+        require_choice(owner, "inference", inference, self.INFERENCE)
+        seed = require_seed(owner, seed)
+        super().__init__(**kwargs)
+        self.inference = inference
+        self.seed = seed
+        self.seed_generator = seed_generator(seed)
+
+    def draws(self, training: bool | None) -> bool:
+        """Whether a call draws noise."""
+        return bool(training) or self.inference == "sample"
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        store[_NOISE_KEY] = generator_state(self.seed_generator)
+
+    def load_own_variables(self, store: Any) -> None:
+        own = {key: store[key] for key in store.keys() if key != _NOISE_KEY}
+        super().load_own_variables(own)
+        if _NOISE_KEY in store.keys():
+            restore_generator(self.seed_generator, store[_NOISE_KEY])
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "inference": self.inference,
+            "seed": self.seed,
+        }
+
+
+class StochasticLayer(NoiseLayer):
+    """A layer whose noise has a temperature, with a step counter for it.
+
+    The step counter advances by one with every call in training, and is saved
+    with the layer.
 
     Args:
         temperature: Positive number, or a `LearningRateSchedule` of the
             layer's own step.
-        inference: String, what the layer computes with `training=False`. One
-            of `INFERENCE`, the choices of the subclass.
+        inference: String, as in `NoiseLayer`.
         seed: Integer or `None`.
         learn_temperature: Boolean, whether the temperature is a trainable
             variable, positive by construction, that starts at `temperature`.
             Defaults to `False`.
         precision: String, as in `keras_gumbel.random`. Defaults to
             `"standard"`.
-        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
+        **kwargs: Arguments of the next base class.
     """
-
-    INFERENCE: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -63,18 +105,14 @@ class StochasticLayer(keras.layers.Layer):
                 "a number with `learn_temperature=True`, where it starts",
                 temperature,
             )
-        require_choice(owner, "inference", inference, self.INFERENCE)
         require_choice(owner, "precision", precision, PRECISION)
-        seed = require_seed(owner, seed)
-        super().__init__(**kwargs)
+        super().__init__(inference, seed, **kwargs)
         self.temperature = temperature
-        self.inference = inference
         self.learn_temperature = learn_temperature
         self.precision = precision
-        self.seed = seed
-        self.seed_generator = seed_generator(seed)
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         self.step = self.add_weight(
             name="step",
             shape=(),
@@ -106,33 +144,17 @@ class StochasticLayer(keras.layers.Layer):
             return ops.cast(self.temperature(self.step), "float32")
         return ops.full((), self.temperature, dtype="float32")
 
-    def draws(self, training: bool | None) -> bool:
-        """Whether a call draws noise."""
-        return bool(training) or self.inference == "sample"
-
     def advance(self, training: bool | None) -> None:
         """Counts a step of training."""
         if training:
             self.step.assign_add(1)
 
-    def save_own_variables(self, store: Any) -> None:
-        super().save_own_variables(store)
-        store[_NOISE_KEY] = generator_state(self.seed_generator)
-
-    def load_own_variables(self, store: Any) -> None:
-        own = {key: store[key] for key in store.keys() if key != _NOISE_KEY}
-        super().load_own_variables(own)
-        if _NOISE_KEY in store.keys():
-            restore_generator(self.seed_generator, store[_NOISE_KEY])
-
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "temperature": serialize_temperature(self.temperature),
-            "inference": self.inference,
             "learn_temperature": self.learn_temperature,
             "precision": self.precision,
-            "seed": self.seed,
         }
 
     @classmethod

@@ -1,29 +1,20 @@
-"""Copies of a model in which some layers are replaced."""
+"""Models in models, and copies in which some layers are replaced."""
 
 import contextlib
 from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_gumbel import _keras_private
 from keras_gumbel._validation import invalid_argument
-from keras_gumbel.layers.sparsified import Sparsified
-from keras_gumbel.models import MonteCarloModel
 
 # Builds the layer that takes another one's place in the copy.
 Replace = Callable[[keras.Layer], keras.Layer]
 
 # Fills the layer in the copy from the one it replaces.
 Fill = Callable[[keras.Layer, keras.Layer], None]
-
-_RECIPE = """In a subclassed model wrap the layers where they are made:
-
-    self.hidden = keras_gumbel.layers.Sparsified(keras.layers.Dense(10))
-    optimizer = keras_gumbel.optimizers.ProjectedOptimizer("adam", density=0.1)
-"""
 
 
 def rewrite(model: keras.Model, replace: Replace, fill: Fill) -> keras.Model:
@@ -70,17 +61,6 @@ def rewrite(model: keras.Model, replace: Replace, fill: Fill) -> keras.Model:
     return copy
 
 
-def graph_layers(model: keras.Model) -> list[keras.Layer]:
-    """Lists the layers of a model and of the models in it, once each."""
-    found = {}
-    for layer in model.layers:
-        if _keras_private.is_functional(layer):
-            found.update({id(x): x for x in graph_layers(layer)})
-        else:
-            found[id(layer)] = layer
-    return list(found.values())
-
-
 def graph_models(model: keras.Model) -> dict[str, keras.Model]:
     """Returns a built model and those in it, once each, by prefix of names."""
     found = {"": model}
@@ -101,8 +81,6 @@ def copy_layer(layer: keras.Operation) -> keras.Operation:
 
     The graph of a model has operations of `keras.ops` in it as well.
     """
-    if isinstance(layer, Sparsified):
-        return copy_sparsified(layer)
     if not isinstance(layer, keras.Layer):
         return type(layer).from_config(layer.get_config())
     # Classes that are not registered may be inside.
@@ -114,59 +92,22 @@ def copy_layer(layer: keras.Operation) -> keras.Operation:
         return type(layer).from_config(layer.get_config())
 
 
-def copy_sparsified(layer: Sparsified, **changes: Any) -> Sparsified:
-    """Returns a copy of a wrapper, with some arguments changed."""
-    # Not by `from_config`, which knows the wrapped layer by its registered
-    # name only.
-    own = {"mask": layer.mask, "layer": copy_layer(layer.layer)}
-    return Sparsified(**{**layer.get_config(), **own, **changes})
-
-
 def copy_weights(layer: keras.Layer, copy: keras.Layer) -> None:
     """Carries all weights of a layer over to a copy of it."""
     copy.set_weights(layer.get_weights())
 
 
-def require_rewritable(owner: str, model: keras.Model) -> keras.Model:
-    """Returns a Sequential or Functional model, or raises.
-
-    It is the model, or the one that a `MonteCarloModel` holds.
-    """
-    if not isinstance(model, keras.Model):
+def require_graph(owner: str, model: Any) -> None:
+    """Raises unless `model` is a Sequential or Functional model."""
+    if not isinstance(model, keras.Layer) or not _keras_private.is_functional(
+        model
+    ):
         raise invalid_argument(
             owner,
             "model",
-            "a Keras model",
+            "a Sequential or Functional model, whose graph can be followed",
             model,
-            "Wrap a single layer in `keras_gumbel.layers.Sparsified`.",
             error=TypeError,
-        )
-    if isinstance(model, MonteCarloModel):
-        return require_rewritable(owner, model.model)
-    if not _keras_private.is_functional(model):
-        raise invalid_argument(
-            owner,
-            "model",
-            "a Sequential or Functional model",
-            model,
-            _RECIPE,
-            error=TypeError,
-        )
-    return model
-
-
-def require_reachable(
-    owner: str, model: keras.Model, masked: Sequence[keras.Layer]
-) -> None:
-    """Raises if a masked layer is inside a layer that is not rewritten."""
-    reachable = {id(layer) for layer in graph_layers(model)}
-    hidden = [x.name for x in masked if id(x) not in reachable]
-    if hidden:
-        raise ValueError(
-            f"`{owner}` cannot replace masked layers inside of other layers. "
-            "Expected `Sparsified` around the outer layer, as in "
-            "`Sparsified(TimeDistributed(Dense(10)))`. Received: "
-            f"the model {model.name!r} with {', '.join(hidden)} inside."
         )
 
 

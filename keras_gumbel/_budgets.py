@@ -1,0 +1,327 @@
+"""Scores that share a budget, and how they come under it."""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_gumbel._scores import mark_of
+from keras_gumbel._scores import name_of
+from keras_gumbel._scores import saliency_of
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_number
+from keras_gumbel._validation import is_schedule
+from keras_gumbel._validation import require_density
+from keras_gumbel._validation import require_positive
+from keras_gumbel.ops._short_rows import LONGEST
+from keras_gumbel.ops._short_rows import project_short_rows
+from keras_gumbel.ops.cardinality import nan_if_any
+from keras_gumbel.ops.cardinality import top_k_mask
+from keras_gumbel.ops.cardinality import top_of_rows
+from keras_gumbel.ops.projection import project_capped_box
+from keras_gumbel.ops.projection import project_over
+
+# A schedule in float32 may leave K this much below the number it means.
+WHOLE = 1e-3
+
+# A step that every schedule has ended by.
+LAST_STEP = 2**31 - 1
+
+# The value of a score that may not be kept. All others count as 0 at least.
+_NEVER = -0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class BudgetGroup:
+    """Scores that share a budget.
+
+    Args:
+        variables: List of variables.
+        unit_costs: List of floats, what one weight of each variable costs.
+        density: Number, schedule or `None`, K as a fraction of all costs.
+            Defaults to `None`.
+        budget: Number, schedule or `None`, K. Defaults to `None`.
+    """
+
+    variables: list[keras.Variable]
+    unit_costs: list[float]
+    density: Any = None
+    budget: Any = None
+
+    @property
+    def costs(self) -> list[float]:
+        """What one score of each variable costs, with all its weights."""
+        return [
+            mark_of(v).weights_per_score * c
+            for v, c in zip(self.variables, self.unit_costs, strict=True)
+        ]
+
+    @property
+    def total_cost(self) -> float:
+        """The sum of the costs of all scores."""
+        pairs = zip(self.variables, self.costs, strict=True)
+        return sum(math.prod(v.shape) * cost for v, cost in pairs)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether saliencies set the scores, and gradients do not."""
+        return any(mark_of(v).ranked for v in self.variables)
+
+    def budget_at(self, step: Any) -> Any:
+        """Returns K, a number or a scalar tensor, after a number of steps."""
+        limit = self.budget if self.density is None else self.density
+        if is_schedule(limit):
+            limit = ops.cast(limit(step), "float32")
+        return limit if self.density is None else limit * self.total_cost
+
+    def project(self, values: list[Tensor], step: Any) -> list[Tensor]:
+        """Returns values for the scores that are under the budget.
+
+        Args:
+            values: List of float tensors z, which may be written over.
+            step: Integer or tensor, the number of steps so far.
+        """
+        budget = self.budget_at(step)
+        if self.ranked:
+            saliencies = [saliency_of(v) for v in self.variables]
+            return self._largest(_never_as(values, saliencies), budget, budget)
+        # Rows first: what the whole takes off keeps them within theirs.
+        inside = [
+            self._project_rows(value, mark_of(variable).rows, budget)
+            for value, variable in zip(values, self.variables, strict=True)
+        ]
+        same = all(cost == 1.0 for cost in self.costs)
+        return project_over(inside, budget, None if same else self.costs)
+
+    def finish(self, values: list[Tensor], step: Any) -> list[Tensor]:
+        """Returns zeros and ones that fit the budget from now on."""
+        now, last = self.budget_at(step), self.budget_at(LAST_STEP)
+        budget = now if is_number(now) else ops.minimum(now, last)
+        return self.final_masks(values, budget)
+
+    def final_masks(self, values: list[Tensor], budget: Any) -> list[Tensor]:
+        """Returns ones for the largest scores, as many as the budget allows.
+
+        Of equal scores, those of the larger weights are kept.
+
+        Args:
+            values: List of float tensors, what the scores would be.
+            budget: Number or scalar tensor K.
+        """
+        saliencies = [saliency_of(v) for v in self.variables]
+        if self.ranked:
+            return self._largest(_never_as(values, saliencies), budget, 0)
+        values = [
+            ops.where(v <= _NEVER, _NEVER, ops.clip(v, 0.0, 1.0))
+            for v in values
+        ]
+        return self._largest(values, budget, 0, saliencies)
+
+    def _project_rows(
+        self, value: Tensor, rows: tuple[int, int] | None, budget: Any
+    ) -> Tensor:
+        if rows is None:
+            return value
+        limit = self._row_budget(value, rows, budget)
+        if value.shape[rows[1]] <= LONGEST:
+            return project_short_rows(value, limit, rows[1])
+        return project_capped_box(
+            value, limit, axis=rows[1], differentiable=False
+        )
+
+    def _row_budget(
+        self, value: Tensor, rows: tuple[int, int], budget: Any
+    ) -> Any:
+        """Returns how many of a row may be kept, while the budget is K.
+
+        It falls with the density, down to the number in the end.
+        """
+        at_most, axis = rows
+        length = value.shape[axis]
+        fair = length * (budget / self.total_cost)
+        if is_number(fair):
+            return min(max(fair, at_most), length)
+        return ops.clip(fair, float(at_most), float(length))
+
+    def _largest(
+        self,
+        values: list[Tensor],
+        budget: Any,
+        row_budget: Any,
+        ties: list[Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Marks the largest, under a budget and one that rows follow.
+
+        A NaN makes all of them NaN: training that diverged has no mask.
+        """
+        allowed = []
+        for i, (value, variable) in enumerate(
+            zip(values, self.variables, strict=True)
+        ):
+            kept = value > _NEVER
+            rows = mark_of(variable).rows
+            if rows is not None:
+                count = self._row_budget(value, rows, row_budget) + WHOLE
+                tie = None if ties is None else ties[i]
+                top = top_of_rows(value, count, rows[1], tie)
+                kept = ops.logical_and(kept, top)
+            allowed.append(kept)
+        compared = [
+            ops.where(kept, value, _NEVER)
+            for kept, value in zip(allowed, values, strict=True)
+        ]
+        chosen = top_k_mask(compared, budget + WHOLE, self.costs, ties)
+        chosen = [
+            ops.where(kept, mask, 0.0)
+            for kept, mask in zip(allowed, chosen, strict=True)
+        ]
+        return nan_if_any(chosen, values)
+
+
+def budget_groups(
+    owner: str,
+    variables: list[keras.Variable],
+    density: Any = None,
+    budget: Any = None,
+    costs: dict[str, float] | None = None,
+) -> list[BudgetGroup]:
+    """Sorts scores by the budget they are under.
+
+    Args:
+        owner: String, the function or class for errors.
+        variables: List of variables.
+        density: Limit for all scores, or a dictionary of names or regexes to
+            limits; or `None`.
+        budget: The same for K, if `density` is `None`.
+        costs: Dictionary of names or regexes to costs, or `None`.
+
+    Raises:
+        ValueError: If a key of a dictionary fits no scores, or scores have no
+            limit, or a budget is larger than what all of its scores cost.
+    """
+    name = "budget" if density is None else "density"
+    limits = budget if density is None else density
+    prices = _by_variable(owner, "costs", costs or {}, variables)
+    unit_costs = [1.0 if p is None else float(p) for p in prices]
+    if not isinstance(limits, dict):
+        groups = [BudgetGroup(variables, unit_costs, density, budget)]
+    else:
+        keys = _keys(owner, name, limits, variables)
+        for variable, key in zip(variables, keys, strict=True):
+            if key is None:
+                raise invalid_argument(
+                    owner,
+                    name,
+                    "a number, or a dictionary with a name or regex for all "
+                    "scores",
+                    limits,
+                    f"None fits {name_of(variable)}.",
+                )
+        groups = [
+            BudgetGroup(
+                [v for v, k in zip(variables, keys, strict=True) if k == key],
+                [c for c, k in zip(unit_costs, keys, strict=True) if k == key],
+                **{name: limit},
+            )
+            for key, limit in limits.items()
+            if key in keys
+        ]
+    for group in groups:
+        _require_affordable(owner, group)
+    return groups
+
+
+def require_limits(owner: str, density: Any, budget: Any) -> None:
+    """Raises unless one of the two is given, and is in range."""
+    if (density is None) == (budget is None):
+        received = "neither" if density is None else "both"
+        raise ValueError(
+            f"Pass either `density` or `budget` to `{owner}`. Received "
+            f"{received}."
+        )
+    for limit in limits_of(density):
+        if not is_schedule(limit):
+            require_density(owner, "density", limit)
+    for limit in limits_of(budget):
+        if not is_schedule(limit):
+            require_positive(owner, "budget", limit)
+
+
+def limits_of(limit: Any) -> list[Any]:
+    """Lists the numbers and schedules of a budget, a density, or `None`."""
+    if isinstance(limit, dict):
+        return list(limit.values())
+    return [] if limit is None else [limit]
+
+
+def _require_affordable(owner: str, group: BudgetGroup) -> None:
+    most = group.total_cost
+    if is_number(group.budget) and group.budget > most:
+        listed = ", ".join(map(name_of, group.variables))
+        raise invalid_argument(
+            owner,
+            "budget",
+            f"at most {most:g}, what all of these scores cost: {listed}",
+            group.budget,
+        )
+
+
+def _by_variable(
+    owner: str,
+    argument: str,
+    values: dict[str, Any],
+    variables: list[keras.Variable],
+) -> list[Any]:
+    """Returns what a dictionary says of each variable, or `None`."""
+    keys = _keys(owner, argument, values, variables)
+    return [None if key is None else values[key] for key in keys]
+
+
+def _keys(
+    owner: str,
+    argument: str,
+    keys: Any,
+    variables: list[keras.Variable],
+) -> list[str | None]:
+    """Returns the key that each variable belongs to, or `None`.
+
+    A key that is the name of scores stands for those alone. Any other is a
+    regex, searched in names and paths.
+    """
+    names = [name_of(v) for v in variables]
+    regexes = [key for key in keys if key not in names]
+    found = []
+    for variable, name in zip(variables, names, strict=True):
+        fitting = (
+            key
+            for key in regexes
+            if re.search(key, name) or re.search(key, variable.path)
+        )
+        found.append(name if name in keys else next(fitting, None))
+    for key in keys:
+        if key not in found:
+            raise invalid_argument(
+                owner,
+                argument,
+                "a dictionary of names of scores, or regexes found in them: "
+                + ", ".join(names),
+                key,
+            )
+    return found
+
+
+def _never_as(values: list[Tensor], saliencies: list[Tensor]) -> list[Tensor]:
+    """Returns saliencies, without those of scores that may not be kept.
+
+    One of NaN stays: training that diverged is to show.
+    """
+    found = []
+    for value, saliency in zip(values, saliencies, strict=True):
+        number = ops.logical_not(ops.isnan(saliency))
+        never = ops.logical_and(value <= _NEVER, number)
+        found.append(ops.where(never, _NEVER, ops.cast(saliency, value.dtype)))
+    return found

@@ -1,0 +1,316 @@
+"""What the axes of layers' weights mean: one table for every function."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+from typing import TypeAlias
+
+import keras
+
+from keras_gumbel._typing import Shape
+from keras_gumbel._validation import invalid_argument
+
+# The shape of a weight.
+_Known: TypeAlias = tuple[int, ...]
+
+# How often a call uses a weight, for one example: from the shapes of the
+# inputs, that of the output, and that of the weight.
+Uses: TypeAlias = Callable[[list[Shape], Shape, "_Known"], float]
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightAxes:
+    """What the axes of a weight mean.
+
+    Attributes:
+        units: Integer or tuple of integers, the axes that units are counted
+            on: the outputs of a Dense kernel, the filters of a convolution.
+            Counted from the end. Defaults to `()`.
+        inputs: Integer, the axis that is summed over, counted from the end,
+            or `None` if there is not exactly one. Defaults to `None`.
+        uses: Callable of the list of shapes of a call's inputs, the shape of
+            its output and that of the weight. It returns how often the call
+            uses each entry of the weight for one example, which is the number
+            of multiply-adds an entry costs. `None` stands for once for each
+            position, which is every axis of the first input but the first and
+            the last. Defaults to `None`.
+
+    Example:
+
+    >>> axes = keras_gumbel.WeightAxes(units=-1, inputs=-2)
+    >>> axes.units
+    (-1,)
+    """
+
+    units: Any = ()
+    inputs: int | None = None
+    uses: Uses | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.units, int):
+            object.__setattr__(self, "units", (self.units,))
+
+    def count_uses(
+        self, inputs: list[Shape], output: Shape, weight: _Known
+    ) -> float:
+        """Returns how often a call uses an entry, for one example."""
+        uses = self.uses or _once_a_position
+        return float(uses(inputs, output, weight))
+
+
+@dataclasses.dataclass(frozen=True)
+class NotMasked:
+    """Says why a weight is not masked.
+
+    Attributes:
+        reason: String, what warnings and reports say.
+    """
+
+    reason: str
+
+
+# What is known of the weights of a layer, by the attributes they are found
+# at, with dots where they are those of a layer inside it. `None` stands for
+# what has rank 2 or more, but is no weight matrix.
+Rule: TypeAlias = Mapping[str, WeightAxes | NotMasked | None]
+
+_RULES: dict[type[keras.Layer], Rule | Callable[[keras.Layer], Rule]] = {}
+
+
+def register_weight_axes(
+    layer_class: type[keras.Layer],
+    axes: Rule | Callable[[keras.Layer], Rule],
+) -> None:
+    """Says what the axes of a layer's weights mean.
+
+    `keras_gumbel.sparsify` masks every weight matrix of every layer, known or
+    not. For granularities other than single weights, and for exact costs, it
+    has to know which axes are units and inputs. Keras's own layers are
+    registered. Classes below a registered one are known as well.
+
+    Args:
+        layer_class: Subclass of `keras.Layer`.
+        axes: Dictionary of attribute names to `keras_gumbel.WeightAxes`. With
+            dots in it, a name leads into a layer inside: `"dense.kernel"`. Or
+            a callable that returns such a dictionary for a layer that is
+            built.
+
+    Raises:
+        TypeError: If `layer_class` is not a class of layers, or `axes` is
+            neither a dictionary nor callable.
+
+    Example:
+
+    >>> class Mixing(keras.layers.Layer):
+    ...     def build(self, shape):
+    ...         self.mixer = self.add_weight(shape=(shape[-1], 4))
+    ...     def call(self, inputs):
+    ...         return keras.ops.matmul(inputs, self.mixer)
+    >>> keras_gumbel.register_weight_axes(
+    ...     Mixing, {"mixer": keras_gumbel.WeightAxes(units=-1, inputs=-2)}
+    ... )
+    """
+    owner = "register_weight_axes"
+    if not isinstance(layer_class, type) or not issubclass(
+        layer_class, keras.Layer
+    ):
+        raise invalid_argument(
+            owner,
+            "layer_class",
+            "a subclass of `keras.Layer`",
+            layer_class,
+            error=TypeError,
+        )
+    if not callable(axes) and not isinstance(axes, Mapping):
+        raise invalid_argument(
+            owner,
+            "axes",
+            "a dictionary of attribute names, or a callable of a layer",
+            axes,
+            error=TypeError,
+        )
+    _RULES[layer_class] = axes
+
+
+def known_weights(
+    layer: keras.Layer,
+) -> list[tuple[keras.Variable, WeightAxes | NotMasked | None]]:
+    """Lists the weights of a layer that a rule is registered for.
+
+    Args:
+        layer: Keras layer, built.
+
+    Returns:
+        A list of weights, each with what is known of it.
+    """
+    found = []
+    for path, axes in _rule_of(layer).items():
+        place: Any = layer
+        for name in path.split("."):
+            if name.isdigit():
+                place = place[int(name)]
+            else:
+                place = getattr(place, name, None)
+        if isinstance(place, keras.Variable):
+            found.append((place, axes))
+    return found
+
+
+def _rule_of(layer: keras.Layer) -> Rule:
+    for kind in type(layer).__mro__:
+        if kind in _RULES:
+            rule = _RULES[kind]
+            return rule(layer) if callable(rule) else rule
+    return {}
+
+
+def _once_a_position(inputs: list[Shape], output: Shape, weight: _Known) -> int:
+    return _product(inputs[0][1:-1]) if inputs else 1
+
+
+def _product(shape: Shape) -> int:
+    return math.prod(n for n in shape if n is not None)
+
+
+def _once_an_output(
+    inputs: list[Shape], output: Shape, weight: _Known
+) -> float:
+    return _product(output[1:]) / weight[-1]
+
+
+def _once_an_input(inputs: list[Shape], output: Shape, weight: _Known) -> float:
+    return _product(inputs[0][1:]) / weight[-1]
+
+
+def _once_a_channel(
+    inputs: list[Shape], output: Shape, weight: _Known
+) -> float:
+    return _product(output[1:]) / (weight[-2] * weight[-1])
+
+
+def _once_a_time_step(
+    inputs: list[Shape], output: Shape, weight: _Known
+) -> int:
+    # Convolutional cells use a weight at each place of their output as well.
+    places = output[len(output) - len(weight) + 1 : -1]
+    return _product(inputs[0][1:2]) * _product(places)
+
+
+def _lookup(inputs: list[Shape], output: Shape, weight: _Known) -> float:
+    """Every position reads one of the rows, or all of them the other way."""
+    if len(output) > len(inputs[0]):
+        return _product(inputs[0][1:]) / weight[0]
+    return _once_a_position(inputs, output, weight)
+
+
+_DENSE = WeightAxes(-1, -2, _once_an_output)
+_RECURRENT = WeightAxes(-1, -2, _once_a_time_step)
+_LOOKUP = WeightAxes(-1, None, _lookup)
+_DEPTHWISE = WeightAxes((-2, -1), None, _once_a_channel)
+
+
+def _separable(layer: keras.Layer) -> Rule:
+    def uses(inputs: list[Shape], output: Shape, weight: _Known) -> float:
+        # At each place of the output, whichever of the two kernels it is.
+        return _product(output[1:]) / layer.filters
+
+    return {
+        "depthwise_kernel": WeightAxes((-2, -1), None, uses),
+        "pointwise_kernel": WeightAxes(-1, -2, uses),
+    }
+
+
+def _einsum(layer: keras.layers.EinsumDense) -> Rule:
+    """Reads the axes of units, and of the inputs, off an equation."""
+    operands, outputs = layer.equation.replace(" ", "").split("->")
+    inputs, kernel = operands.split(",")
+    places = {label: i - len(kernel) for i, label in enumerate(kernel)}
+    units = tuple(i for x, i in places.items() if x not in inputs)
+    summed = [i for x, i in places.items() if x in inputs and x not in outputs]
+
+    def uses(inputs: list[Shape], output: Shape, weight: _Known) -> float:
+        shared = [i for x, i in places.items() if x in outputs]
+        return _product(output[1:]) / math.prod(weight[i] for i in shared)
+
+    axes = WeightAxes(units, summed[-1] if summed else None, uses)
+    return {"_kernel": axes}
+
+
+def _attention(layer: keras.Layer) -> Rule:
+    """Units are heads: of (inputs, heads, size) and (heads, size, outputs)."""
+    query = WeightAxes(-2, -3)
+    value = WeightAxes(-2, -3, lambda i, *_: _product(i[:2][-1][1:-1]))
+    return {
+        "_query_dense._kernel": query,
+        "_gate_dense._kernel": query,
+        "_key_dense._kernel": value,
+        "_value_dense._kernel": value,
+        "_output_dense._kernel": WeightAxes(-3, -2),
+    }
+
+
+def _reversible(layer: keras.layers.Embedding) -> Rule:
+    """Of two tables, one is for lookups and the other for logits."""
+    if layer.tie_weights:
+        return {"_embeddings": _LOOKUP}
+
+    def looked_up(inputs: list[Shape], output: Shape, weight: _Known) -> float:
+        forward = len(output) > len(inputs[0])
+        return _lookup(inputs, output, weight) if forward else 0
+
+    def reversed_(inputs: list[Shape], output: Shape, weight: _Known) -> float:
+        forward = len(output) > len(inputs[0])
+        return 0 if forward else _once_a_position(inputs, output, weight)
+
+    return {
+        "_embeddings": WeightAxes(-1, None, looked_up),
+        "reverse_embeddings": WeightAxes(-1, -2, reversed_),
+    }
+
+
+def _recurrent(layer: keras.layers.RNN) -> Rule:
+    cells = getattr(layer.cell, "cells", None)
+    paths = ["cell"]
+    if cells is not None:
+        paths = [f"cell.cells.{i}" for i in range(len(cells))]
+    return {f"{path}.{name}": axes for path in paths for name, axes in _CELL}
+
+
+_CELL = (("kernel", _RECURRENT), ("recurrent_kernel", _RECURRENT))
+_CONVOLUTION = {"_kernel": _DENSE}
+_TRANSPOSE = {"kernel": WeightAxes(-2, -1, _once_an_input)}
+
+_KERAS: dict[type[keras.Layer], Any] = {
+    keras.layers.Dense: {"_kernel": _DENSE},
+    keras.layers.EinsumDense: _einsum,
+    keras.layers.Conv1D: _CONVOLUTION,
+    keras.layers.Conv2D: _CONVOLUTION,
+    keras.layers.Conv3D: _CONVOLUTION,
+    keras.layers.Conv1DTranspose: _TRANSPOSE,
+    keras.layers.Conv2DTranspose: _TRANSPOSE,
+    keras.layers.Conv3DTranspose: _TRANSPOSE,
+    keras.layers.DepthwiseConv1D: {"kernel": _DEPTHWISE},
+    keras.layers.DepthwiseConv2D: {"kernel": _DEPTHWISE},
+    keras.layers.SeparableConv1D: _separable,
+    keras.layers.SeparableConv2D: _separable,
+    keras.layers.Embedding: {"_embeddings": _LOOKUP},
+    keras.layers.SimpleRNNCell: dict(_CELL),
+    keras.layers.LSTMCell: dict(_CELL),
+    keras.layers.GRUCell: dict(_CELL),
+    keras.layers.RNN: _recurrent,
+    keras.layers.MultiHeadAttention: _attention,
+    keras.layers.GroupQueryAttention: _attention,
+    keras.layers.PReLU: {"alpha": None},
+    keras.layers.BatchNormalization: {"gamma": None, "beta": None},
+    keras.layers.LayerNormalization: {"gamma": None, "beta": None},
+    keras.layers.SpectralNormalization: {
+        "kernel": NotMasked("SpectralNormalization writes to it in every step")
+    },
+}
+for _kind, _axes in _KERAS.items():
+    register_weight_axes(_kind, _axes)
+
+if hasattr(keras.layers, "ReversibleEmbedding"):  # from Keras 3.15 on
+    register_weight_axes(keras.layers.ReversibleEmbedding, _reversible)

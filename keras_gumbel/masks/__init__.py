@@ -1,0 +1,54 @@
+"""What weights, features and channels are multiplied with."""
+
+from typing import Any
+
+from keras_gumbel import _validation
+from keras_gumbel.masks.base import Mask as Mask
+from keras_gumbel.masks.concrete_mask import ConcreteMask as ConcreteMask
+from keras_gumbel.masks.gaussian_mask import GaussianMask as GaussianMask
+from keras_gumbel.masks.hard_concrete_mask import (
+    HardConcreteMask as HardConcreteMask,
+)
+from keras_gumbel.masks.learned_mask import LearnedMask as LearnedMask
+from keras_gumbel.masks.magnitude_mask import MagnitudeMask as MagnitudeMask
+from keras_gumbel.masks.random_mask import RandomMask as RandomMask
+
+_SHORT_NAMES: dict[str, type[Mask]] = {
+    "learned": LearnedMask,
+    "magnitude": MagnitudeMask,
+    "random": RandomMask,
+    "concrete": ConcreteMask,
+    "hard_concrete": HardConcreteMask,
+    "gaussian": GaussianMask,
+}
+
+
+def get(identifier: Any) -> Mask:
+    """Returns a mask, given itself or its short name.
+
+    Args:
+        identifier: `Mask`, or one of `"learned"`, `"magnitude"`, `"random"`,
+            `"concrete"`, `"hard_concrete"` and `"gaussian"`.
+
+    Returns:
+        A `Mask`.
+
+    Raises:
+        ValueError: If there is none of that name.
+
+    Example:
+
+    >>> type(keras_gumbel.masks.get("magnitude")).__name__
+    'MagnitudeMask'
+    """
+    if isinstance(identifier, Mask):
+        return identifier
+    if isinstance(identifier, str) and identifier in _SHORT_NAMES:
+        return _SHORT_NAMES[identifier]()
+    listed = ", ".join(repr(name) for name in _SHORT_NAMES)
+    raise _validation.invalid_argument(
+        "sparsify",
+        "mask",
+        f"a `keras_gumbel.masks.Mask`, or one of {listed}",
+        identifier,
+    )

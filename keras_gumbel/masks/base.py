@@ -1,0 +1,268 @@
+"""The base class of masks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_gumbel import _keras_private
+from keras_gumbel._scores import Mark
+from keras_gumbel._scores import set_mark
+from keras_gumbel._typing import Shape
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_integer
+from keras_gumbel._validation import require_axis
+from keras_gumbel.granularities import ScoreLayout
+
+
+class Mask(keras.layers.Layer):
+    """Base class of masks: scores, and what is made of them.
+
+    A mask is used in one of two ways. `keras_gumbel.sparsify(model, mask)`
+    gives every weight of a model one like it. Or it stands between layers as
+    any other layer does, and multiplies its inputs: a gate of features or
+    channels.
+
+    To write a mask of your own, subclass it and override `draw`, and register
+    the class as any Keras layer: all functions and optimizers of this package
+    work with it. Override `saliency`, too, and set `ranked = True` if the
+    scores are not learned: `keras_gumbel.optimizers.ProjectedOptimizer` then
+    sets the K scores of largest saliency to 1 and all others to 0 after every
+    step. Override `keep` for another gradient.
+
+    The scores are one trainable float32 variable named `mask_scores`,
+    whatever the dtype policy, with values in [0, 1].
+
+    Args:
+        axis: Integer, a sequence of integers, or `None`. The axes of the
+            input that have scores of their own; a mask is shared along all
+            others. `None` gives every entry a score. It does not count where
+            the mask is on a weight. Defaults to `-1`.
+        scores_initializer: Initializer of the scores. Defaults to `"ones"`.
+        scores_constraint: Constraint of the scores, such as
+            `keras_gumbel.constraints.CappedBox`, or `None`.
+            `ProjectedOptimizer` does not take scores that have one. Defaults
+            to `None`.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: Float tensor.
+        training: Boolean, whether to draw noise.
+
+    Input shape:
+        Any, with known lengths on the axes named by `axis`.
+
+    Output shape:
+        Same as the input.
+
+    Raises:
+        ValueError: If `axis` is not an integer; at build, if it does not fit
+            the inputs.
+
+    Example:
+
+    >>> @keras.saving.register_keras_serializable(package="examples")
+    ... class SquaredMask(keras_gumbel.masks.Mask):
+    ...     def draw(self, training=False):
+    ...         return keras.ops.square(self.mask_scores)
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    >>> model = keras_gumbel.sparsify(model, SquaredMask())
+    """
+
+    # Whether saliencies set the scores, and gradients do not.
+    ranked = False
+
+    def __init__(
+        self,
+        axis: int | Sequence[int] | None = -1,
+        scores_initializer: Any = "ones",
+        scores_constraint: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        named = axis if isinstance(axis, Sequence) else [axis]
+        if axis is not None and not all(map(is_integer, named)):
+            raise invalid_argument(
+                type(self).__name__,
+                "axis",
+                "an integer, a sequence of integers, or `None`",
+                axis,
+            )
+        super().__init__(**kwargs)
+        self.axis = axis
+        self.scores_initializer = keras.initializers.get(scores_initializer)
+        self.scores_constraint = keras.constraints.get(scores_constraint)
+        self.supports_masking = True
+        self.hardened = False
+        # Whether the scores are trained while the mask is not hardened.
+        self.wants_training = self.trainable
+
+    def draw(self, training: bool | None = False) -> Tensor:
+        """Returns a mask, as the next call would apply it.
+
+        Args:
+            training: Boolean, whether to draw noise. Defaults to `False`.
+
+        Returns:
+            A float32 tensor of the shape of `mask_scores`, in [0, 1].
+        """
+        raise NotImplementedError
+
+    def keep(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        """Returns what is left of the inputs, with the gradient it is to have.
+
+        Args:
+            inputs: Float tensor.
+            mask: Float tensor that broadcasts to `inputs`.
+        """
+        return inputs * ops.cast(mask, inputs.dtype)
+
+    def saliency(self, weight: keras.Variable, layout: ScoreLayout) -> Tensor:
+        """Returns how much each score of a weight matters.
+
+        It ranks the scores if `ranked`, and else decides between equal ones.
+
+        Args:
+            weight: The weight that the mask is on.
+            layout: `keras_gumbel.granularities.ScoreLayout`, where its scores
+                are.
+
+        Returns:
+            A float tensor of the shape of the scores, of at least 0.
+        """
+        magnitudes = ops.abs(ops.cast(weight, "float32"))
+        return layout.root_mean_square(magnitudes)
+
+    def build(self, input_shape: Shape) -> None:
+        if self.ranked and self.axis is not None:
+            raise ValueError(
+                f"`{type(self).__name__}` ranks the weights of a layer and "
+                "cannot stand between layers. Pass it to "
+                "`keras_gumbel.sparsify`, or use "
+                "`keras_gumbel.layers.ConcreteMask` here."
+            )
+        axes = self._axes(len(input_shape))
+        if any(input_shape[axis] is None for axis in axes):
+            raise invalid_argument(
+                type(self).__name__,
+                "axis",
+                f"axes of known length, for inputs of shape {input_shape}",
+                self.axis,
+            )
+        self.input_spec = keras.InputSpec(ndim=len(input_shape))
+        self.mask_scores = self.add_weight(
+            name="mask_scores",
+            shape=[input_shape[axis] for axis in axes],
+            initializer=self.scores_initializer,
+            constraint=self.scores_constraint,
+            dtype="float32",
+            autocast=False,
+        )
+        set_mark(self.mask_scores, Mark())
+
+    def call(self, inputs: Tensor, training: bool | None = False) -> Tensor:
+        return self.masked(inputs, self.broadcast(self.current(training)))
+
+    def current(self, training: bool | None = False) -> Tensor:
+        """Returns the mask that is in force: the final one, or one drawn."""
+        if self.hardened:
+            return ops.convert_to_tensor(self.final_mask)
+        return self.draw(training)
+
+    def masked(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        """Returns what a mask that is in force leaves of the inputs."""
+        if self.hardened:
+            return Mask.keep(self, inputs, mask)
+        return self.keep(inputs, mask)
+
+    def harden(self, final: Any) -> None:
+        """Makes a mask final: it is applied as it is, without noise.
+
+        The scores are kept, and not trained any more.
+
+        Args:
+            final: Array of zeros and ones of the shape of `mask_scores`.
+        """
+        if not hasattr(self, "final_mask"):
+            with _keras_private.unlocked(self):
+                self.final_mask = self.add_weight(
+                    name="final_mask",
+                    shape=self.mask_scores.shape,
+                    initializer="ones",
+                    dtype="bool",
+                    trainable=False,
+                    autocast=False,
+                )
+        self.final_mask.assign(ops.cast(final, "bool"))
+        wanted, self.hardened = self.wants_training, True
+        self.trainable = False
+        self.wants_training = wanted
+
+    def soften(self) -> None:
+        """Undoes `harden`: the scores are in force again."""
+        self.hardened = False
+        self.trainable = self.wants_training
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the scores are trained."""
+        return bool(super().trainable)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        # A model that is made trainable does not train its hardened masks.
+        self.wants_training = value
+        trained = value and not self.hardened
+        keras.layers.Layer.trainable.fset(self, trained)
+
+    def broadcast(self, mask: Tensor) -> Tensor:
+        """Returns a mask in a shape that broadcasts to the inputs.
+
+        Args:
+            mask: Tensor of the shape of `mask_scores`.
+
+        Returns:
+            A tensor of the rank of the inputs, of length 1 on the axes that
+            have no scores.
+        """
+        rank = self.input_spec.ndim
+        lengths = iter(mask.shape)
+        axes = self._axes(rank)
+        shape = [next(lengths) if a in axes else 1 for a in range(rank)]
+        return ops.reshape(mask, shape)
+
+    def _axes(self, rank: int) -> list[int]:
+        """Returns the axes that have scores, in increasing order."""
+        if self.axis is None:
+            return list(range(rank))
+        named = self.axis if isinstance(self.axis, Sequence) else [self.axis]
+        shape, owner = (None,) * rank, type(self).__name__
+        return sorted({require_axis(owner, a, shape) for a in named})
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "axis": self.axis,
+            "scores_initializer": keras.initializers.serialize(
+                self.scores_initializer
+            ),
+            "scores_constraint": keras.constraints.serialize(
+                self.scores_constraint
+            ),
+        }
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        config = super().get_build_config()
+        return config and {**config, "hardened": self.hardened}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        config = dict(config)
+        hardened = config.pop("hardened", False)
+        super().build_from_config(config)
+        if hardened:
+            self.trainable = True
+            self.harden(ops.ones(self.mask_scores.shape))

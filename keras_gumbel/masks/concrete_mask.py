@@ -1,0 +1,165 @@
+"""The binary concrete mask layer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_gumbel import random
+from keras_gumbel._stochastic import StochasticLayer
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import require_choice
+from keras_gumbel.masks.sampled_mask import INFERENCE
+from keras_gumbel.masks.sampled_mask import SampledMask
+from keras_gumbel.ops.bernoulli import BERNOULLI_ESTIMATORS
+from keras_gumbel.ops.bernoulli import relaxed_bernoulli
+from keras_gumbel.ops.bernoulli import sample_bernoulli
+
+_WITHOUT_TEMPERATURE = ("identity", "reinmax")
+
+
+@keras.saving.register_keras_serializable(package="keras_gumbel")
+class ConcreteMask(StochasticLayer, SampledMask):
+    """Gates its input with learned relaxed Bernoulli masks.
+
+    Use it to let training decide which features, channels or weights to keep:
+    every feature has a score s, the probability to be kept, and one mask is
+    drawn for all examples of a batch.
+
+    ```
+    e ~ Logistic(0, 1)
+    m = sigmoid((log(s / (1 - s)) + e) / temperature)             # Eq. (26)
+    output = input * m
+    ```
+
+    The scores are one trainable float32 variable named `mask_scores`,
+    whatever the dtype policy. Train them with
+    `keras_gumbel.optimizers.ProjectedOptimizer`, which holds the expected
+    number of kept features, sum(s) (Eq. 19), under a budget; or give a single
+    layer a `keras_gumbel.constraints.CappedBox`.
+
+    In inference (`training=False`) no noise is drawn and no state changes:
+    the mask is s, its expectation, or what `inference` says.
+
+    Args:
+        axis: Integer, a sequence of integers, or `None`. The axes of the
+            input that have scores of their own; a mask is shared along all
+            others. `None` gives every entry a score, for masks on weights.
+            Defaults to `-1`.
+        temperature: Positive number, or a schedule of the layer's own step
+            such as `keras_gumbel.schedules.LinearAnnealing`. Defaults to
+            `2 / 3`.
+        hard: Boolean, whether the mask in training is 0 or 1, with the
+            gradient of `estimator`. Defaults to `False`.
+        estimator: String, the gradient of a hard mask: `"binary_concrete"`
+            for the one of the relaxed mask (Eq. 16), `"straight_through"`,
+            `"identity"` or `"reinmax"`, as in
+            `keras_gumbel.ops.sample_bernoulli`. Defaults to
+            `"binary_concrete"`.
+        scores_initializer: Initializer of the scores. Defaults to `"ones"`.
+        scores_constraint: Constraint of the scores, such as `CappedBox`, or
+            `None`. `ProjectedOptimizer` does not take scores that have one.
+            Defaults to `None`.
+        inference: String, the mask in inference: `"mean"` for s, `"mode"` for
+            1 where s > 0.5 and 0 elsewhere, `"sample"` for a sample as in
+            training. Defaults to `"mean"`.
+        learn_temperature: Boolean, whether the temperature is a trainable
+            variable that starts at `temperature`, positive by construction.
+            Defaults to `False`.
+        precision: String, `"standard"` or `"high"`, the noise's: see
+            `keras_gumbel.random.logistic`. Defaults to `"standard"`.
+        seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: Float tensor.
+        training: Boolean, whether to draw noise.
+
+    Input shape:
+        Any, with known lengths on the axes named by `axis`.
+
+    Output shape:
+        Same as the input.
+
+    Raises:
+        ValueError: If `temperature` is not positive, `inference`,
+            `estimator` or `precision` is unknown, `estimator` needs a hard
+            mask or has no temperature to learn, or `seed` is out of range; at
+            build, if `axis` does not fit the inputs.
+
+    Example:
+
+    >>> gate = keras_gumbel.layers.ConcreteMask(seed=0)
+    >>> tuple(gate(keras.ops.ones((2, 3)), training=True).shape)
+    (2, 3)
+
+    References:
+        - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
+        - [Zhou et al., 2021](https://arxiv.org/abs/2105.01571)
+    """
+
+    INFERENCE = INFERENCE
+
+    def __init__(
+        self,
+        axis: int | Sequence[int] | None = -1,
+        temperature: Any = 2 / 3,
+        hard: bool = False,
+        estimator: str = "binary_concrete",
+        scores_initializer: Any = "ones",
+        scores_constraint: Any = None,
+        inference: str = "mean",
+        learn_temperature: bool = False,
+        precision: str = "standard",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        require_choice(
+            "ConcreteMask", "estimator", estimator, BERNOULLI_ESTIMATORS
+        )
+        if estimator != "binary_concrete" and not hard:
+            raise invalid_argument(
+                "ConcreteMask",
+                "estimator",
+                "'binary_concrete' with `hard=False`",
+                estimator,
+                "Pass `hard=True`: a relaxed mask has its own gradient.",
+            )
+        if learn_temperature and hard and estimator in _WITHOUT_TEMPERATURE:
+            raise invalid_argument(
+                "ConcreteMask",
+                "learn_temperature",
+                f"`False` with estimator={estimator!r}, which has none",
+                learn_temperature,
+            )
+        super().__init__(
+            temperature,
+            inference,
+            seed,
+            learn_temperature=learn_temperature,
+            precision=precision,
+            axis=axis,
+            scores_initializer=scores_initializer,
+            scores_constraint=scores_constraint,
+            **kwargs,
+        )
+        self.hard = hard
+        self.estimator = estimator
+
+    def sample(self, scores: Tensor, training: bool | None) -> Tensor:
+        noise = random.logistic(
+            scores.shape, "float32", self.seed_generator, self.precision
+        )
+        temperature = self.current_temperature()
+        self.advance(training)
+        if self.hard:
+            return sample_bernoulli(scores, temperature, self.estimator, noise)
+        return relaxed_bernoulli(scores, temperature, noise=noise)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "hard": self.hard,
+            "estimator": self.estimator,
+        }

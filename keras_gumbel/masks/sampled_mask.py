@@ -1,0 +1,30 @@
+"""The base class of masks with noise."""
+
+from typing import Any
+
+from keras import ops
+
+from keras_gumbel._typing import Tensor
+from keras_gumbel.masks.base import Mask
+
+# What a mask may be in inference.
+INFERENCE = ("mean", "mode", "sample")
+
+
+class SampledMask(Mask):
+    """A mask that is drawn in training, and the mean or mode in inference."""
+
+    draws: Any
+    inference: str
+
+    def draw(self, training: bool | None = False) -> Tensor:
+        scores = ops.convert_to_tensor(self.mask_scores)
+        if self.draws(training):
+            return self.sample(scores, training)
+        if self.inference == "mode":
+            return ops.cast(scores > 0.5, scores.dtype)
+        return ops.clip(scores, 0.0, 1.0)
+
+    def sample(self, scores: Tensor, training: bool | None) -> Tensor:
+        """Draws a mask from its scores."""
+        raise NotImplementedError

@@ -1,0 +1,226 @@
+"""The final mask that a model would have now, and how far it is decided."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_gumbel._budgets import BudgetGroup
+from keras_gumbel._budgets import budget_groups
+from keras_gumbel._budgets import require_limits
+from keras_gumbel.sparsity._found import Replaced
+from keras_gumbel.sparsity._found import Scores
+from keras_gumbel.sparsity._found import find_projected
+from keras_gumbel.sparsity._found import find_scores
+from keras_gumbel.sparsity._found import require_numbers
+from keras_gumbel.sparsity._found import sum_scores
+
+# Scores between these are neither kept nor dropped yet.
+UNDECIDED = (0.05, 0.95)
+
+# More undecided scores than this for each weight that is kept, and the final
+# mask is another network than the one that was trained: at the end of
+# training, and where a mask is hardened and the weights are trained further.
+MOST_AT_END = 1.0
+MOST_WHEN_HARDENED = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A budget, and the scores that share it.
+
+    Attributes:
+        group: `BudgetGroup`.
+        budget: Number K, the ones to keep, or what they may cost.
+        settled: Boolean, whether the scores are the final mask already. They
+            stay as they are then, even if the budget would pay for more.
+    """
+
+    group: BudgetGroup
+    budget: float
+    settled: bool = False
+
+    def final_masks(
+        self, values: dict[int, np.ndarray]
+    ) -> dict[int, np.ndarray]:
+        """Returns zeros and ones for the scores, by the ids of variables."""
+        keys = [id(v) for v in self.group.variables]
+        own = [values[key] for key in keys]
+        if not self.settled or not all(np.isin(v, (0, 1)).all() for v in own):
+            tensors = [ops.convert_to_tensor(v, "float32") for v in own]
+            found = self.group.final_masks(tensors, self.budget)
+            own = [ops.convert_to_numpy(mask) for mask in found]
+        return dict(zip(keys, own, strict=True))
+
+
+def decide(
+    owner: str,
+    model: keras.Layer,
+    scores: list[Scores],
+    density: Any = None,
+    budget: Any = None,
+) -> list[Choice] | None:
+    """Returns what the final mask may keep, budget by budget.
+
+    That is what the arguments say where they are given; else what is in force
+    in the optimizer that the model is compiled with, or was before it was
+    hardened; else `None`. Frozen scores are in none: they keep what they have.
+    """
+    live = [s for s in scores if not s.frozen]
+    if density is not None or budget is not None:
+        require_limits(owner, density, budget)
+        variables = [s.variable for s in live]
+        groups = budget_groups(owner, variables, density, budget)
+        return [Choice(g, g.budget_at(0)) for g in groups]
+    optimizer = projected_optimizer(model)
+    if optimizer is None:
+        return None
+    settled = optimizer.built and optimizer.is_final()
+    budgets = optimizer.current_budgets([s.variable for s in live])
+    return [Choice(group, k, settled) for k, group in budgets]
+
+
+def whole(scores: list[Scores]) -> Choice:
+    """Puts scores under one budget: as many ones as are drawn on average."""
+    variables = [s.variable for s in scores]
+    group = BudgetGroup(variables, [1.0] * len(variables))
+    return Choice(group, round(sum(s.expected() for s in scores)), True)
+
+
+def projected_optimizer(model: keras.Layer) -> Any:
+    """Returns the `ProjectedOptimizer` a model has, or had, or `None`."""
+    found = find_projected(getattr(model, "optimizer", None))
+    replaced = Replaced.of(model)
+    if found is None and replaced is not None:
+        found = find_projected(replaced.before)
+    return found
+
+
+def final_masks(
+    scores: list[Scores],
+    choices: list[Choice],
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> list[np.ndarray]:
+    """Keeps the largest scores, as many as fit the budgets.
+
+    Of equal scores, those of the larger weights are kept.
+
+    Args:
+        scores: List of `Scores`.
+        choices: List of `Choice`.
+        change: Callable that changes the values that are compared, or `None`.
+            Defaults to `None`.
+
+    Returns:
+        A list of float32 arrays of zeros and ones, one for each of `scores`.
+    """
+    values = {}
+    for s in scores:
+        value = s.learned()
+        values[id(s.variable)] = value if change is None else change(value)
+    kept: dict[int, np.ndarray] = {}
+    for choice in choices:
+        kept.update(choice.final_masks(values))
+    rest = [s for s in scores if id(s.variable) not in kept]
+    for s in rest:  # frozen ones
+        own = {id(s.variable): s.values()}
+        kept.update(whole([s]).final_masks(own))
+    return [kept[id(s.variable)] for s in scores]
+
+
+@dataclasses.dataclass(frozen=True)
+class Decisions:
+    """The scores of a model, and the final mask they would give now.
+
+    Attributes:
+        scores: List of `Scores`, without those that are frozen.
+        values: List of arrays in [0, 1], one for each.
+        finals: List of arrays of zeros and ones, one for each.
+        budget_used: Float, sum_i c_i s_i over K (Eq. 30).
+    """
+
+    scores: list[Scores]
+    values: list[np.ndarray]
+    finals: list[np.ndarray]
+    budget_used: float
+
+    @property
+    def num_weights(self) -> int:
+        """The number of weights with a score."""
+        return sum(s.num_weights for s in self.scores)
+
+    @property
+    def kept(self) -> int:
+        """The number of weights that the final mask keeps."""
+        pairs = zip(self.scores, self.finals, strict=True)
+        return sum(s.count(final) for s, final in pairs)
+
+    @property
+    def undecided(self) -> int:
+        """The number of weights whose score is neither near 0 nor near 1."""
+        pairs = zip(self.scores, self.values, strict=True)
+        return sum(s.weights_per_score * count_undecided(v) for s, v in pairs)
+
+    @property
+    def undecided_per_kept(self) -> float:
+        """How many undecided weights there are for each one that is kept."""
+        return self.undecided / max(self.kept, 1)
+
+    @property
+    def temperature(self) -> float | None:
+        """The mean temperature of the masks that have one, or `None`."""
+        found = [
+            float(ops.convert_to_numpy(s.mask.current_temperature()))
+            for s in self.scores
+            if hasattr(s.mask, "current_temperature") and not s.hardened
+        ]
+        return sum(found) / len(found) if found else None
+
+
+def find_decisions(owner: str, model: keras.Layer) -> Decisions:
+    """Returns the final mask that `keras_gumbel.harden` would choose now.
+
+    Without a budget it keeps as many as a drawn mask does on average, the sum
+    of the scores (Eq. 19).
+
+    Raises:
+        ValueError: If there is no mask, the model is not built, or a score is
+            NaN.
+    """
+    found = find_scores(owner, model)
+    require_numbers(owner, found)
+    scores = [s for s in found if not s.frozen]
+    if all(s.hardened for s in scores):
+        values = [s.values() for s in scores]
+        return Decisions(scores, values, values, 1.0)
+    choices = decide(owner, model, scores)
+    if choices is None:
+        choices = [dataclasses.replace(whole(scores), settled=False)]
+    return Decisions(
+        scores=scores,
+        values=[s.values() for s in scores],
+        finals=final_masks(scores, choices),
+        budget_used=_budget_used(scores, choices),
+    )
+
+
+def count_undecided(values: np.ndarray) -> int:
+    """Returns how many scores are neither near 0 nor near 1."""
+    low, high = UNDECIDED
+    return int(np.count_nonzero((values > low) & (values < high)))
+
+
+def _budget_used(scores: list[Scores], choices: list[Choice]) -> float:
+    values = {id(s.variable): s.values() for s in scores}
+    costs = [
+        cost * sum_scores(values[id(variable)])
+        for choice in choices
+        for variable, cost in zip(
+            choice.group.variables, choice.group.costs, strict=True
+        )
+    ]
+    budget = sum(choice.budget for choice in choices)
+    return sum(costs) / budget if budget else 0.0

@@ -1,0 +1,220 @@
+"""The scores of a model: those of masks, and others that are marked."""
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_gumbel._scores import Mark
+from keras_gumbel._scores import mark_of
+from keras_gumbel._scores import marked_scores
+from keras_gumbel._scores import name_of
+from keras_gumbel._scores import rename
+from keras_gumbel.masks import Mask
+from keras_gumbel.optimizers import ProjectedOptimizer
+from keras_gumbel.sparsity._masked_layer import attached_masks
+from keras_gumbel.sparsity._scan import named_layers
+from keras_gumbel.sparsity._scan import weight_matrices
+from keras_gumbel.sparsity._sparsify import require_built
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """The scores of one mask of a model, or one marked variable.
+
+    Attributes:
+        variable: The variable with the scores.
+        mask: The `Mask` it belongs to, or `None`.
+        weight: The weight that is masked, or `None`.
+    """
+
+    variable: keras.Variable
+    mask: Any = None
+    weight: keras.Variable | None = None
+
+    @property
+    def name(self) -> str:
+        """The name in reports and dictionaries."""
+        return name_of(self.variable)
+
+    @property
+    def mark(self) -> Mark:
+        """What is known of the scores."""
+        return mark_of(self.variable)
+
+    @property
+    def weights_per_score(self) -> int:
+        """The number of weights that one score controls."""
+        return self.mark.weights_per_score
+
+    @property
+    def size(self) -> int:
+        """The number of scores."""
+        return math.prod(self.variable.shape)
+
+    @property
+    def num_weights(self) -> int:
+        """The number of weights that they control together."""
+        return self.weights_per_score * self.size
+
+    @property
+    def hardened(self) -> bool:
+        """Whether `harden` has made the mask final."""
+        if self.mask is None:
+            return hasattr(self.variable, SAVED)
+        return self.mask.hardened
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the scores are not trained, and not final either."""
+        return not self.hardened and not self.variable.trainable
+
+    def values(self) -> np.ndarray:
+        """Returns the scores in [0, 1]: of a final mask, zeros and ones."""
+        if self.mask is not None and self.mask.hardened:
+            return ops.convert_to_numpy(self.mask.final_mask).astype("float32")
+        return np.clip(ops.convert_to_numpy(self.variable), 0.0, 1.0)
+
+    def learned(self) -> np.ndarray:
+        """Returns the scores in [0, 1] that were learned before `harden`."""
+        if self.mask is None and self.hardened:
+            return np.clip(getattr(self.variable, SAVED)[0], 0.0, 1.0)
+        return np.clip(ops.convert_to_numpy(self.variable), 0.0, 1.0)
+
+    def expected(self) -> float:
+        """Returns the expected number of weights that are kept (Eq. 19)."""
+        return self.weights_per_score * sum_scores(self.values())
+
+    def count(self, final: np.ndarray) -> int:
+        """Returns how many weights a final mask keeps."""
+        return self.weights_per_score * int(np.count_nonzero(final))
+
+    def harden(self, final: np.ndarray) -> None:
+        """Makes a mask final."""
+        if self.mask is not None:
+            self.mask.harden(final)
+            return
+        if not self.hardened:
+            before = ops.convert_to_numpy(self.variable).copy()
+            setattr(self.variable, SAVED, (before, self.variable.trainable))
+        self.variable.assign(final)
+        self.variable.trainable = False
+
+    def soften(self) -> None:
+        """Undoes `harden`."""
+        if self.mask is not None:
+            self.mask.soften()
+        elif self.hardened:
+            before, trainable = getattr(self.variable, SAVED)
+            self.variable.assign(before)
+            self.variable.trainable = trainable
+            delattr(self.variable, SAVED)
+
+
+# Where a marked variable without a mask keeps what it was before `harden`.
+SAVED = "keras_gumbel_saved"
+
+
+def find_scores(owner: str, model: Any) -> list[Scores]:
+    """Lists the scores of a model, at every depth, once each.
+
+    They are given the names that they have in this model, unless they have
+    longer ones already, of a model around it.
+
+    Raises:
+        TypeError: If `model` is not a Keras model or layer.
+        ValueError: If there are none, or the model is not built.
+    """
+    require_built(owner, model)
+    masks: dict[int, tuple[str, Mask]] = {}
+    for prefix, layer in named_layers(model):
+        if isinstance(layer, Mask) and layer.built:
+            masks[id(layer.mask_scores)] = prefix.removesuffix("/"), layer
+    names = {id(m.weight): m.name for m in weight_matrices(model)}
+    for mask in attached_masks(model):
+        name = names[id(mask.part.weight)]
+        masks[id(mask.mask_scores)] = name, mask
+    found = []
+    for variable in marked_scores(model.variables):
+        name, own = masks.get(id(variable), (variable.path, None))
+        known = mark_of(variable).name
+        if known is None or name.endswith(f"/{known}"):
+            rename(variable, name)
+        part = getattr(own, "part", None)
+        found.append(Scores(variable, own, part and part.weight))
+    if not found:
+        raise ValueError(
+            f"`{owner}` found no mask in the model {model.name!r}. Call "
+            "`keras_gumbel.sparsify` on it first."
+        )
+    return found
+
+
+def find_projected(
+    optimizer: keras.optimizers.Optimizer | None,
+) -> ProjectedOptimizer | None:
+    """Returns the `ProjectedOptimizer` in what a model is compiled with."""
+    if optimizer is None or isinstance(optimizer, ProjectedOptimizer):
+        return optimizer
+    inner = getattr(optimizer, "inner_optimizer", None)
+    parts = [inner, *getattr(optimizer, "optimizers", [])]
+    found = (find_projected(part) for part in parts if part is not None)
+    return next((part for part in found if part is not None), None)
+
+
+class Replaced:
+    """The optimizer that hardening a model has replaced.
+
+    Args:
+        before: The optimizer the model was compiled with.
+        after: The one that has taken its place.
+    """
+
+    _ATTRIBUTE = "keras_gumbel_replaced"
+
+    def __init__(self, before: Any, after: Any) -> None:
+        self.before = before
+        self.after = after
+
+    @classmethod
+    def of(cls, model: keras.Layer) -> "Replaced | None":
+        """Returns what was replaced, unless the model was compiled since."""
+        found = vars(model).get(cls._ATTRIBUTE)
+        current = getattr(model, "optimizer", None)
+        return found if found and found.after is current else None
+
+    def keep(self, model: keras.Layer) -> None:
+        """Leaves a note on the model, past Keras, which would save it."""
+        vars(model)[self._ATTRIBUTE] = self
+
+    @classmethod
+    def forget(cls, model: keras.Layer) -> None:
+        """Takes the note away."""
+        vars(model).pop(cls._ATTRIBUTE, None)
+
+
+def sum_scores(values: np.ndarray) -> float:
+    """Returns the sum of scores, the expected number kept (Eq. 19)."""
+    return float(values.sum(dtype="float64"))
+
+
+def divergence(scores: list[Scores]) -> str | None:
+    """Says which scores are NaN and what to do; or `None`."""
+    names = [s.name for s in scores if np.isnan(s.values()).any()]
+    if not names:
+        return None
+    return (
+        f"Training diverged: scores of {', '.join(names)} are NaN, so no "
+        "final mask can be chosen. Go back to weights from before, and train "
+        "at smaller learning rates or with gradients that are clipped."
+    )
+
+
+def require_numbers(owner: str, scores: list[Scores]) -> None:
+    """Raises if scores are NaN."""
+    diverged = divergence(scores)
+    if diverged is not None:
+        raise ValueError(f"`{owner}` cannot go on. {diverged}")

@@ -1,0 +1,280 @@
+"""Layers with masks: a subclass of the user's class, put in its place.
+
+Every layer with a masked weight in its `weights` gets one, from the layer that
+owns the weight up to the model. `call` draws the masks of all of them, once;
+what is called inside finds them drawn.
+"""
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_gumbel import _keras_private
+from keras_gumbel.masks import Mask
+from keras_gumbel.sparsity._masked_weight import MaskedWeight
+from keras_gumbel.sparsity._masked_weight import make_maskable
+from keras_gumbel.sparsity._masked_weight import make_plain
+from keras_gumbel.sparsity._masked_weight import masks_drawn
+from keras_gumbel.sparsity._masked_weight import masks_put_back
+
+# Marks the variables of layers with masks in a file of weights.
+_PREFIX = "with_mask_"
+
+
+class Attachment:
+    """What a layer with masks carries along.
+
+    Attributes:
+        parts: List of `MaskedWeight`, those among the weights of the layer.
+        plain: Dictionary of attributes that wait for `detach`.
+        reasons: Dictionary, why weights were left out, by their ids.
+        trainable: Boolean or `None`, the flag that was changed so that masks
+            of a frozen model are trained.
+    """
+
+    def __init__(self, layer: keras.Layer) -> None:
+        self.parts: list[MaskedWeight] = []
+        # Keras wraps this method in each instance.
+        self.plain = {"quantize": vars(layer).pop("quantize", None)}
+        self.reasons: dict[int, str] = {}
+        self.trainable: bool | None = None
+
+
+class MaskedLayer:
+    """What the class of a layer with masks has beside the user's class."""
+
+    _plain_class: type[keras.Layer]
+    attachment: Attachment
+    weight_masks: list[Mask]
+    name: str
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        # `type(model)(...)`, as `keras.models.clone_model` makes a model out
+        # of layers with masks.
+        model = cls._plain_class(*args, **kwargs)
+        refresh(model)
+        return model
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        training = _training(self, args, kwargs)
+        with masks_drawn(self.attachment.parts, training):
+            return super().call(*args, **kwargs)  # type: ignore[misc]
+
+    def rematerialized_call(
+        self, layer_call: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Callable[..., Any]:
+        """Draws outside of what is computed again for the gradients."""
+        rematerialize = super().rematerialized_call  # type: ignore[misc]
+
+        def outside(*args: Any, **kwargs: Any) -> Any:
+            training = _training(self, args, kwargs)
+            with masks_drawn(self.attachment.parts, training) as drawn:
+
+                def inside(*args: Any, **kwargs: Any) -> Any:
+                    with masks_put_back(drawn):
+                        return layer_call(*args, **kwargs)
+
+                return rematerialize(inside, *args, **kwargs)(*args, **kwargs)
+
+        return outside
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        raise _strip_first(self, "quantized")
+
+    def save_own_variables(self, store: Any) -> None:
+        own: dict[str, Any] = {}
+        super().save_own_variables(own)  # type: ignore[misc]
+        prefix = _PREFIX if _owns_masks(self) else ""
+        for key, value in own.items():
+            store[prefix + key] = value
+
+    def load_own_variables(self, store: Any) -> None:
+        keys = list(store.keys())
+        if _owns_masks(self):
+            if not all(key.startswith(_PREFIX) for key in keys):
+                raise ValueError(
+                    f"The layer {self.name!r} has masks, and the weights to "
+                    "load were saved without. Load them before "
+                    "`keras_gumbel.sparsify`."
+                )
+            store = {key.removeprefix(_PREFIX): store[key] for key in keys}
+        super().load_own_variables(store)  # type: ignore[misc]
+
+    def get_config(self) -> dict[str, Any]:
+        from keras_gumbel.sparsity._saving import masked_config
+
+        return masked_config(self)
+
+    def get_build_config(self) -> None:
+        return None  # that of the plain layer is in the config
+
+    @staticmethod
+    def from_config(
+        config: dict[str, Any], custom_objects: Any = None
+    ) -> keras.Layer:
+        from keras_gumbel.sparsity._saving import layer_from_masked_config
+
+        return layer_from_masked_config(config, custom_objects)
+
+    def __reduce__(self) -> Any:
+        # Pickle looks up classes by name, and would find the user's.
+        return keras.Layer._unpickle_model, super().__reduce__()[1]
+
+
+class _WithLora:
+    def enable_lora(self, *args: Any, **kwargs: Any) -> None:
+        raise _strip_first(self, "given LoRA")
+
+
+class _WithLayers:
+    @property
+    def layers(self) -> list[keras.Layer]:
+        """The layers of the model, without its own masks."""
+        masks = set(map(id, vars(self).get("weight_masks", ())))
+        found = super().layers  # type: ignore[misc]
+        return [layer for layer in found if id(layer) not in masks]
+
+
+def attach(part: MaskedWeight) -> None:
+    """Puts a mask on a weight; `refresh` has to follow."""
+    layer = part.layer
+    make_maskable(part.weight)
+    part.mask.part = part
+    masks = [*getattr(layer, "weight_masks", ()), part.mask]
+    with _keras_private.unlocked(layer):
+        layer.weight_masks = masks
+
+
+def refresh(model: keras.Layer) -> None:
+    """Lets every layer of a model know of the masks among its weights."""
+    parts = {id(m.part.weight): m.part for m in attached_masks(model)}
+    for layer in [model, *_keras_private.flatten_layers(model)]:
+        own = [parts[id(w)] for w in layer.weights if id(w) in parts]
+        if own and not isinstance(layer, Mask):
+            if not is_masked(layer):
+                vars(layer)["attachment"] = Attachment(layer)
+                kind: Any = type(layer)
+                layer.__class__ = _masked_class(kind)
+            layer.attachment.parts = own
+    _keras_private.variables_changed(model)
+
+
+def detach(model: keras.Layer) -> None:
+    """Takes all masks off, and gives all layers their classes back."""
+    for mask in attached_masks(model):
+        make_plain(mask.part.weight)
+    for layer in [model, *_keras_private.flatten_layers(model)]:
+        if not is_masked(layer):
+            continue
+        attachment = vars(layer).pop("attachment")
+        layer.__class__ = layer._plain_class
+        if attachment.plain["quantize"] is not None:
+            vars(layer).update(attachment.plain)
+        if attachment.trainable is not None:
+            layer._trainable = attachment.trainable
+        if "weight_masks" in vars(layer):
+            _keras_private.untrack(layer, list(layer.weight_masks))
+            with _keras_private.unlocked(layer):
+                del layer.weight_masks
+    _keras_private.variables_changed(model)
+
+
+def attached_masks(model: keras.Layer) -> list[Mask]:
+    """Lists the masks on the weights of a model, once each.
+
+    Those of one layer come in the order in which it holds them.
+    """
+    return [
+        mask
+        for layer in [model, *_keras_private.flatten_layers(model)]
+        for mask in vars(layer).get("weight_masks", ())
+    ]
+
+
+def is_masked(layer: Any) -> bool:
+    """Whether there are masks on weights of a layer."""
+    return isinstance(layer, MaskedLayer)
+
+
+@contextlib.contextmanager
+def plain_classes(model: keras.Layer) -> Iterator[None]:
+    """Gives all layers of a model the user's classes for the duration."""
+    layers = [
+        layer
+        for layer in [model, *_keras_private.flatten_layers(model)]
+        if is_masked(layer)
+    ]
+    kinds = [type(layer) for layer in layers]
+    for layer in layers:
+        layer.__class__ = type(layer)._plain_class
+    try:
+        yield
+    finally:
+        for layer, kind in zip(layers, kinds, strict=True):
+            layer.__class__ = kind
+
+
+@functools.cache
+def _masked_class(kind: type[keras.Layer]) -> type[keras.Layer]:
+    """Returns the subclass that takes the place of a class of layers."""
+    bases: list[type] = [MaskedLayer]
+    if hasattr(kind, "enable_lora"):
+        bases.append(_WithLora)
+    if hasattr(kind, "layers"):
+        bases.append(_WithLayers)
+    names = {
+        "__module__": kind.__module__,
+        "__qualname__": kind.__qualname__,
+        "__doc__": kind.__doc__,
+        "_plain_class": kind,
+        "call": _with_signature_of(kind.call),
+    }
+    return _register(type(kind.__name__, (*bases, kind), names))
+
+
+def _with_signature_of(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `MaskedLayer.call` as one of the arguments that `call` has."""
+
+    def masked_call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return MaskedLayer.call(self, *args, **kwargs)
+
+    # Not by `functools.wraps`: AutoGraph would take the source of `call`.
+    masked_call.__signature__ = inspect.signature(call)  # type: ignore[attr-defined]
+    return masked_call
+
+
+_register = keras.saving.register_keras_serializable(
+    "keras_gumbel", "MaskedLayer"
+)
+
+# For files that are read before anything has been masked.
+_register(MaskedLayer)
+
+
+def _owns_masks(layer: Any) -> bool:
+    return "weight_masks" in vars(layer)
+
+
+def _training(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Returns whether a call is one of training."""
+    if kwargs.get("training") is not None:
+        return kwargs["training"]
+    training = _keras_private.training_in_context()
+    if training is not None or not args:
+        return training
+    with contextlib.suppress(TypeError):
+        call = inspect.signature(layer._plain_class.call)
+        return call.bind(layer, *args, **kwargs).arguments.get("training")
+    return None
+
+
+def _strip_first(layer: Any, what: str) -> ValueError:
+    return ValueError(
+        f"{layer.name!r} has masks on its weights and cannot be {what}. Call "
+        "`keras_gumbel.strip` on the model first: the zeros stay zeros."
+    )

@@ -1,0 +1,166 @@
+"""Weights that are masked for as long as a layer that has them is called.
+
+Keras reads every variable by its `value`, wherever it is held: in attributes,
+lists or other layers. While a layer with masks is called, that is the weight
+under a mask; at all other times, for optimizers, files and the user, it is the
+weight itself.
+"""
+
+import contextlib
+import contextvars
+import dataclasses
+import functools
+import types
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import TypeAlias
+
+import keras
+from keras import ops
+
+from keras_gumbel import _keras_private
+from keras_gumbel._typing import Tensor
+from keras_gumbel.granularities import Granularity
+from keras_gumbel.granularities import ScoreLayout
+from keras_gumbel.masks import Mask
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskedWeight:
+    """A weight of a layer, and the mask that is on it.
+
+    Attributes:
+        layer: The layer that owns the weight and tracks the mask.
+        weight: The variable.
+        mask: `Mask`, with the scores.
+        granularity: `Granularity`.
+        layout: `ScoreLayout`, where the scores are.
+    """
+
+    layer: keras.Layer
+    weight: keras.Variable
+    mask: Mask
+    granularity: Granularity
+    layout: ScoreLayout
+
+    def fold(self) -> None:
+        """Multiplies the final mask into the weight."""
+        mask = self.layout.expand(self.mask.final_mask)
+        self.weight.assign(self.weight * ops.cast(mask, self.weight.dtype))
+
+
+class _Drawn:
+    """A weight under the mask that was drawn for it.
+
+    Args:
+        part: `MaskedWeight`.
+        training: Boolean, whether to draw noise.
+    """
+
+    def __init__(self, part: MaskedWeight, training: bool | None) -> None:
+        self.part = part
+        self.dtype = keras.backend.standardize_dtype(part.layer.compute_dtype)
+        self.mask = part.layout.expand(part.mask.current(training))
+        with _keras_private.without_autocast():
+            self.value = self._masked(ops.convert_to_tensor(part.weight))
+
+    def read(self, weight: Tensor) -> Tensor:
+        """Returns it in the dtype in which the weight itself was read."""
+        dtype = keras.backend.standardize_dtype(weight.dtype)
+        if dtype == self.dtype:
+            return self.value
+        # By a layer of another dtype policy.
+        return self.part.mask.masked(weight, self.mask)
+
+    def _masked(self, weight: Tensor) -> Tensor:
+        return self.part.mask.masked(ops.cast(weight, self.dtype), self.mask)
+
+
+_AllDrawn: TypeAlias = Mapping[int, _Drawn]
+
+# What is drawn in the calls that are being made, by the ids of the variables.
+# Each thread has its own, such as those of the replicas of `tf.distribute`.
+_DRAWN: contextvars.ContextVar[_AllDrawn] = contextvars.ContextVar(
+    "keras_gumbel_drawn", default=types.MappingProxyType({})
+)
+
+
+@contextlib.contextmanager
+def masks_drawn(
+    parts: Sequence[MaskedWeight], training: bool | None
+) -> Iterator[_AllDrawn]:
+    """Masks weights for the duration, unless a call further out does.
+
+    Yields:
+        All that is drawn, for `masks_put_back`.
+    """
+    drawn = _DRAWN.get()
+    missing = [
+        p for p in parts if id(p.weight) not in drawn and is_maskable(p.weight)
+    ]
+    if missing:
+        new = {id(p.weight): _Drawn(p, training) for p in missing}
+        with masks_put_back({**drawn, **new}) as everything:
+            yield everything
+    else:
+        yield drawn
+
+
+@contextlib.contextmanager
+def masks_put_back(drawn: _AllDrawn) -> Iterator[_AllDrawn]:
+    """Masks weights for the duration, as they have been drawn before."""
+    token = _DRAWN.set(drawn)
+    try:
+        yield drawn
+    finally:
+        _DRAWN.reset(token)
+
+
+def make_maskable(weight: keras.Variable) -> None:
+    """Lets a variable show what is drawn for it."""
+    kind: Any = type(weight)
+    weight.__class__ = _maskable_class(kind)
+
+
+def make_plain(weight: keras.Variable) -> None:
+    """Gives a variable the class of Keras back."""
+    weight.__class__ = type(weight).__base__
+
+
+def is_maskable(weight: keras.Variable) -> bool:
+    """Whether there is a mask on a variable."""
+    return getattr(type(weight), "_is_maskable", False)
+
+
+@functools.cache
+def _maskable_class(kind: type[keras.Variable]) -> type[keras.Variable]:
+    """Returns the class of a backend's variables with a mask."""
+    read = kind.value.fget
+
+    def value(self: Any) -> Tensor:
+        drawn = _DRAWN.get().get(id(self))
+        weight = read(self)
+        return weight if drawn is None else drawn.read(weight)
+
+    def assign(self: Any, value: Any) -> Tensor:
+        if id(self) in _DRAWN.get():
+            raise ValueError(
+                f"A layer assigns to its weight {self.path} while it is "
+                "called, and the weight has a mask: what it would store is "
+                "the masked weight. Leave the layer out with the `filters` of "
+                "`keras_gumbel.sparsify`."
+            )
+        return kind.assign(self, value)
+
+    return type(
+        kind.__name__,
+        (kind,),
+        {
+            "__module__": kind.__module__,
+            "_is_maskable": True,
+            "value": property(value),
+            "assign": assign,
+        },
+    )

@@ -1,0 +1,145 @@
+"""Configs of layers with masks."""
+
+from typing import Any
+
+import keras
+
+from keras_gumbel._scores import Mark
+from keras_gumbel._scores import name_of
+from keras_gumbel._scores import set_mark
+from keras_gumbel.granularities import Granularity
+from keras_gumbel.masks import Mask
+from keras_gumbel.sparsity._masked_layer import attach
+from keras_gumbel.sparsity._masked_layer import attached_masks
+from keras_gumbel.sparsity._masked_layer import plain_classes
+from keras_gumbel.sparsity._masked_layer import refresh
+from keras_gumbel.sparsity._masked_weight import MaskedWeight
+from keras_gumbel.sparsity._scan import WeightMatrix
+from keras_gumbel.sparsity._scan import weight_matrices
+
+
+def put_mask_on(
+    matrix: WeightMatrix,
+    mask: Mask,
+    granularity: Granularity,
+    name: str | None = None,
+) -> Mask:
+    """Puts a mask of its own on a weight; `refresh` has to follow.
+
+    Args:
+        matrix: `WeightMatrix`.
+        mask: `Mask`, not built.
+        granularity: `Granularity`.
+        name: String, the name in reports, or `None` for that of the matrix.
+    """
+    weight, layer = matrix.weight, matrix.layer
+    layout = granularity.layout(tuple(weight.shape), matrix.axes)
+    part = MaskedWeight(layer, weight, mask, granularity, layout)
+    name = name or matrix.name
+    mask.axis = None
+    # Keras makes the name of the mask unique, and so the path of its scores.
+    with keras.name_scope(name.replace("/", "_")):
+        mask.build(layout.scores)
+    set_mark(
+        mask.mask_scores,
+        Mark(
+            saliency=lambda: mask.saliency(weight, layout),
+            ranked=mask.ranked,
+            weights_per_score=layout.weights_per_score,
+            rows=layout.rows,
+            name=name,
+        ),
+    )
+    attach(part)
+    return mask
+
+
+def masked_config(layer: keras.Layer) -> dict[str, Any]:
+    """Returns the config of a layer with masks: the plain one, and the masks.
+
+    Layers are found again by their place among the weight matrices: names
+    that Keras makes up are others after loading.
+    """
+    matrices = weight_matrices(layer)
+    places = {id(m.weight): i for i, m in enumerate(matrices)}
+    with plain_classes(layer):
+        plain = keras.saving.serialize_keras_object(layer)
+    plain.pop("compile_config", None)
+    plain.pop("shared_object_id", None)
+    serialized = [
+        {
+            "index": places[id(mask.part.weight)],
+            "weight": _describe(matrices[places[id(mask.part.weight)]]),
+            "name": name_of(mask.mask_scores),
+            "mask": _unshared(keras.saving.serialize_keras_object(mask)),
+            "granularity": _unshared(
+                keras.saving.serialize_keras_object(mask.part.granularity)
+            ),
+            "trainable": mask.wants_training,
+            "hardened": mask.hardened,
+        }
+        for mask in attached_masks(layer)
+    ]
+    return {"layer": plain, "masks": serialized}
+
+
+def layer_from_masked_config(
+    config: dict[str, Any], custom_objects: Any = None
+) -> keras.Layer:
+    """Builds a layer, and puts masks on it."""
+    layer = keras.saving.deserialize_keras_object(
+        config["layer"], custom_objects=custom_objects
+    )
+    matrices = weight_matrices(layer)
+    for entry in config["masks"]:
+        found = None
+        if entry["index"] < len(matrices):
+            found = matrices[entry["index"]]
+        if found is None or _describe(found) != entry["weight"]:
+            raise ValueError(
+                f"The saved model {layer.name!r} has a mask on "
+                f"{entry['name']}, which was {entry['weight']}. Received: "
+                f"{found and _describe(found)} at this place. The class of the "
+                "model has changed since, or does not build its layers when "
+                "it is loaded."
+            )
+        mask = keras.saving.deserialize_keras_object(
+            entry["mask"], custom_objects=custom_objects
+        )
+        granularity = keras.saving.deserialize_keras_object(
+            entry["granularity"], custom_objects=custom_objects
+        )
+        put_mask_on(found, mask, granularity, entry["name"])
+        mask.trainable = entry["trainable"]
+        if entry["hardened"]:
+            mask.harden(mask.mask_scores)
+    refresh(layer)
+    return layer
+
+
+def copy_of(mask: Mask, **changes: Any) -> Mask:
+    """Returns a mask of the same config, with some arguments changed."""
+    config = {**mask.get_config(), "trainable": True, "name": None}
+    known = {k: v for k, v in changes.items() if k in config}
+    return type(mask).from_config({**config, **known})
+
+
+def _describe(matrix: WeightMatrix) -> list[Any]:
+    shape = [int(n) for n in matrix.weight.shape]
+    return [type(matrix.layer).__name__, matrix.weight.name, *shape]
+
+
+def _unshared(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config of an object that is made anew, under a new name.
+
+    Marks of shared objects are ids, which a later object may have as well.
+    """
+    config = {
+        k: v
+        for k, v in config.items()
+        if k not in ("shared_object_id", "build_config")
+    }
+    if "name" in config["config"]:
+        inner = {**config["config"], "name": None, "trainable": True}
+        config["config"] = inner
+    return config

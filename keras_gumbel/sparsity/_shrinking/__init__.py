@@ -1,1 +1,0 @@
-"""Models without their dead units: what is dead, and what replaces it."""
