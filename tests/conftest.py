@@ -13,6 +13,8 @@ import keras
 import pytest
 from hypothesis import settings
 
+from tests.nightly import KNOWN_FAILURES
+
 # Examples are drawn from a fixed seed: a red test is a bug, not luck.
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, database=None
@@ -36,6 +38,11 @@ def pytest_collection_modifyitems(items):
         if marker and keras.config.backend() not in marker.args:
             names = " and ".join(marker.args)
             item.add_marker(pytest.mark.skip(reason=f"for {names} only"))
+        if "dev" in keras.__version__:
+            for part, reason in KNOWN_FAILURES.items():
+                if part in item.nodeid:
+                    allowed = pytest.mark.xfail(reason=reason, strict=False)
+                    item.add_marker(allowed)
 
 
 def pytest_make_parametrize_id(config, val, argname):

@@ -124,7 +124,7 @@ def check_fit_eagerly(make, inputs):
 
 
 def _check_fit(make, inputs, steps, **options):
-    """Every trainable variable moves, and the layer counts the steps."""
+    """Every trainable variable moves, and what has a temperature counts."""
     layer = make()
     # A layer in front shows whether the gradient passes through this one.
     floating = np.issubdtype(inputs.dtype, np.floating)
@@ -140,7 +140,8 @@ def _check_fit(make, inputs, steps, **options):
     moved = [(a != b).any() for a, b in zip(after, before, strict=True)]
     assert all(moved), [v.path for v in model.trainable_variables]
     assert all(np.isfinite(value).all() for value in after)
-    assert values_of(step_counters(layer)) == [steps]
+    counting = [hasattr(x, "temperature") for x in layer._flatten_layers()]
+    assert values_of(step_counters(layer)) == [steps] * sum(counting)
 
 
 def check_same_seed_same_draws(make, inputs):
@@ -205,15 +206,13 @@ def _graph_of(layer, inputs):
     if keras.config.backend() == "jax":
         import jax
 
-        def infer(x):
-            return layer.stateless_call(
-                layer.trainable_variables,
-                layer.non_trainable_variables,
-                x,
-                training=False,
-            )
+        def infer(values, x):
+            state = zip(layer.variables, values, strict=True)
+            with keras.StatelessScope(state):
+                return layer(x, training=False)
 
-        return str(jax.make_jaxpr(infer)(inputs))
+        values = [v.value for v in layer.variables]
+        return str(jax.make_jaxpr(infer)(values, inputs))
     if keras.config.backend() == "tensorflow":
         import tensorflow as tf
 

@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import csv
 import io
 import math
@@ -12,12 +13,12 @@ from keras import ops
 import keras_gumbel as kg
 from keras_gumbel.callbacks import SparsityLogger
 from keras_gumbel.callbacks._hardened import evaluate_soft_and_hard
-from keras_gumbel.layers import ConcreteMask
-from keras_gumbel.layers import SaliencyMask
+from keras_gumbel.masks import ConcreteMask
+from keras_gumbel.masks import MagnitudeMask
 from keras_gumbel.optimizers import ProjectedOptimizer
 from keras_gumbel.schedules import CubicDensity
 from keras_gumbel.schedules import LinearAnnealing
-from keras_gumbel.sparsity._decisions import find_decisions
+from keras_gumbel.sparsity._choices import find_decisions
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 6)).astype("float32")
@@ -27,8 +28,8 @@ TEMPERATURE = LinearAnnealing(1.0, 0.4, steps=EPOCHS * STEPS)
 ADDED = {
     "density",
     "undecided",
-    "spent",
-    "churn",
+    "budget_used",
+    "mask_churn",
     "temperature",
     "val_hard_loss",
     "val_hard_mae",
@@ -68,7 +69,7 @@ class Masks(keras.callbacks.Callback):
         self.scores, self.largest = [], []
 
     def on_epoch_end(self, epoch, logs=None):
-        scores = self.model.layers[0].masks[0].mask_scores
+        scores = self.model.layers[0].weight_masks[0].mask_scores
         scores = ops.convert_to_numpy(scores).copy().ravel()
         self.scores.append(scores)
         self.largest.append(set(np.argsort(-scores)[:9]))  # 0.3 of 30
@@ -120,8 +121,8 @@ def test_logger_logs_what_the_report_says(fitted):
     report = kg.sparsity_report(model)
 
     assert history["density"] == [0.3] * EPOCHS
-    assert history["undecided"][-1] == report.undecided_share
-    assert history["spent"][-1] == report.spent
+    assert history["undecided"][-1] == report.undecided_fraction
+    assert history["budget_used"][-1] == report.budget_used
 
 
 def test_logger_sees_what_each_epoch_has_changed(fitted):
@@ -130,11 +131,11 @@ def test_logger_sees_what_each_epoch_has_changed(fitted):
     undecided = [((s > 0.05) & (s < 0.95)).mean() for s in masks.scores]
     np.testing.assert_allclose(history["undecided"], undecided)
     assert len(set(undecided)) > 1
-    spent = [s.sum(dtype="float64") / 9 for s in masks.scores]
-    np.testing.assert_allclose(history["spent"], spent, rtol=1e-6)
+    used = [s.sum(dtype="float64") / 9 for s in masks.scores]
+    np.testing.assert_allclose(history["budget_used"], used, rtol=1e-6)
 
 
-def test_churn_is_the_share_of_new_ones(fitted):
+def test_mask_churn_is_the_share_of_new_ones(fitted):
     _, history, masks, *_ = fitted
 
     new = [
@@ -142,8 +143,8 @@ def test_churn_is_the_share_of_new_ones(fitted):
         for before, now in zip(masks.largest, masks.largest[1:], strict=False)
     ]
 
-    assert math.isnan(history["churn"][0])
-    np.testing.assert_allclose(history["churn"][1:], new)
+    assert math.isnan(history["mask_churn"][0])
+    np.testing.assert_allclose(history["mask_churn"][1:], new)
     assert max(new) > 0
 
 
@@ -159,7 +160,8 @@ def test_gap_is_that_of_the_hardened_model(fitted):
     model, history, *_ = fitted
 
     soft = model.evaluate(X, Y, verbose=0, return_dict=True)
-    hard = kg.harden(model).evaluate(X, Y, verbose=0, return_dict=True)
+    copied = kg.harden(copy.deepcopy(model))
+    hard = copied.evaluate(X, Y, verbose=0, return_dict=True)
 
     for name in ("loss", "mae"):
         assert history[f"val_hard_{name}"][-1] == pytest.approx(
@@ -217,7 +219,7 @@ def test_evaluation_of_the_final_mask_restores_every_variable():
 
 def test_evaluation_that_fails_restores_the_scores():
     model = sparse(ProjectedOptimizer("sgd", density=0.3))
-    (mask,) = model.layers[0].masks
+    (mask,) = model.layers[0].weight_masks
     calls = []
 
     def evaluate(*args, **kwargs):
@@ -282,7 +284,7 @@ def plain(score_optimizer=None, mask=None, **kwargs):
 def decided(model):
     """Makes all scores 0 or 1."""
     model.optimizer.build(model.trainable_variables)
-    scores = model.layers[0].masks[0].mask_scores
+    scores = model.layers[0].weight_masks[0].mask_scores
     scores.assign(ops.reshape(ops.cast(ops.arange(30) < 9, "float32"), (6, 5)))
     return model
 
@@ -389,7 +391,7 @@ def test_learning_rate_is_summed_up_to_the_final_mask():
 
 
 def test_learning_rate_of_scores_that_are_not_learned_is_silent():
-    model = plain(keras.optimizers.Adam(1e-6), SaliencyMask())
+    model = plain(keras.optimizers.Adam(1e-6), MagnitudeMask())
 
     assert advice(model, count=5) == []
 
@@ -428,11 +430,8 @@ def test_layer_of_which_nothing_is_kept_warns(name):
     optimizer = ProjectedOptimizer("sgd", density=0.9, score_optimizer=None)
     model.compile(optimizer, "mse")
     for layer in model.layers:
-        layer.masks[0].mask_scores.assign(
-            ops.full(
-                (int(layer.kernels[0].shape[0]), 5), name not in layer.name
-            )
-        )
+        scores = layer.weight_masks[0].mask_scores
+        scores.assign(ops.full(scores.shape, name not in layer.name))
 
     (message,) = advice(model, count=5)
 
@@ -443,7 +442,7 @@ def test_layer_of_which_nothing_is_kept_warns(name):
 def test_logger_warns_of_divergence_and_logs_nan():
     model, logger = decided(plain()), SparsityLogger((X, Y))
     (before,) = epochs_of(logger, model, epochs=1)
-    scores = model.layers[0].masks[0].mask_scores
+    scores = model.layers[0].weight_masks[0].mask_scores
     good = ops.convert_to_numpy(scores)
     scores.assign(np.full(scores.shape, np.nan))
 
@@ -465,13 +464,37 @@ def test_logger_of_a_hardened_model_is_silent():
         warnings.simplefilter("error", UserWarning)
         first, second = epochs_of(logger, model, count=5)
 
-    assert set(first) == {"density", "undecided", "spent", "churn"}
+    assert set(first) == {"density", "undecided", "budget_used", "mask_churn"}
     assert second == {
         "density": 0.3,
         "undecided": 0.0,
-        "spent": 1.0,
-        "churn": 0.0,
+        "budget_used": 1.0,
+        "mask_churn": 0.0,
     }
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.parts = [keras.layers.Dense(4), keras.layers.Dense(5)]
+
+    def call(self, inputs):
+        return self.parts[1](self.parts[0](inputs))
+
+
+def test_logger_follows_a_subclassed_model():
+    model = Subclassed()
+    model(X)
+    model = kg.sparsify(model)
+    model.compile(ProjectedOptimizer("sgd", density=0.5), "mse")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        (logs,) = epochs_of(SparsityLogger((X, Y)), model, epochs=1)
+
+    assert logs["density"] == 0.5
+    hard = kg.harden(model).evaluate(X, Y, verbose=0)
+    assert logs["val_hard_loss"] == pytest.approx(hard, rel=1e-5)
 
 
 def test_logger_starts_anew_with_another_model():
@@ -481,8 +504,8 @@ def test_logger_starts_anew_with_another_model():
     (other,) = epochs_of(logger, kg.harden(decided(plain())), 1, count=5)
     (same,) = epochs_of(logger, logger.model, 1, count=5)
 
-    assert math.isnan(other["churn"])
-    assert same["churn"] == 0.0
+    assert math.isnan(other["mask_churn"])
+    assert same["mask_churn"] == 0.0
 
 
 @pytest.mark.backends("tensorflow")

@@ -47,6 +47,24 @@ def test_top_k_mask_keeps_the_largest(seed, levels, share):
     np.testing.assert_array_equal(mask, largest(arrays, budget))
 
 
+@pytest.mark.parametrize("budget", [0, 1, 3, 5, 8])
+def test_top_k_mask_keeps_the_larger_tie_of_equal_values(budget):
+    values = [np.array([0.5, 0.5, 1.0, 0.0]), np.array([0.5, 0.0, 0.5])]
+    ties = [np.array([3.0, 1.0, 0.0, 5.0]), np.array([2.0, 7.0, 1.0])]
+
+    mask = flat(top_k_mask(tensors(values), budget, ties=tensors(ties)))
+
+    # By value, then tie, then place.
+    order = [2, 0, 4, 1, 6, 5, 3]
+    assert set(np.flatnonzero(mask)) == set(order[:budget])
+
+
+def test_top_k_mask_takes_ties_of_a_single_tensor():
+    mask = top_k_mask([0.5, 0.5, 0.5], 1, ties=[1.0, 3.0, 2.0])
+
+    assert to_numpy(mask).tolist() == [0.0, 1.0, 0.0]
+
+
 @pytest.mark.parametrize("budget", [0, 1, 4.9, 9, 30, 1e9])
 def test_top_k_mask_spends_no_more_than_the_budget(budget):
     arrays = [np.linspace(0.0, 1.0, 6), np.linspace(0.05, 0.9, 5)]

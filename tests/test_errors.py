@@ -34,6 +34,9 @@ def _build(optimizer):
     optimizer.build(_sparse().trainable_variables)
 
 
+DATA = (ops.ones((2, 4)), ops.ones((2, 3)))
+
+
 def _projected(**kwargs):
     return kg.optimizers.ProjectedOptimizer("sgd", **kwargs)
 
@@ -132,10 +135,31 @@ BAD_VALUES = {
         lambda: kg.layers.ConcreteMask(axis=0).build((None, 4)),
         "axis",
     ),
-    "wrapped layer": (
-        lambda: kg.layers.Sparsified(keras.layers.ReLU()),
-        "layer",
+    "mask": (lambda: kg.sparsify(_model(), "soft"), "mask"),
+    "mask gradient": (
+        lambda: kg.masks.MagnitudeMask(gradient="none"),
+        "gradient",
     ),
+    "mask estimator": (
+        lambda: kg.masks.ConcreteMask(estimator="identity"),
+        "estimator",
+    ),
+    "gaussian mask inference": (
+        lambda: kg.masks.GaussianMask(inference="argmax"),
+        "inference",
+    ),
+    "hard concrete mask temperature": (
+        lambda: kg.masks.HardConcreteMask(0.0),
+        "temperature",
+    ),
+    "random mask seed": (lambda: kg.masks.RandomMask(seed=-1), "seed"),
+    "granularity": (
+        lambda: kg.sparsify(_model(), granularity="row"),
+        "granularity",
+    ),
+    "block rows": (lambda: kg.granularities.Block(0, 1), "rows"),
+    "N of M": (lambda: kg.granularities.NOfM(4, 2), "m"),
+    "sparsify seed": (lambda: kg.sparsify(_model(), seed=-1), "seed"),
     "constraint budget": (lambda: kg.constraints.CappedBox(-1), "budget"),
     "constant": (lambda: kg.schedules.Constant(0), "value"),
     "annealing start": (
@@ -162,8 +186,6 @@ BAD_VALUES = {
     "density": (lambda: _projected(density=1.5), "density"),
     "density of zero": (lambda: _projected(density=0.0), "density"),
     "density of text": (lambda: _projected(density="5%"), "density"),
-    "both": (lambda: _projected(density=0.5, budget=3), "density"),
-    "neither": (lambda: _projected(), "density"),
     "budget": (lambda: _projected(budget=0), "budget"),
     "budget too large": (lambda: _build(_projected(budget=13)), "budget"),
     "score optimizer decays": (
@@ -180,11 +202,11 @@ BAD_VALUES = {
     "harden density": (lambda: kg.harden(_sparse(), density=0), "density"),
     "harden budget": (lambda: kg.harden(_sparse(), budget=13), "budget"),
     "harden samples": (
-        lambda: kg.harden(_sparse(), density=0.5, num_samples=0),
+        lambda: kg.harden_best(_sparse(), DATA, density=0.5, num_samples=0),
         "num_samples",
     ),
     "harden seed": (
-        lambda: kg.harden(_sparse(), density=0.5, seed=-1),
+        lambda: kg.harden_best(_sparse(), DATA, density=0.5, seed=-1),
         "seed",
     ),
     "draws in a step": (
@@ -200,10 +222,6 @@ BAD_VALUES = {
             _renormalized(), ops.ones((2, 4))
         ),
         "model",
-    ),
-    "harden both": (
-        lambda: kg.harden(_sparse(), density=0.5, budget=3),
-        "density",
     ),
     "logger batch size": (
         lambda: kg.callbacks.SparsityLogger(batch_size=0),
@@ -240,16 +258,21 @@ BAD_VALUES = {
 }
 
 WRONG_KINDS = {
-    "tensor for layer": (
-        lambda: kg.layers.Sparsified(ops.ones((2, 2))),
-        "layer",
+    "tensor to sparsify": (lambda: kg.sparsify(ops.ones((2, 2))), "model"),
+    "symbol to sparsify": (lambda: kg.sparsify(keras.Input((4,))), "model"),
+    "class to sparsify": (lambda: kg.sparsify(keras.layers.Dense), "model"),
+    "tensor to strip": (lambda: kg.strip(ops.ones(2)), "model"),
+    "tensor to harden": (lambda: kg.harden(ops.ones(2)), "model"),
+    "tensor to soften": (lambda: kg.soften(ops.ones(2)), "model"),
+    "tensor to report": (lambda: kg.sparsity_report(ops.ones(2)), "model"),
+    "layer for a class of layers": (
+        lambda: kg.register_weight_axes(keras.layers.ReLU(), {}),
+        "layer_class",
     ),
-    "symbol for layer": (
-        lambda: kg.layers.Sparsified(keras.Input((4,))),
-        "layer",
+    "list for axes": (
+        lambda: kg.register_weight_axes(keras.layers.ReLU, ["kernel"]),
+        "axes",
     ),
-    "layer for model": (lambda: kg.sparsify(keras.layers.Dense(2)), "model"),
-    "tensor for model": (lambda: kg.strip(ops.ones(2)), "model"),
     "layer to draw from": (
         lambda: kg.models.MonteCarloModel(keras.layers.Dense(2)),
         "model",
@@ -276,20 +299,24 @@ WRONG_KINDS = {
 }
 
 STRUCTURE = {
+    "density and budget": lambda: _projected(density=0.5, budget=3),
+    "neither density nor budget": lambda: _projected(),
+    "harden to both": lambda: kg.harden(_sparse(), density=0.5, budget=3),
     "no scores": lambda: _projected(density=0.5).build(
         _model().trainable_variables
     ),
     "no mask": lambda: kg.sparsity_report(_model()),
     "nothing to mask": lambda: kg.sparsify(_model(), filters="conv"),
     "no budget": lambda: kg.harden(_sparse()),
-    "no loss to compare": lambda: kg.harden(
-        _sparse(), budget=2, data=(ops.ones((2, 4)), ops.ones((2, 3)))
-    ),
+    "no loss to compare": lambda: kg.harden_best(_sparse(), DATA, budget=2),
     "no budget to strip": lambda: kg.strip(_sparse()),
-    "not built": lambda: kg.harden(
-        keras.Sequential([kg.layers.Sparsified(keras.layers.Dense(2))]),
-        density=0.5,
+    "not built to sparsify": lambda: kg.sparsify(keras.layers.Dense(2)),
+    "not built to harden": lambda: kg.harden(
+        keras.Sequential([kg.layers.ConcreteMask()]), density=0.5
     ),
+    "no mask to soften": lambda: kg.soften(_model()),
+    "ranked between layers": lambda: kg.masks.MagnitudeMask()(ops.ones(2)),
+    "masks to quantize": lambda: _sparse().quantize("int8"),
     "masks to shrink": lambda: kg.shrink(_sparse()),
     "not built to shrink": lambda: kg.shrink(
         keras.Sequential([keras.layers.Dense(2)])
@@ -319,7 +346,7 @@ def test_wrong_kind_gets_the_template(case):
 
 @pytest.mark.parametrize("case", STRUCTURE)
 def test_wrong_structure_says_what_to_do(case):
-    with pytest.raises(ValueError, match=r"`\w+`") as caught:
+    with pytest.raises(ValueError, match=r"`[\w.]+`") as caught:
         STRUCTURE[case]()
 
     assert str(caught.value).count(". ") >= 1

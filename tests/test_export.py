@@ -36,6 +36,14 @@ def _logits(features):
     return keras.layers.Dense(5)(features)
 
 
+def _masked(layer, inputs, budget=None):
+    layer.build(inputs.shape)
+    kg.sparsify(layer, kg.masks.ConcreteMask(scores_initializer=UNEVEN))
+    if budget is not None:
+        kg.harden(layer, budget=budget)
+    return layer(inputs)
+
+
 # Functions of symbolic features. A converter that fails at the first one has
 # a fault of its own.
 MODELS = {
@@ -59,13 +67,11 @@ MODELS = {
     "ConcreteMask_mode": lambda x: kg.layers.ConcreteMask(
         scores_initializer=UNEVEN, inference="mode"
     )(_logits(x)),
-    "Sparsified_Dense": lambda x: kg.layers.Sparsified(
-        keras.layers.Dense(5), kg.layers.ConcreteMask(scores_initializer=UNEVEN)
-    )(x),
-    "Sparsified_Conv2D": lambda x: kg.layers.Sparsified(
-        keras.layers.Conv2D(4, 2),
-        kg.layers.ConcreteMask(scores_initializer=UNEVEN),
-    )(keras.layers.Reshape((3, 2, 1))(x)),
+    "masked_Dense": lambda x: _masked(keras.layers.Dense(5), x),
+    "masked_Conv2D": lambda x: _masked(
+        keras.layers.Conv2D(4, 2), keras.layers.Reshape((3, 2, 1))(x)
+    ),
+    "hardened_Dense": lambda x: _masked(keras.layers.Dense(5), x, budget=12),
     "SubsetSampler": lambda x: kg.layers.SubsetSampler(k=2)(_logits(x)),
     "SubsetSampler_marginals": lambda x: kg.layers.SubsetSampler(
         k=2, inference="marginals"

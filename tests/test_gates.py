@@ -1,10 +1,8 @@
-import keras
 import numpy as np
 import pytest
 from keras import ops
 from scipy import stats
 
-from keras_gumbel.layers import ConcreteMask
 from keras_gumbel.ops import hard_concrete
 from keras_gumbel.ops import stochastic_gate
 from tests.gradients import gradient
@@ -80,48 +78,6 @@ def test_gate_is_finite_at_zero_and_one(name):
     assert ends.tolist() == [0.0, 1.0]
 
 
-RELAXATIONS = {"hard_concrete": hard_concrete, "gaussian": stochastic_gate}
-
-
-@pytest.mark.parametrize("relaxation", RELAXATIONS)
-def test_concrete_mask_draws_gates(relaxation):
-    layer = ConcreteMask(
-        relaxation=relaxation,
-        scores_initializer=keras.initializers.Constant(0.5),
-        seed=0,
-    )
-
-    mask = to_numpy(layer(np.ones((1, 2000), "float32"), training=True))
-
-    assert 0.4 < (mask > 0).mean() < 0.6
-    assert (mask == 1).any()
-    assert ((mask > 0) & (mask < 1)).any()
-
-
-def test_concrete_mask_of_the_mean_is_s_in_training():
-    layer = ConcreteMask(
-        relaxation="mean", scores_initializer=keras.initializers.Constant(0.25)
-    )
-
-    for training in (True, False):
-        outputs = to_numpy(layer(np.ones((2, 3), "float32"), training=training))
-        np.testing.assert_array_equal(outputs, np.full((2, 3), 0.25))
-    assert int(ops.convert_to_numpy(layer.step)) == 1
-
-
-def test_concrete_mask_keeps_the_relaxation_in_its_config():
-    layer = ConcreteMask(relaxation="gaussian")
-
-    again = ConcreteMask.from_config(layer.get_config())
-
-    assert again.relaxation == "gaussian"
-
-
-def test_hard_mask_has_no_other_relaxation():
-    with pytest.raises(ValueError, match=r"`relaxation`.*'binary_concrete'"):
-        ConcreteMask(hard=True, relaxation="mean")
-
-
 @pytest.mark.parametrize(
     ("call", "argument"),
     [
@@ -129,7 +85,6 @@ def test_hard_mask_has_no_other_relaxation():
         (lambda: hard_concrete(ops.ones(2), low=0.0), "low"),
         (lambda: hard_concrete(ops.ones(2), high=1.0), "high"),
         (lambda: stochastic_gate(ops.ones(2), sigma=0), "sigma"),
-        (lambda: ConcreteMask(relaxation="soft"), "relaxation"),
     ],
 )
 def test_gates_reject_bad_arguments(call, argument):

@@ -27,8 +27,8 @@ def sparse_model(*units, **kwargs):
 
 def kept(model, densities):
     """Returns how many scores of each kernel are kept."""
-    scores = [layer.masks[0].mask_scores for layer in model.layers]
-    sizes = [np.prod(variable.shape) for variable in scores]
+    masks = [layer.weight_masks[0] for layer in model.layers]
+    sizes = [np.prod(mask.mask_scores.shape) for mask in masks]
     return np.array(list(densities.values())) * sizes
 
 
@@ -115,10 +115,10 @@ def test_densities_of_units_are_of_whole_units():
     np.testing.assert_allclose(counts, [4, 2])
 
 
-@pytest.mark.parametrize("method", ["learned", "magnitude"])
+@pytest.mark.parametrize("mask", ["learned", "magnitude"])
 @pytest.mark.parametrize("rule", METHODS)
-def test_training_keeps_the_budget_of_every_layer(rule, method):
-    model = sparse_model(6, 9, 4, method=method)
+def test_training_keeps_the_budget_of_every_layer(rule, mask):
+    model = sparse_model(6, 9, 4, mask=mask)
     densities = kg.layer_densities(model, 0.3, rule)
     schedules = {k: CubicDensity(d, steps=8) for k, d in densities.items()}
     model.compile(ProjectedOptimizer("sgd", density=schedules), "mse")
@@ -137,8 +137,8 @@ def test_a_mask_between_layers_has_a_density_too():
     model = keras.Sequential(
         [
             keras.Input((8,)),
-            kg.layers.ConcreteMask(relaxation="mean"),
-            layers.Dense(4),
+            kg.masks.LearnedMask(name="gate"),
+            layers.Dense(4, name="dense"),
         ]
     )
     model = kg.sparsify(model)
@@ -147,7 +147,96 @@ def test_a_mask_between_layers_has_a_density_too():
     optimizer = ProjectedOptimizer("sgd", density=densities)
     optimizer.build(model.trainable_variables)
 
-    assert len(densities) == len(optimizer.groups()) == 2
+    assert list(densities) == ["gate", "dense/kernel"]
+    # 20 of 40: all of the gate, as its shape adds up to its size.
+    assert [k for k, _ in optimizer.current_budgets()] == [8, 12]
+
+
+def counts(model):
+    """Returns how many weights of each are kept."""
+    return [row.kept for row in kg.sparsity_report(model).rows]
+
+
+@pytest.mark.parametrize("mask", ["learned", "magnitude"])
+@pytest.mark.parametrize("way", ["harden", "optimizer"])
+def test_one_shot_keeps_the_budget_of_every_layer(way, mask):
+    model = sparse_model(6, 8, 2, mask=mask)
+    densities = kg.layer_densities(model, 0.5)
+
+    if way == "harden":
+        kg.harden(model, density=densities)
+    else:
+        model.compile(ProjectedOptimizer("adam", density=densities), "mse")
+        kg.harden(model)
+
+    # 32 of 64 weights: 14 / 48 and 10 / 16 of them, times one number.
+    assert counts(model) == [19, 13]
+    kernels = [np.asarray(w) for w in kg.strip(model).get_weights()[::2]]
+    assert [np.count_nonzero(kernel) for kernel in kernels] == [19, 13]
+
+
+def test_densities_of_two_layers_of_one_name_differ():
+    def encoder(name, width, units):
+        dense = layers.Dense(units, name="dense")
+        return keras.Sequential([keras.Input((width,)), dense], name=name)
+
+    model = keras.Sequential([encoder("A", 8, 16), encoder("B", 16, 64)])
+    model = kg.sparsify(model)
+
+    densities = kg.layer_densities(model, 0.2)
+    kg.harden(model, density=densities)
+
+    # 230 of 1152 weights: 24 / 128 and 80 / 1024 of them, times one number.
+    assert list(densities) == ["A/dense/kernel", "B/dense/kernel"]
+    assert counts(model) == [53, 177]
+
+
+def test_densities_of_a_subclassed_model():
+    class Pair(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.parts = [layers.Dense(8, name="a"), layers.Dense(2, name="b")]
+
+        def call(self, inputs):
+            return self.parts[1](self.parts[0](inputs))
+
+    model = Pair()
+    model(np.zeros((2, 6)))
+    model = kg.sparsify(model)
+
+    densities = kg.layer_densities(model, 0.5)
+
+    assert densities == {"a/kernel": 19 / 48, "b/kernel": 13 / 16}
+
+
+def test_densities_leave_out_what_is_frozen():
+    model = sparse_model(6, 8, 2)
+    model.layers[1].weight_masks[0].trainable = False
+
+    densities = kg.layer_densities(model, 0.5)
+
+    assert list(densities.values()) == [0.5]
+
+
+def test_run_of_a_nested_model_is_loaded_and_goes_on(tmp_path):
+    stem = keras.Sequential([layers.Dense(8, name="d")], name="stem")
+    inputs = keras.Input((6,))
+    head = layers.Dense(2, name="head")
+    model = kg.sparsify(keras.Model(inputs, head(stem(inputs))), "magnitude")
+    densities = kg.layer_densities(model, 0.5)
+    model.compile(ProjectedOptimizer("sgd", density=densities), "mse")
+    x = RNG.normal(size=(8, 6)).astype("float32")
+    model.train_on_batch(x, x[:, :2])
+    model.save(tmp_path / "model.keras")
+
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for run in (model, loaded):
+        run.train_on_batch(x, x[:, :2])
+
+    assert kg.layer_densities(loaded, 0.5) == densities
+    assert counts(loaded) == counts(model) == [19, 13]
+    for one, two in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("density", [0, 1.5, None, CubicDensity(0.1, 10)])
@@ -162,10 +251,10 @@ def test_unknown_method_raises():
 
 
 def test_model_without_masks_raises():
-    with pytest.raises(ValueError, match="found no masked layer"):
+    with pytest.raises(ValueError, match="found no mask in"):
         kg.layer_densities(dense_model(4, 3), 0.5)
 
 
 def test_what_is_no_model_raises():
     with pytest.raises(TypeError, match="`model` of `layer_densities`"):
-        kg.layer_densities(layers.Dense(3), 0.5)
+        kg.layer_densities("dense", 0.5)

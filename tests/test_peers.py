@@ -14,9 +14,9 @@ import pytest
 from keras import ops
 from scipy import stats
 
+from keras_gumbel import sparsify
 from keras_gumbel.layers import ConcreteMask
 from keras_gumbel.layers import GumbelSoftmax
-from keras_gumbel.layers import Sparsified
 from keras_gumbel.layers import StraightThroughArgmax
 from keras_gumbel.layers import SubsetSampler
 from keras_gumbel.ops import binary_concrete_log_prob
@@ -306,10 +306,11 @@ def mask_layer(**kwargs):
     return ConcreteMask(scores_initializer=half, **kwargs)
 
 
-def sparsified_layer(**kwargs):
+def masked_layer(**kwargs):
     half = keras.initializers.Constant(0.5)
     dense = keras.layers.Dense(3, kernel_initializer="ones")
-    return Sparsified(dense, ConcreteMask(scores_initializer=half), **kwargs)
+    dense.build((None, 60))
+    return sparsify(dense, ConcreteMask(scores_initializer=half), **kwargs)
 
 
 def subset_layer(**kwargs):
@@ -325,7 +326,7 @@ def subset_layer(**kwargs):
         StraightThroughArgmax,
         subset_layer,
         mask_layer,
-        sparsified_layer,
+        masked_layer,
     ],
 )
 def test_layers_of_neighbouring_seeds_share_no_sample(make):

@@ -80,7 +80,7 @@ def test_statistics_of_a_later_layer_are_those_it_sees_at_inference():
 
 
 def test_nothing_else_changes():
-    model = kg.sparsify(wide_and_deep(), kg.layers.ConcreteMask(), seed=0)
+    model = kg.sparsify(wide_and_deep(), kg.masks.ConcreteMask(), seed=0)
     model.trainable = False
     before = {v.path: as_numpy(v) for v in model.variables}
 
@@ -109,7 +109,7 @@ def test_it_runs_the_masked_kernels():
     )
     hard = kg.harden(kg.sparsify(model), budget=5)
     kernel = as_numpy(model.layers[0].kernel)
-    mask = as_numpy(hard.layers[0].masks[0].mask_scores)
+    mask = as_numpy(hard.layers[0].weight_masks[0].final_mask)
 
     recalibrate(hard, X)
 

@@ -1,14 +1,19 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 import keras_gumbel
+from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import marked_scores
-from keras_gumbel.layers import ConcreteMask
-from keras_gumbel.layers import Sparsified
+from keras_gumbel._scores import name_of
+from keras_gumbel._scores import rename
+from keras_gumbel._scores import saliency_of
+from keras_gumbel._scores import set_mark
 from keras_gumbel.optimizers import ProjectedOptimizer
 from tests.contracts import save_and_load
 from tests.contracts import values_of
+from tests.gradients import to_numpy
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -55,16 +60,62 @@ def test_mark_scores_can_be_repeated():
     assert [id(v) for v in marked_scores([variable])] == [id(variable)]
 
 
-@pytest.mark.parametrize("fixed", [False, True])
-def test_layers_mark_the_scores_they_train(fixed):
-    mask = ConcreteMask(fixed=fixed)
-    dense = Sparsified(keras.layers.Dense(2), fixed=fixed)
-
+@pytest.mark.parametrize("name", ["learned", "concrete", "gaussian"])
+def test_masks_mark_their_scores(name):
+    mask, dense = keras_gumbel.masks.get(name), keras.layers.Dense(2)
     for layer in (mask, dense):
         layer.build((None, 3))
+    keras_gumbel.sparsify(dense, name)
 
-        names = [v.name for v in marked_scores(layer.weights)]
-        assert names == ([] if fixed else ["mask_scores"])
+    for layer in (mask, dense):
+        marked = marked_scores(layer.weights)
+        assert [v.name for v in marked] == ["mask_scores"]
+
+
+def test_mark_says_how_many_weights_share_a_score():
+    variable = keras.Variable([0.5, 0.5])
+
+    keras_gumbel.mark_scores(variable, weights_per_score=3, rows=(1, 0))
+
+    mark = mark_of(variable)
+    assert (mark.weights_per_score, mark.rows, mark.ranked) == (
+        3,
+        (1, 0),
+        False,
+    )
+
+
+def test_mark_with_saliency_is_of_ranked_scores():
+    variable = keras.Variable([0.5, 0.5])
+
+    keras_gumbel.mark_scores(variable, saliency=lambda: ops.ones(2))
+
+    assert mark_of(variable).ranked
+    assert to_numpy(saliency_of(variable)).tolist() == [1.0, 1.0]
+
+
+def test_scores_of_unknown_saliency_are_all_alike():
+    variable = keras_gumbel.mark_scores(keras.Variable([0.5, 0.7]))
+
+    assert to_numpy(saliency_of(variable)).tolist() == [0.0, 0.0]
+
+
+def test_name_of_scores_is_their_path_until_they_are_renamed():
+    variable = keras_gumbel.mark_scores(keras.Variable([0.5], name="gate"))
+    before = name_of(variable)
+
+    rename(variable, "encoder/gate")
+
+    assert before == variable.path
+    assert name_of(variable) == "encoder/gate"
+
+
+def test_mark_is_taken_away():
+    variable = keras_gumbel.mark_scores(keras.Variable([0.5]))
+
+    set_mark(variable, None)
+
+    assert marked_scores([variable]) == []
 
 
 @pytest.mark.parametrize("copy", [save_and_load, keras.models.clone_model])

@@ -777,73 +777,78 @@ def masked(density, **kwargs):
     return keras_gumbel.harden(sparse, density=density)
 
 
-def test_strip_removes_dead_units():
-    hard = masked(0.02)
+def test_shrink_of_a_stripped_model_removes_dead_units():
+    model = keras_gumbel.strip(masked(0.02))
 
-    stripped = keras_gumbel.strip(hard)
-    small, _ = caught(keras_gumbel.strip, hard, shrink=True)
+    small, report = shrunk(model)
 
-    assert_same_function(hard, small)
-    assert_same_function(stripped, small)
-    report = keras_gumbel.shrink_report(stripped)
-    assert small.count_params() == report.kept < stripped.count_params() / 2
+    assert small.count_params() < model.count_params() / 2
     assert any(row.kept < row.units for row in report.rows)
     assert "keras_gumbel" not in json.dumps(small.get_config(), default=str)
     # What is left has nothing more to remove.
     assert keras_gumbel.shrink_report(small).kept == report.kept
 
 
-def test_strip_keeps_dead_units_unless_asked():
+def test_shrink_leaves_the_stripped_model_as_it_is():
+    model = keras_gumbel.strip(masked(0.02))
+    before = [v.copy() for v in model.get_weights()]
+
+    small = keras_gumbel.shrink(model)
+
+    assert small is not model
+    for weight, value in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+def test_strip_keeps_dead_units():
     hard = masked(0.02)
+    shapes = [v.shape for v in hard.weights if "mask" not in v.path]
 
     stripped = keras_gumbel.strip(hard)
 
-    assert [v.shape for v in stripped.weights] == [
-        v.shape for v in hard.weights if "mask" not in v.path
-    ]
+    assert stripped is hard
+    assert [v.shape for v in stripped.weights] == shapes
 
 
-def test_strip_warns_once_of_dead_units_that_stay():
+def test_shrink_of_a_stripped_model_warns_of_dead_units_that_stay():
     model = sequential(
         filters(4, 2), layers.LayerNormalization(), shape=(6, 6, 2)
     )
     kill(model.get_layer("conv"), [1, 2])
     hard = keras_gumbel.harden(keras_gumbel.sparsify(model), density=1.0)
 
-    _, (warning,) = caught(keras_gumbel.strip, hard, shrink=True)
+    _, (warning,) = caught(keras_gumbel.shrink, keras_gumbel.strip(hard))
 
-    assert str(warning.message).startswith("`strip` kept dead units: 2 of conv")
+    assert str(warning.message).startswith(
+        "`shrink` kept dead units: 2 of conv"
+    )
 
 
-@pytest.mark.parametrize("function", ["shrink", "strip"])
-def test_the_warning_points_at_the_caller(function):
+def test_the_warning_points_at_the_caller():
     model = sequential(
         filters(4, 2), layers.LayerNormalization(), shape=(6, 6, 2)
     )
     kill(model.get_layer("conv"), [1, 2])
-    hard = keras_gumbel.harden(keras_gumbel.sparsify(model), density=1.0)
 
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        if function == "shrink":
-            keras_gumbel.shrink(model)
-        else:
-            keras_gumbel.strip(hard, shrink=True)
+        keras_gumbel.shrink(model)
 
     assert [warning.filename for warning in found] == [__file__]
 
 
 def test_a_gate_between_layers_removes_units():
-    gate = keras_gumbel.layers.ConcreteMask(name="gate")
+    gate = keras_gumbel.masks.ConcreteMask(name="gate")
     model = sequential(hidden(), gate)
     gate.mask_scores.assign([1.0, 0.0, 1.0, 0.0])
     hard = keras_gumbel.harden(model, density=0.5)
+    before = predictions(hard)
 
-    small = keras_gumbel.strip(hard, shrink=True)
+    small = keras_gumbel.shrink(keras_gumbel.strip(hard))
 
     assert small.get_layer("hidden").units == 2
-    assert_same_function(hard, small)
+    np.testing.assert_allclose(predictions(small), before, atol=1e-5)
 
 
 def test_shrink_removes_what_batch_normalization_scales_by_zero():

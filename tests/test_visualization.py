@@ -45,15 +45,14 @@ def _report():
     return SparsityReport(rows, 15, 1.0, {}, 0)
 
 
-def _masked(*layers, scores=None):
-    """Returns a model of layers whose final mask has the scores above 0."""
-    model = kg.harden(
-        kg.sparsify(keras.Sequential(layers)),
-        density=1.0,
-    )
-    found = [v for v in model.weights if v.path.endswith("mask_scores")]
-    for variable, value in zip(found, scores, strict=True):
-        variable.assign(np.reshape(value, variable.shape))
+def _masked(*layers, scores):
+    """Returns a model with these scores, of which it keeps all above 0."""
+    model = kg.sparsify(keras.Sequential(layers))
+    masks = [layer.weight_masks[0] for layer in model.layers]
+    for mask, value in zip(masks, scores, strict=True):
+        mask.mask_scores.assign(np.reshape(value, mask.mask_scores.shape))
+    kept = sum(np.count_nonzero(value) for value in scores)
+    model.compile(kg.optimizers.ProjectedOptimizer("sgd", budget=kept))
     return model
 
 
@@ -252,7 +251,7 @@ def test_plot_mask_draws_the_mask_that_harden_would_fix():
     model.compile(kg.optimizers.ProjectedOptimizer("sgd", budget=4))
     model.optimizer.build(model.trainable_variables)
     scores = np.random.default_rng(0).uniform(size=(6, 3))
-    model.layers[0].masks[0].mask_scores.assign(scores)
+    model.layers[0].weight_masks[0].mask_scores.assign(scores)
 
     (image,) = plot_mask(model).images
 
@@ -274,7 +273,7 @@ def test_plot_mask_counts_what_is_kept_of_each_pixel(shape):
 
 def test_plot_mask_draws_a_mask_of_inputs_as_an_image():
     scores = [1, 0, 0, 1, 1, 0]
-    gate = kg.layers.ConcreteMask(fixed=True, name="pixels")
+    gate = kg.masks.LearnedMask(name="pixels")
     model = keras.Sequential([keras.Input((6,)), gate])
     gate.mask_scores.assign(scores)
 

@@ -6,7 +6,6 @@ import pytest
 from keras import ops
 
 import keras_gumbel
-from keras_gumbel.layers import ConcreteMask
 from keras_gumbel.layers import GumbelSoftmax
 from keras_gumbel.layers import StraightThroughArgmax
 from keras_gumbel.schedules import LinearAnnealing
@@ -66,24 +65,6 @@ def test_chooser_draws_with_the_precision_asked_for(layer_class):
     )
     expected = layer_class()(np.zeros(shape), training=True, noise=noise)
     assert (to_numpy(y) == to_numpy(expected)).all()
-
-
-def test_mask_draws_with_the_precision_asked_for():
-    layer = ConcreteMask(
-        scores_initializer=keras.initializers.Constant(0.5),
-        precision="high",
-        seed=4,
-    )
-
-    y = layer(np.ones((1, 9), "float32"), training=True)
-
-    noise = keras_gumbel.random.logistic(
-        (9,), seed=keras.random.SeedGenerator(4), precision="high"
-    )
-    expected = keras_gumbel.ops.relaxed_bernoulli(
-        ops.full((9,), 0.5), 2 / 3, noise=noise
-    )
-    assert (to_numpy(y)[0] == to_numpy(expected)).all()
 
 
 def test_temperature_can_be_passed_for_every_example():
@@ -156,7 +137,7 @@ def test_learned_temperature_refuses_a_schedule():
         GumbelSoftmax(schedule, learn_temperature=True)
 
 
-@pytest.mark.parametrize("layer_class", [*CHOOSERS, ConcreteMask])
+@pytest.mark.parametrize("layer_class", CHOOSERS)
 def test_layer_refuses_precision(layer_class):
     with pytest.raises(ValueError, match=r"`precision`.*one of 'standard'"):
         layer_class(precision="double")
@@ -262,41 +243,3 @@ def test_index_does_not_come_with_probabilities():
 def test_straight_through_argmax_refuses(kwargs, message):
     with pytest.raises(ValueError, match=message):
         StraightThroughArgmax(**kwargs)
-
-
-@pytest.mark.parametrize(
-    "estimator", ["binary_concrete", "straight_through", "identity", "reinmax"]
-)
-def test_mask_has_the_gradient_of_its_estimator(estimator):
-    layer = ConcreteMask(
-        temperature=0.5, hard=True, estimator=estimator, seed=4
-    )
-    layer.build((None, 3))
-    scores = np.array([0.2, 0.5, 0.8], "float32")
-
-    def total(s):
-        sample = keras_gumbel.ops.sample_bernoulli(
-            s, 0.5, estimator, seed=keras.random.SeedGenerator(4)
-        )
-        return ops.sum(ops.multiply(sample, WEIGHTS))
-
-    def of_layer(s):
-        with keras.StatelessScope([(layer.mask_scores, s)]):
-            mask = layer.draw(training=True)
-        return ops.sum(ops.multiply(mask, WEIGHTS))
-
-    found, expected = (gradient(f, scores)[0] for f in (of_layer, total))
-
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"estimator": "rebar", "hard": True}, "`estimator`.*one of"),
-        ({"estimator": "identity"}, "`estimator`.*hard=True"),
-    ],
-)
-def test_mask_refuses_estimator(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        ConcreteMask(**kwargs)

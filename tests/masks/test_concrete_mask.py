@@ -4,12 +4,14 @@ import pytest
 from keras import ops
 from scipy import special
 
+import keras_gumbel as kg
 from keras_gumbel.constraints import CappedBox
-from keras_gumbel.layers import ConcreteMask
+from keras_gumbel.masks import ConcreteMask
 from keras_gumbel.schedules import LinearAnnealing
 from tests.contracts import save_and_load
 from tests.contracts import step_counters
 from tests.contracts import values_of
+from tests.gradients import gradient
 from tests.gradients import to_numpy
 
 ONES = np.ones((2, 3, 4), "float32")
@@ -51,38 +53,6 @@ def descent_on_total(layer, learning_rate):
     model = keras.Sequential([keras.Input((length,)), layer])
     model.compile(keras.optimizers.SGD(learning_rate), total)
     return model, np.ones((1, length))
-
-
-@pytest.mark.parametrize(
-    ("axis", "shape"),
-    [
-        (-1, (4,)),
-        (1, (3,)),
-        ((1, 2), (3, 4)),
-        ([-1, 1], (3, 4)),
-        ([2, 0], (2, 4)),
-        (None, (2, 3, 4)),
-    ],
-)
-def test_concrete_mask_has_scores_on_axis(axis, shape):
-    layer = ConcreteMask(axis, fixed=True)
-    layer.build(ONES.shape)
-    scores = np.arange(np.prod(shape), dtype="float32").reshape(shape)
-    layer.mask_scores.assign(scores)
-
-    outputs = infer(layer)
-
-    named = range(3) if axis is None else np.atleast_1d(axis) % 3
-    others = [a for a in range(3) if a not in named]
-    expected = np.broadcast_to(np.expand_dims(scores, others), ONES.shape)
-    assert layer.mask_scores.shape == shape
-    np.testing.assert_array_equal(outputs, expected)
-
-
-def test_concrete_mask_defaults_to_the_last_axis():
-    default = sample(ConcreteMask(seed=0))
-
-    np.testing.assert_array_equal(default, sample(ConcreteMask(-1, seed=0)))
 
 
 def test_concrete_mask_multiplies_its_inputs():
@@ -156,24 +126,6 @@ def test_concrete_mask_hard_is_exactly_binary_in_predict():
     assert len(predicted) == 3
     for mask in map(ops.convert_to_tensor, predicted):
         assert set(np.unique(to_numpy(mask))) == {0.0, 1.0}
-
-
-def test_concrete_mask_starts_with_ones():
-    layer = ConcreteMask()
-
-    outputs = infer(layer, INPUTS)
-
-    np.testing.assert_array_equal(scores_of(layer), np.ones(4))
-    np.testing.assert_array_equal(outputs, INPUTS)
-
-
-def test_concrete_mask_initializes_its_scores():
-    layer = ConcreteMask(scores_initializer=constant(0.25))
-
-    outputs = infer(layer, INPUTS)
-
-    np.testing.assert_array_equal(scores_of(layer), np.full(4, 0.25))
-    np.testing.assert_array_equal(outputs, INPUTS * np.float32(0.25))
 
 
 @pytest.mark.parametrize("policy", [*POLICIES, "float16"])
@@ -253,34 +205,6 @@ def test_concrete_mask_resumes_its_schedule():
     np.testing.assert_array_equal(sample(layer), sample(model.layers[0]))
 
 
-def test_concrete_mask_fixed_applies_scores_as_they_are():
-    layer = with_scores([0.0, 0.3, 1.0], fixed=True, inference="mode", seed=0)
-    inputs = np.full((1, 3), 2.0, "float32")
-    before = values_of(layer.variables)
-
-    outputs = [sample(layer, inputs), infer(layer, inputs)]
-
-    expected = inputs * np.array([[0.0, 0.3, 1.0]], "float32")
-    np.testing.assert_array_equal(outputs, [expected, expected])
-    for old, new in zip(before, values_of(layer.variables), strict=True):
-        np.testing.assert_array_equal(old, new)
-
-
-def test_concrete_mask_fixed_stays_fixed_in_a_trainable_model():
-    layer = with_scores([0.25, 0.5, 1.0], fixed=True)
-    front = keras.layers.Dense(3)
-    model = keras.Sequential([keras.Input((2,)), front, layer])
-
-    model.trainable = False
-    model.trainable = True
-    model.compile(keras.optimizers.SGD(1.0), total)
-    model.train_on_batch(np.ones((1, 2)), np.ones((1, 3)))
-
-    assert layer.trainable_variables == []
-    assert len(model.trainable_variables) == 2
-    assert scores_of(layer).tolist() == [0.25, 0.5, 1.0]
-
-
 @pytest.mark.parametrize("hard", [False, True])
 def test_concrete_mask_gradient_reaches_every_score(hard):
     start = np.array([0.0] * 64 + [0.5] * 64 + [1.0] * 64)
@@ -335,43 +259,6 @@ def test_concrete_mask_draw_is_what_a_call_applies(training):
     assert values_of(step_counters(one)) == values_of(step_counters(other))
 
 
-def test_concrete_mask_passes_name_and_dtype_on():
-    layer = ConcreteMask(name="gate", dtype="float16")
-
-    assert layer.name == "gate"
-    assert layer.compute_dtype == "float16"
-
-
-@pytest.mark.parametrize("axis", ["1", 1.5, (0, "1"), (0, None), (True,)])
-def test_concrete_mask_rejects_axis(axis):
-    with pytest.raises(ValueError, match=r"`axis`.*integer"):
-        ConcreteMask(axis)(ONES)
-
-
-@pytest.mark.parametrize("axis", [3, -4, (0, 3)])
-def test_concrete_mask_rejects_axis_its_inputs_lack(axis):
-    layer = ConcreteMask(axis)
-
-    with pytest.raises(ValueError, match=r"`axis`.*in \[-3, 3\)"):
-        layer(ONES)
-
-
-@pytest.mark.parametrize("axis", [None, 0, (0, 2)])
-def test_concrete_mask_rejects_axis_of_unknown_length(axis):
-    layer = ConcreteMask(axis)
-
-    with pytest.raises(ValueError, match=r"`axis`.*known length"):
-        layer(keras.Input((3, 4)))
-
-
-def test_concrete_mask_rejects_inputs_of_other_rank():
-    layer = ConcreteMask()
-    layer(ONES)
-
-    with pytest.raises(ValueError, match="ndim=3"):
-        layer(ONES[0])
-
-
 @pytest.mark.parametrize("temperature", [0, 0.0, -1.0, "1", True])
 def test_concrete_mask_rejects_temperature(temperature):
     with pytest.raises(ValueError, match=r"`temperature`.*positive finite"):
@@ -388,3 +275,86 @@ def test_concrete_mask_rejects_inference(inference):
 def test_concrete_mask_rejects_seed(seed):
     with pytest.raises(ValueError, match=r"`seed`.*integer in"):
         ConcreteMask(seed=seed)
+
+
+def test_concrete_mask_rejects_precision():
+    with pytest.raises(ValueError, match=r"`precision`.*one of 'standard'"):
+        ConcreteMask(precision="double")
+
+
+def test_concrete_mask_draws_with_the_precision_asked_for():
+    layer = ConcreteMask(
+        scores_initializer=constant(0.5), precision="high", seed=4
+    )
+
+    drawn = sample(layer, np.ones((1, 9), "float32"))
+
+    noise = kg.random.logistic(
+        (9,), seed=keras.random.SeedGenerator(4), precision="high"
+    )
+    expected = kg.ops.relaxed_bernoulli(ops.full((9,), 0.5), 2 / 3, noise=noise)
+    np.testing.assert_array_equal(drawn[0], to_numpy(expected))
+
+
+@pytest.mark.parametrize(
+    "estimator", ["binary_concrete", "straight_through", "identity", "reinmax"]
+)
+def test_concrete_mask_has_the_gradient_of_its_estimator(estimator):
+    layer = ConcreteMask(
+        temperature=0.5, hard=True, estimator=estimator, seed=4
+    )
+    layer.build((None, 3))
+    scores = np.array([0.2, 0.5, 0.8], "float32")
+    weights = np.array([1.0, -2.0, 0.5], "float32")
+
+    def total(s):
+        drawn = kg.ops.sample_bernoulli(
+            s, 0.5, estimator, seed=keras.random.SeedGenerator(4)
+        )
+        return ops.sum(ops.multiply(drawn, weights))
+
+    def of_layer(s):
+        with keras.StatelessScope([(layer.mask_scores, s)]):
+            mask = layer.draw(training=True)
+        return ops.sum(ops.multiply(mask, weights))
+
+    found, expected = (gradient(f, scores)[0] for f in (of_layer, total))
+
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"estimator": "rebar", "hard": True}, "`estimator`.*one of"),
+        ({"estimator": "identity"}, "`estimator`.*hard=True"),
+        (
+            {"estimator": "identity", "hard": True, "learn_temperature": True},
+            "`learn_temperature`.*False",
+        ),
+    ],
+)
+def test_concrete_mask_rejects_estimator(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ConcreteMask(**kwargs)
+
+
+def test_concrete_mask_learns_its_temperature():
+    layer = ConcreteMask(
+        temperature=0.7,
+        learn_temperature=True,
+        scores_initializer=constant(0.5),
+        seed=0,
+    )
+    layer.build((None, 64))
+    model, inputs = descent_on_total(layer, learning_rate=0.01)
+
+    start = float(to_numpy(layer.current_temperature()))
+    model.train_on_batch(inputs, inputs)
+
+    assert start == pytest.approx(0.7)
+    assert float(to_numpy(layer.current_temperature())) != start
+
+
+def test_concrete_mask_is_a_layer_too():
+    assert kg.layers.ConcreteMask is ConcreteMask

@@ -1,0 +1,180 @@
+"""Frozen, quantized and adapted layers."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras import ops
+
+import keras_gumbel as kg
+from tests.sparsity import zoo
+from tests.sparsity.test_any_model import assert_same
+from tests.sparsity.test_any_model import masks_of
+from tests.sparsity.test_any_model import predict
+
+
+def transfer(trainable=False):
+    base = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(8), layers.Dense(8)], name="base"
+    )
+    base.trainable = trainable
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, layers.Dense(2, name="head")(base(inputs)))
+
+
+def compiled(model, **limits):
+    optimizer = kg.optimizers.ProjectedOptimizer("adam", **limits)
+    model.compile(optimizer, loss="mse")
+    return model
+
+
+def fit(model):
+    model.fit(zoo.FEATURES, zoo.TARGETS, batch_size=2, verbose=0)
+
+
+def test_a_base_that_was_frozen_before_is_not_masked():
+    model = kg.sparsify(transfer())
+
+    report = kg.sparsity_report(model)
+
+    assert [row.name for row in report.rows] == ["head/kernel"]
+    assert set(report.skipped.values()) == {"frozen"}
+    names = [name.split("/")[0] for name in report.skipped]
+    assert names == ["base", "base"]
+    assert not model.get_layer("base").trainable
+
+
+def test_a_base_that_is_frozen_later_keeps_all_its_weights():
+    model = kg.sparsify(transfer(trainable=True))
+    model.get_layer("base").trainable = False
+    fit(compiled(model, density=0.5))
+
+    kg.harden(model)
+
+    report = kg.sparsity_report(model)
+    assert (report.weights, report.kept) == (48 + 64 + 16, 48 + 64 + 8)
+    kg.strip(model)
+    base = model.get_layer("base")
+    assert all(np.all(w != 0) for w in base.get_weights() if w.ndim > 1)
+
+
+def test_scores_frozen_later_count_in_no_budget():
+    model = kg.sparsify(transfer(trainable=True))
+    model.get_layer("base").trainable = False
+
+    report = kg.sparsity_report(model)
+
+    assert report.weights == 16
+    assert list(report.skipped.values()) == ["frozen", "frozen"]
+    assert list(kg.layer_densities(model, 0.5)) == ["head/kernel"]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_masks_of_frozen_weights_train_if_asked_for(whole):
+    model = transfer()
+    if whole:
+        model.trainable = False
+    before = [w.copy() for w in model.get_layer("base").get_weights()]
+    flags = [x.trainable for x in model._flatten_layers()]
+
+    kg.sparsify(model, include_frozen=True)
+    fit(compiled(model, density=0.5))
+    kg.harden(model)
+
+    assert kg.sparsity_report(model).kept == (48 + 64 + 16) // 2
+    moved = {bool(np.ptp(np.asarray(m.mask_scores))) for m in masks_of(model)}
+    assert moved == {True}
+    for mask in masks_of(model)[:2]:
+        mask.part.weight.trainable = False
+    kg.strip(model)
+    assert [x.trainable for x in model._flatten_layers()] == flags
+    after = model.get_layer("base").get_weights()
+    for a, b in zip(before, after, strict=True):
+        np.testing.assert_array_equal(b, np.where(b == 0, 0, a))
+
+
+def test_masks_of_frozen_weights_still_train_after_loading(tmp_path):
+    model = kg.sparsify(transfer(), include_frozen=True)
+    model.get_layer("base").layers[0].weight_masks[0].trainable = False
+    model.save(tmp_path / "model.keras")
+
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+
+    trained = [m.trainable for m in masks_of(loaded)]
+    assert trained == [m.trainable for m in masks_of(model)]
+    assert sorted(trained) == [False, True, True]
+
+
+@pytest.mark.parametrize("action", ["lora", "quantize", "quantize_model"])
+def test_lora_and_quantization_ask_to_strip_first(action):
+    model, inputs = zoo.sequential()
+    kg.sparsify(model)
+    dense = predict(model, inputs)
+    actions = {
+        "lora": lambda: model.layers[0].enable_lora(2),
+        "quantize": lambda: model.layers[0].quantize("int8"),
+        "quantize_model": lambda: model.quantize("int8"),
+    }
+
+    with pytest.raises(ValueError, match=r"keras_gumbel\.strip"):
+        actions[action]()
+
+    assert_same(predict(model, inputs), dense)
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_a_stripped_model_is_quantized_and_keeps_its_zeros(mode):
+    model, _ = zoo.sequential()
+    kg.strip(kg.harden(kg.sparsify(model), density=0.25))
+    zeros = ops.convert_to_numpy(model.layers[0].kernel) == 0
+
+    layer = model.layers[0]
+    layer.quantize(mode)
+
+    unit = predict(layer, np.eye(6, dtype="float32"))[0]
+    bare = predict(layer, np.zeros((6, 6), "float32"))[0]
+    assert zeros.sum() > 10
+    assert np.all((unit - bare)[zeros] == 0)
+
+
+def test_a_stripped_model_takes_lora():
+    model, inputs = zoo.sequential()
+    kg.strip(kg.harden(kg.sparsify(model), density=0.25))
+    before = predict(model, inputs)
+
+    model.layers[0].enable_lora(2)
+
+    assert_same(predict(model, inputs), before)
+    assert len(model.layers[0].trainable_variables) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda layer: layer.enable_lora(2), "LoRA is enabled"),
+        (lambda layer: layer.quantize("int8"), "quantized to int8"),
+    ],
+)
+def test_layers_that_have_lora_or_are_quantized_are_left_out(change, reason):
+    model, inputs = zoo.sequential()
+    change(model.layers[0])
+    before = predict(model, inputs)
+
+    with pytest.warns(UserWarning, match=f"left these weights .*{reason}"):
+        kg.sparsify(model)
+
+    report = kg.sparsity_report(model)
+    assert len(report.rows) == 1
+    assert reason in report.skipped.values()
+    kg.strip(kg.harden(model, density=1.0))
+    assert_same(predict(model, inputs), before)
+
+
+def test_spectral_normalization_is_left_out_with_its_reason():
+    layer = layers.SpectralNormalization(layers.Dense(4))
+    model = keras.Sequential([keras.Input((6,)), layer, layers.Dense(2)])
+
+    with pytest.warns(UserWarning, match="SpectralNormalization writes"):
+        kg.sparsify(model)
+
+    assert kg.sparsity_report(model).weights == 8
