@@ -60,7 +60,8 @@ class Method:
     """How the masks come about.
 
     Attributes:
-        mask: What `sparsify` takes as its method, or `None` for no masks.
+        mask: What `sparsify` takes as its mask, as a function of the number of
+            steps, or `None` for no masks.
         optimizer: The optimizer of the scores, as a function of its learning
             rate and the batch size, or `None`.
         rates: Learning rates of the scores to choose from.
@@ -104,10 +105,10 @@ METHODS = {
     "magnitude, ERK": Method(lambda steps: "magnitude", scope="erk"),
     "magnitude, global": Method(lambda steps: "magnitude", live=0.8),
     "magnitude, global, dense gradient": Method(
-        lambda steps: kg.layers.SaliencyMask(gradient="dense"), live=0.8
+        lambda steps: kg.masks.MagnitudeMask(gradient="dense"), live=0.8
     ),
     "hard concrete": Method(lambda steps: "hard_concrete", **GATES),
-    "stochastic gates": Method(lambda steps: "stochastic_gates", **GATES),
+    "stochastic gates": Method(lambda steps: "gaussian", **GATES),
     "ProbMask": Method(concrete, begin=0.16, clip=3.0, live=0.9, **GATES),
     "ours": Method(lambda steps: "learned", score_sgd, (0.05,)),
 }
@@ -227,7 +228,7 @@ def most_kept(budget):
 
 
 def densities(method, sparse, sparsity):
-    """Returns the densities in the end of what shares a budget, by regex."""
+    """Returns the densities in the end of what shares a budget, by name."""
     if method.scope == "global":
         return {"": 1 - sparsity}
     return kg.layer_densities(sparse, 1 - sparsity, method.scope)
@@ -242,12 +243,17 @@ def compiled(task, method, model, sparsity, rates):
     if method.mask is None:
         model.compile(inner, loss=LOSS, metrics=["accuracy"])
         return model, []
-    sparse = kg.sparsify(model, method=method.mask(task.steps), seed=0)
+    if not method.weights:
+        for layer in model.layers:
+            layer.trainable = False
+    sparse = kg.sparsify(
+        model, method.mask(task.steps), include_frozen=True, seed=0
+    )
     schedules = {
-        scores: kg.schedules.CubicDensity(
+        name: kg.schedules.CubicDensity(
             final, task.steps, begin=method.begin, end=method.end
         )
-        for scores, final in densities(method, sparse, sparsity).items()
+        for name, final in densities(method, sparse, sparsity).items()
     }
     optimizer = kg.optimizers.ProjectedOptimizer(
         inner,
@@ -258,9 +264,6 @@ def compiled(task, method, model, sparsity, rates):
         harden_step=round(method.live * task.steps),
         global_clipnorm=method.clip,
     )
-    if not method.weights:
-        for layer in sparse.layers:
-            layer.layer.trainable = False
     sparse.compile(optimizer, loss=LOSS, metrics=["accuracy"])
     return sparse, list(schedules.values())
 

@@ -91,11 +91,11 @@ def accelerator():
 def versions(*packages):
     """Returns one line that says what ran."""
     listed = " ".join(
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("keras", *packages)
+        f"{name} {importlib.metadata.version(name)}" for name in packages
     )
     return (
-        f"backend {keras.config.backend()}, {listed}, "
+        f"backend {keras.config.backend()}, keras {keras.__version__}, "
+        f"{listed}, "
         f"Python {platform.python_version()}, "
         + (accelerator() or f"{platform.machine()} CPU")
     )

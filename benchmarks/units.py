@@ -47,20 +47,16 @@ def network(normalized=True, gated=False):
         if normalized:
             stack.append(layers.BatchNormalization())
         if gated:
-            stack.append(
-                kg.layers.ConcreteMask(
-                    axis=-1, relaxation="mean", name=f"{name}_mask"
-                )
-            )
+            stack.append(kg.masks.LearnedMask(axis=-1, name=f"{name}_mask"))
         stack.append(layers.ReLU())
     return keras.Sequential(
         [*stack, layers.GlobalAveragePooling2D(), layers.Dense(10)]
     )
 
 
-def masked(method, **options):
+def masked(mask, **options):
     return kg.sparsify(
-        network(**options), method, filters=CONVOLUTIONS, granularity="unit"
+        network(**options), mask, filters=CONVOLUTIONS, granularity="unit"
     )
 
 
@@ -90,8 +86,8 @@ def schedules(model, density, steps, per_layer):
     if per_layer:
         ends = kg.layer_densities(model, density, "uniform")
     return {
-        scores: kg.schedules.CubicDensity(end, steps)
-        for scores, end in ends.items()
+        name: kg.schedules.CubicDensity(end, steps)
+        for name, end in ends.items()
     }
 
 
@@ -111,13 +107,13 @@ def train(row, density, data, seed):
     )
     model.compile(optimizer, LOSS)
     model.fit(x_train, y_train, BATCH_SIZE, EPOCHS, verbose=0)
-    hard = kg.harden(model)
-    if any(isinstance(x, layers.BatchNormalization) for x in hard.layers):
-        kg.recalibrate_batch_normalization(hard, x_train)
-    predicted = hard.predict(x_test, verbose=0).argmax(axis=-1)
+    kg.harden(model)
+    if any(isinstance(x, layers.BatchNormalization) for x in model.layers):
+        kg.recalibrate_batch_normalization(model, x_train)
+    predicted = model.predict(x_test, verbose=0).argmax(axis=-1)
     kept = [
         row.kept * FILTERS // row.weights
-        for row in kg.sparsity_report(hard).rows
+        for row in kg.sparsity_report(model).rows
     ]
     return 100 * np.mean(predicted == y_test), kept
 

@@ -56,7 +56,7 @@ OUTPUT.mkdir(exist_ok=True)
 """
 ## The data
 
-1 797 real images of 8x8 pixels, black or white, of which 360 are kept for the
+1,797 real images of 8x8 pixels, black or white, of which 360 are kept for the
 test. They have no part in training, nor in any choice made here.
 """
 

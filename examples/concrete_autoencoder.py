@@ -55,7 +55,7 @@ OUTPUT.mkdir(exist_ok=True)
 """
 ## The data
 
-1 797 real images, of which 360 are kept for the test. The pixels are chosen and
+1,797 real images, of which 360 are kept for the test. The pixels are chosen and
 the decoders trained on the others alone.
 """
 
@@ -79,7 +79,7 @@ def decoder():
 `ConcreteMask` multiplies the image by a mask of zeros and ones, drawn anew in
 every step with the gradient of a relaxed one (Eqs. 26 and 16). The optimizer
 projects the scores onto the budget, which falls from all pixels to ten, and
-after 70 % of the steps fixes the mask to the ten largest.
+after 70% of the steps fixes the mask to the ten largest.
 """
 
 keras.utils.set_random_seed(0)
@@ -100,7 +100,7 @@ masked.compile(
 masked.fit(x_train, x_train, batch_size=BATCH_SIZE, epochs=EPOCHS, verbose=0)
 
 final = kg.harden(masked, budget=BUDGET).get_layer("pixels")
-ours = np.flatnonzero(ops.convert_to_numpy(final.mask_scores))
+ours = np.flatnonzero(ops.convert_to_numpy(final.final_mask))
 
 """
 ## The classic selectors

@@ -52,7 +52,7 @@ OUTPUT.mkdir(exist_ok=True)
 """
 ## The data
 
-1 797 real images, of which 360 are kept for the test.
+1,797 real images, of which 360 are kept for the test.
 """
 
 images, labels = load_digits(return_X_y=True)
@@ -189,7 +189,7 @@ shared.fit(
     x_train, y_train, batch_size=BATCH_SIZE, epochs=3 * EPOCHS, verbose=0
 )
 fixed = kg.harden(shared, budget=K).get_layer("pixels")
-global_mask = ops.convert_to_numpy(fixed.mask_scores)
+global_mask = ops.convert_to_numpy(fixed.final_mask).astype("float32")
 
 """
 ## Three questions to every choice of pixels

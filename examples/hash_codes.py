@@ -45,7 +45,7 @@ OUTPUT.mkdir(exist_ok=True)
 """
 ## The data
 
-1 797 real images of handwritten digits. 1 437 are the database, and what is
+1,797 real images of handwritten digits. 1,437 are the database, and what is
 trained on; the other 360 are the queries.
 """
 

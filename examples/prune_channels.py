@@ -19,6 +19,7 @@ in the end is an ordinary Keras model with fewer channels.
 ## Setup
 """
 
+import copy
 import math
 import pathlib
 import statistics
@@ -45,7 +46,7 @@ OUTPUT.mkdir(exist_ok=True)
 """
 ## The data
 
-1 797 real images of handwritten digits, 8x8 pixels each, of which 360 are kept
+1,797 real images of handwritten digits, 8x8 pixels each, of which 360 are kept
 for the test.
 """
 
@@ -109,11 +110,13 @@ train(dense, EPOCHS)
 ## Scores for channels, a budget of multiply-adds
 
 `granularity="unit"` gives one score to each filter and each neuron. The ten
-outputs have to stay, so that the last layer gets none. A weight of `conv_2` is
-used at 16 places of an image, one of `hidden` once: with `costs` the density is
-the share of all multiply-adds that may be left.
+outputs have to stay, so the last layer gets none. `sparsify` works in place,
+and the dense model is needed again below, so a copy of it gets the masks.
 
-The schedule takes the density to its end in 60 % of the steps; after 70 % the
+A weight of `conv_2` is used at 16 places of an image, one of `hidden` once.
+With `costs` the density is the share of all multiply-adds that may be left.
+
+The schedule takes the density to its end in 60% of the steps; after 70% the
 mask is final, and what is left of the training is for the channels that are
 kept.
 """
@@ -123,25 +126,25 @@ def falling(density):
     return kg.schedules.CubicDensity(density, EPOCHS * steps_per_epoch)
 
 
-masked = kg.sparsify(dense, filters=LAYERS, granularity="unit")
+masked = copy.deepcopy(dense)
+kg.sparsify(masked, filters=LAYERS, granularity="unit")
 costs = kg.sparsity_costs(masked, "multiply_adds")
 train(masked, EPOCHS, density=falling(DENSITY), costs=costs)
 
 """
 ## From masked to smaller
 
-`harden` copies the model with its final mask; it still has all of its channels.
-`strip` multiplies the mask into the kernels, and with `shrink=True` it removes
-the channels that are dead, and what the next layer would read of them.
+`harden` gives the model its final mask; it still has all of its channels.
+`strip` multiplies the mask into the kernels. `shrink` makes a new model without
+the channels that are dead, and without what the next layer would read of them.
 """
 
-hard = kg.harden(masked)
-small = kg.strip(hard, shrink=True)
-print(kg.shrink_report(kg.strip(hard)))
+predicted = kg.harden(masked).predict(x_test, verbose=0)
+stripped = kg.strip(masked)
+small = kg.shrink(stripped)
+print(kg.shrink_report(stripped))
 
-difference = np.abs(
-    small.predict(x_test, verbose=0) - hard.predict(x_test, verbose=0)
-).max()
+difference = np.abs(small.predict(x_test, verbose=0) - predicted).max()
 print(f"largest difference of the predictions: {difference:.1e}")
 
 """
@@ -155,7 +158,7 @@ that it reads, and some of that is gone as well.
 
 def multiply_adds(model):
     """Counts those of one image, layer by layer."""
-    weights = kg.sparsify(model)
+    weights = kg.sparsify(copy.deepcopy(model))
     uses = kg.sparsity_costs(weights, "multiply_adds").values()
     rows = kg.sparsity_report(weights).rows
     return [int(row.weights * n) for row, n in zip(rows, uses, strict=True)]
@@ -173,7 +176,8 @@ multiply-adds. And a convnet with the widths of the small one can be trained
 from scratch, for as many epochs as the dense and the masked one together.
 """
 
-magnitude = kg.sparsify(dense, "magnitude", filters=LAYERS, granularity="unit")
+magnitude = copy.deepcopy(dense)
+kg.sparsify(magnitude, "magnitude", filters=LAYERS, granularity="unit")
 shares = dict.fromkeys(LAYERS, falling(math.sqrt(left)))
 train(magnitude, EPOCHS, density=shares)
 
@@ -190,7 +194,7 @@ model in the same round, and what is printed is the median over the rounds.
 models = {
     "dense": dense,
     "learned scores": small,
-    "smallest filters": kg.strip(magnitude, shrink=True),
+    "smallest filters": kg.shrink(kg.strip(magnitude)),
     "from scratch": scratch,
 }
 batch = np.tile(x_test, (4, 1, 1, 1))

@@ -1,5 +1,5 @@
 """
-Title: Keep 5 % of a network's weights
+Title: Keep 5% of a network's weights
 Author: The keras-gumbel authors
 Date created: 2026/11/23
 Last modified: 2026/11/23
@@ -10,15 +10,16 @@ Accelerator: None
 """
 ## Introduction
 
-A network of 50 200 kernel weights reads 8x8 images of handwritten digits. We
+A network of 50,200 kernel weights reads 8x8 images of handwritten digits. We
 give every weight a score, its keep-probability, train weights and scores
-together, and hold the sum of the scores under a budget that falls to 5 %. What
-is saved in the end is a plain Keras model with exactly 2 510 weights that are
+together, and hold the sum of the scores under a budget that falls to 5%. What
+is saved in the end is a plain Keras model with exactly 2,510 weights that are
 not zero.
 
 ## Setup
 """
 
+import copy
 import gzip
 import io
 import pathlib
@@ -45,7 +46,7 @@ OUTPUT.mkdir(exist_ok=True)
 """
 ## The data
 
-1 797 real images, of which 360 are kept for the test and never looked at
+1,797 real images, of which 360 are kept for the test and never looked at
 before the end.
 """
 
@@ -85,14 +86,14 @@ dense.fit(x_train, y_train, batch_size=BATCH_SIZE, epochs=EPOCHS, verbose=0)
 """
 ## The sparse network
 
-`sparsify` copies the network and multiplies every kernel with its scores. The
-density is a function of the training step that the optimizer evaluates on its
-own, so that `fit` is all there is to call. It falls during the first 60 % of
-the steps; after 70 % the largest scores become the final mask, and what is left
+`sparsify` multiplies every kernel of the network with scores. It works in
+place, so it gets a copy of the dense network. The density is a function of the
+training step that the optimizer evaluates. It falls during the first 60% of
+the steps; after 70% the largest scores become the final mask, and what is left
 of the training is for the weights that are kept.
 """
 
-sparse = kg.sparsify(dense)
+sparse = kg.sparsify(copy.deepcopy(dense))
 sparse.compile(
     optimizer=kg.optimizers.ProjectedOptimizer(
         keras.optimizers.SGD(
