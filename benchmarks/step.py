@@ -13,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import argparse
 import functools
+import warnings
 
 import keras
 import numpy as np
@@ -60,6 +61,9 @@ def project(steps, **options):
     return kg.optimizers.ProjectedOptimizer(sgd(), density=density, **options)
 
 
+# The default, learned, with two of every four inputs kept in the end.
+PATTERN = "2:4"
+
 # The mask, and the optimizer for a number of steps. Each row adds to the one
 # above it.
 ROWS = {
@@ -82,6 +86,7 @@ ROWS = {
         functools.partial(project, harden_step=None),
     ),
     "magnitude": ("magnitude", functools.partial(project, harden_step=None)),
+    PATTERN: ("learned", functools.partial(project, harden_step=None)),
 }
 
 
@@ -91,7 +96,11 @@ def make_run(network, row, steps):
     keras.utils.set_random_seed(0)
     model = network()
     if mask is not None:
-        kg.sparsify(model, mask)
+        granularity = row if row == PATTERN else "weight"
+        with warnings.catch_warnings():
+            # Of the convolution of one channel, which does not divide by 4.
+            warnings.simplefilter("ignore", UserWarning)
+            kg.sparsify(model, mask, granularity=granularity)
     # As long a schedule as there are steps in all: the masks stay undecided.
     model.compile(optimizer(1000 * steps), LOSS)
     generator = np.random.default_rng(0)
