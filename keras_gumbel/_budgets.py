@@ -205,8 +205,11 @@ def budget_groups(
     """
     name = "budget" if density is None else "density"
     limits = budget if density is None else density
-    prices = _by_variable(owner, "costs", costs or {}, variables)
-    unit_costs = [1.0 if p is None else float(p) for p in prices]
+    costs = costs or {}
+    unit_costs = [
+        1.0 if key is None else float(costs[key])
+        for key in _keys(owner, "costs", costs, variables)
+    ]
     if not isinstance(limits, dict):
         groups = [BudgetGroup(variables, unit_costs, density, budget)]
     else:
@@ -268,17 +271,6 @@ def _require_affordable(owner: str, group: BudgetGroup) -> None:
             f"at most {most:g}, what all of these scores cost: {listed}",
             group.budget,
         )
-
-
-def _by_variable(
-    owner: str,
-    argument: str,
-    values: dict[str, Any],
-    variables: list[keras.Variable],
-) -> list[Any]:
-    """Returns what a dictionary says of each variable, or `None`."""
-    keys = _keys(owner, argument, values, variables)
-    return [None if key is None else values[key] for key in keys]
 
 
 def _keys(

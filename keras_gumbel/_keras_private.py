@@ -5,6 +5,7 @@ Keras moves cannot stop the import, and has a fallback where there is one.
 """
 
 import contextlib
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 from typing import NamedTuple
@@ -83,6 +84,16 @@ def replace_optimizer(
     arguments = getattr(model, "_compile_config", None)
     if arguments is not None:
         arguments.config["optimizer"] = optimizer
+
+
+@contextlib.contextmanager
+def calling(layer: keras.Layer, call: Callable[..., Any]) -> Iterator[None]:
+    """Lets a layer be called by another function for the duration."""
+    vars(layer)["call"] = call
+    try:
+        yield
+    finally:
+        del vars(layer)["call"]
 
 
 def training_in_context() -> bool | None:

@@ -195,14 +195,13 @@ class Mask(keras.layers.Layer):
                     autocast=False,
                 )
         self.final_mask.assign(ops.cast(final, "bool"))
-        wanted, self.hardened = self.wants_training, True
-        self.trainable = False
-        self.wants_training = wanted
+        self.hardened = True
+        self._train_if(self.wants_training)
 
     def soften(self) -> None:
         """Undoes `harden`: the scores are in force again."""
         self.hardened = False
-        self.trainable = self.wants_training
+        self._train_if(self.wants_training)
 
     @property
     def trainable(self) -> bool:
@@ -211,7 +210,11 @@ class Mask(keras.layers.Layer):
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        # A model that is made trainable does not train its hardened masks.
+        self._train_if(value)
+
+    def _train_if(self, value: bool) -> None:
+        # A model that is made trainable does not train its hardened masks. Not
+        # by the attribute: on TensorFlow, Keras skips a value that it has.
         self.wants_training = value
         trained = value and not self.hardened
         keras.layers.Layer.trainable.fset(self, trained)

@@ -10,7 +10,6 @@ from keras_gumbel._stochastic import StochasticLayer
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_choice
-from keras_gumbel.masks.sampled_mask import INFERENCE
 from keras_gumbel.masks.sampled_mask import SampledMask
 from keras_gumbel.ops.bernoulli import BERNOULLI_ESTIMATORS
 from keras_gumbel.ops.bernoulli import relaxed_bernoulli
@@ -98,8 +97,6 @@ class ConcreteMask(StochasticLayer, SampledMask):
         - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
         - [Zhou et al., 2021](https://arxiv.org/abs/2105.01571)
     """
-
-    INFERENCE = INFERENCE
 
     def __init__(
         self,

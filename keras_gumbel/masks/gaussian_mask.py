@@ -4,15 +4,13 @@ from typing import Any
 
 import keras
 
-from keras_gumbel._stochastic import NoiseLayer
 from keras_gumbel._typing import Tensor
-from keras_gumbel.masks.sampled_mask import INFERENCE
 from keras_gumbel.masks.sampled_mask import SampledMask
 from keras_gumbel.ops.gates import stochastic_gate
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
-class GaussianMask(NoiseLayer, SampledMask):
+class GaussianMask(SampledMask):
     """Gates its input with clipped Gaussian samples: stochastic gates.
 
     ```
@@ -54,8 +52,6 @@ class GaussianMask(NoiseLayer, SampledMask):
     References:
         - [Yamada et al., 2018](https://arxiv.org/abs/1810.04247)
     """
-
-    INFERENCE = INFERENCE
 
     def __init__(
         self,

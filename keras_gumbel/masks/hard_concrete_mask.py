@@ -7,7 +7,6 @@ import keras
 from keras_gumbel import random
 from keras_gumbel._stochastic import StochasticLayer
 from keras_gumbel._typing import Tensor
-from keras_gumbel.masks.sampled_mask import INFERENCE
 from keras_gumbel.masks.sampled_mask import SampledMask
 from keras_gumbel.ops.gates import hard_concrete
 
@@ -63,8 +62,6 @@ class HardConcreteMask(StochasticLayer, SampledMask):
     References:
         - [Louizos et al., 2017](https://arxiv.org/abs/1712.01312)
     """
-
-    INFERENCE = INFERENCE
 
     def __init__(
         self,

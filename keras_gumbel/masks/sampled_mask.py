@@ -1,21 +1,16 @@
 """The base class of masks with noise."""
 
-from typing import Any
-
 from keras import ops
 
+from keras_gumbel._stochastic import NoiseLayer
 from keras_gumbel._typing import Tensor
 from keras_gumbel.masks.base import Mask
 
-# What a mask may be in inference.
-INFERENCE = ("mean", "mode", "sample")
 
-
-class SampledMask(Mask):
+class SampledMask(NoiseLayer, Mask):
     """A mask that is drawn in training, and the mean or mode in inference."""
 
-    draws: Any
-    inference: str
+    INFERENCE: tuple[str, ...] = ("mean", "mode", "sample")
 
     def draw(self, training: bool | None = False) -> Tensor:
         scores = ops.convert_to_tensor(self.mask_scores)

@@ -137,12 +137,14 @@ class Decisions:
 
     Attributes:
         scores: List of `Scores`, without those that are frozen.
+        frozen: List of `Scores`, those that are.
         values: List of arrays in [0, 1], one for each.
         finals: List of arrays of zeros and ones, one for each.
         budget_used: Float, sum_i c_i s_i over K (Eq. 30).
     """
 
     scores: list[Scores]
+    frozen: list[Scores]
     values: list[np.ndarray]
     finals: list[np.ndarray]
     budget_used: float
@@ -193,14 +195,16 @@ def find_decisions(owner: str, model: keras.Layer) -> Decisions:
     found = find_scores(owner, model)
     require_numbers(owner, found)
     scores = [s for s in found if not s.frozen]
+    frozen = [s for s in found if s.frozen]
     if all(s.hardened for s in scores):
         values = [s.values() for s in scores]
-        return Decisions(scores, values, values, 1.0)
+        return Decisions(scores, frozen, values, values, 1.0)
     choices = decide(owner, model, scores)
     if choices is None:
         choices = [dataclasses.replace(whole(scores), settled=False)]
     return Decisions(
         scores=scores,
+        frozen=frozen,
         values=[s.values() for s in scores],
         finals=final_masks(scores, choices),
         budget_used=_budget_used(scores, choices),

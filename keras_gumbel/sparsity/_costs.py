@@ -138,11 +138,8 @@ def _observed(
             uses[key] += axes.count_uses(given, output, shape)
         return outputs
 
-    vars(layer)["call"] = call
-    try:
+    with _keras_private.calling(layer, call):
         yield
-    finally:
-        del vars(layer)["call"]
 
 
 def _signature(layer: keras.Layer) -> inspect.Signature:

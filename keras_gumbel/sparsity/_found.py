@@ -17,8 +17,8 @@ from keras_gumbel.masks import Mask
 from keras_gumbel.optimizers import ProjectedOptimizer
 from keras_gumbel.sparsity._masked_layer import attached_masks
 from keras_gumbel.sparsity._scan import named_layers
+from keras_gumbel.sparsity._scan import require_built
 from keras_gumbel.sparsity._scan import weight_matrices
-from keras_gumbel.sparsity._sparsify import require_built
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ class Attachment:
 
     Attributes:
         parts: List of `MaskedWeight`, those among the weights of the layer.
-        plain: Dictionary of attributes that wait for `detach`.
+        quantize: The method that Keras has put into the instance, or `None`.
         reasons: Dictionary, why weights were left out, by their ids.
         trainable: Boolean or `None`, the flag that was changed so that masks
             of a frozen model are trained.
@@ -39,8 +39,7 @@ class Attachment:
 
     def __init__(self, layer: keras.Layer) -> None:
         self.parts: list[MaskedWeight] = []
-        # Keras wraps this method in each instance.
-        self.plain = {"quantize": vars(layer).pop("quantize", None)}
+        self.quantize = vars(layer).pop("quantize", None)
         self.reasons: dict[int, str] = {}
         self.trainable: bool | None = None
 
@@ -173,8 +172,8 @@ def detach(model: keras.Layer) -> None:
             continue
         attachment = vars(layer).pop("attachment")
         layer.__class__ = layer._plain_class
-        if attachment.plain["quantize"] is not None:
-            vars(layer).update(attachment.plain)
+        if attachment.quantize is not None:
+            vars(layer)["quantize"] = attachment.quantize
         if attachment.trainable is not None:
             layer._trainable = attachment.trainable
         if "weight_masks" in vars(layer):

@@ -148,11 +148,8 @@ def _observed(
         finally:
             vars(layer).update(kept)
 
-    vars(layer)["call"] = call
-    try:
+    with _keras_private.calling(layer, call):
         yield moments
-    finally:
-        del vars(layer)["call"]
 
 
 def _moments(

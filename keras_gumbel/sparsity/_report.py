@@ -9,7 +9,6 @@ import keras
 from keras_gumbel.sparsity._choices import count_undecided
 from keras_gumbel.sparsity._choices import find_decisions
 from keras_gumbel.sparsity._found import Scores
-from keras_gumbel.sparsity._found import find_scores
 from keras_gumbel.sparsity._found import sum_scores
 from keras_gumbel.sparsity._masked_layer import is_masked
 from keras_gumbel.sparsity._masked_weight import is_maskable
@@ -210,14 +209,14 @@ def sparsity_report(model: keras.Layer) -> SparsityReport:
         rows=tuple(rows),
         budget=decisions.kept,
         budget_used=decisions.budget_used,
-        skipped=_skipped(model, find_scores("sparsity_report", model)),
+        skipped=_skipped(model, decisions.frozen),
         other_bytes=measure_others(model, decisions.scores),
     )
 
 
-def _skipped(model: keras.Layer, scores: list[Scores]) -> dict[str, str]:
+def _skipped(model: keras.Layer, frozen: list[Scores]) -> dict[str, str]:
     """Lists the weight matrices that count in no budget, and why."""
-    skipped = {s.name: FROZEN for s in scores if s.frozen}
+    skipped = {s.name: FROZEN for s in frozen}
     known = model.attachment.reasons if is_masked(model) else {}
     for matrix in weight_matrices(model):
         if not is_maskable(matrix.weight):

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_gumbel import _keras_private
+from keras_gumbel._validation import invalid_argument
 from keras_gumbel._weight_axes import NotMasked
 from keras_gumbel._weight_axes import WeightAxes
 from keras_gumbel._weight_axes import known_weights
@@ -38,6 +39,19 @@ class WeightMatrix:
     axes: WeightAxes | None = None
     known_by: keras.Layer | None = None
     reason: str | None = None
+
+
+def require_built(owner: str, model: Any) -> None:
+    """Raises unless `model` is a Keras model or layer that is built."""
+    if not isinstance(model, keras.Layer):
+        raise invalid_argument(
+            owner, "model", "a Keras model or layer", model, error=TypeError
+        )
+    if not model.built:
+        raise ValueError(
+            f"`{owner}` needs the weights of {model.name!r}, which is not "
+            "built. Call it on data, or `model.build(input_shape)`, first."
+        )
 
 
 def named_layers(model: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:

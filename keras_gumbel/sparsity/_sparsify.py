@@ -26,6 +26,7 @@ from keras_gumbel.sparsity._saving import copy_of
 from keras_gumbel.sparsity._saving import put_mask_on
 from keras_gumbel.sparsity._scan import FROZEN
 from keras_gumbel.sparsity._scan import WeightMatrix
+from keras_gumbel.sparsity._scan import require_built
 from keras_gumbel.sparsity._scan import weight_matrices
 
 Filters: TypeAlias = str | Sequence[str] | Callable[[keras.Layer], bool] | None
@@ -145,19 +146,6 @@ def sparsify(
         model.attachment.trainable = False
         model._trainable = True
     return model
-
-
-def require_built(owner: str, model: Any) -> None:
-    """Raises unless `model` is a Keras model or layer that is built."""
-    if not isinstance(model, keras.Layer):
-        raise invalid_argument(
-            owner, "model", "a Keras model or layer", model, error=TypeError
-        )
-    if not model.built:
-        raise ValueError(
-            f"`{owner}` needs the weights of {model.name!r}, which is not "
-            "built. Call it on data, or `model.build(input_shape)`, first."
-        )
 
 
 def _reason(
