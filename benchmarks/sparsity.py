@@ -243,11 +243,11 @@ def compiled(task, method, model, sparsity, rates):
     if method.mask is None:
         model.compile(inner, loss=LOSS, metrics=["accuracy"])
         return model, []
-    if not method.weights:
-        for layer in model.layers:
-            layer.trainable = False
     sparse = kg.sparsify(
-        model, method.mask(task.steps), include_frozen=True, seed=0
+        model,
+        method.mask(task.steps),
+        freeze_weights=not method.weights,
+        seed=0,
     )
     schedules = {
         name: kg.schedules.CubicDensity(

@@ -34,6 +34,7 @@ class Mark:
             controls.
         rows: `(n, axis)`: at most `n` scores are kept along `axis` in the
             final mask; or `None`.
+        pretrained: Boolean, whether the weights have been trained before.
         name: String, the name in reports, or `None` for the variable's path.
     """
 
@@ -41,6 +42,7 @@ class Mark:
     ranked: bool = False
     weights_per_score: int = 1
     rows: tuple[int, int] | None = None
+    pretrained: bool = False
     name: str | None = None
 
 
@@ -49,6 +51,7 @@ def mark_scores(
     saliency: Saliency | None = None,
     weights_per_score: int = 1,
     rows: tuple[int, int] | None = None,
+    pretrained: bool = False,
 ) -> keras.Variable:
     """Marks a variable as scores: keep-probabilities under the budget.
 
@@ -72,6 +75,9 @@ def mark_scores(
         rows: `(n, axis)`. At most `n` scores are kept along `axis` in the
             final mask (N:M sparsity). `None` for no such limit. Defaults to
             `None`.
+        pretrained: Boolean, whether the network has been trained before, as
+            `keras_gumbel.optimizers.ScoreSGD` needs to know. Defaults to
+            `False`.
 
     Returns:
         The same variable.
@@ -82,7 +88,13 @@ def mark_scores(
     """
     return set_mark(
         variable,
-        Mark(saliency, saliency is not None, weights_per_score, rows),
+        Mark(
+            saliency,
+            saliency is not None,
+            weights_per_score,
+            rows,
+            pretrained,
+        ),
     )
 
 

@@ -37,7 +37,8 @@ precision='standard', logits_regularizer=None, seed=None, **kwargs)
 layers.SubsetSampler(k, temperature=1.0, estimator='simple', hard=True, \
 axis=-1, inference='top_k', learn_temperature=False, precision='standard', \
 logits_regularizer=None, seed=None, **kwargs)
-mark_scores(variable, saliency=None, weights_per_score=1, rows=None)
+mark_scores(variable, saliency=None, weights_per_score=1, rows=None, \
+pretrained=False)
 masks.ConcreteMask(axis=-1, temperature=0.6666666666666666, hard=False, \
 estimator='binary_concrete', scores_initializer='ones', \
 scores_constraint=None, inference='mean', learn_temperature=False, \
@@ -99,7 +100,7 @@ optimizers.ProjectedOptimizer(inner_optimizer, density=None, budget=None, \
 score_optimizer='auto', harden_step='auto', regrow=True, costs=None, \
 global_clipnorm=None, name=None)
 optimizers.ScoreSGD(learning_rate=0.05, momentum=0.8, curvature=1.0, \
-batch_size=32, decay=0.95, name='score_sgd', **kwargs)
+batch_size=32, decay=0.95, significance=5.0, name='score_sgd', **kwargs)
 random.gumbel(shape, dtype=None, seed=None, precision='standard')
 random.logistic(shape, dtype=None, seed=None, precision='standard')
 recalibrate_batch_normalization(model, x, batch_size=None, steps=None)
@@ -116,7 +117,7 @@ shrinking.ShrinkReport(rows, parameters, kept, skipped)
 shrinking.ShrinkRow(name, units, kept, reasons)
 soften(model)
 sparsify(model, mask='learned', filters=None, granularity='weight', \
-include_frozen=False, seed=None)
+freeze_weights=False, keep_zeros=False, pretrained=None, seed=None)
 sparsity.SparsityReport(rows, budget, budget_used, skipped, other_bytes)
 sparsity.SparsityRow(name, weights, kept, expected, undecided, size)
 sparsity.SparsitySize(dense, gzip, bitmask, coo, scores, slots)

@@ -11,9 +11,9 @@ from tests.gradients import to_numpy
 from tests.newer_keras import multi_optimizer
 
 
-def scores(values):
+def scores(values, pretrained=False):
     variable = keras.Variable(np.float32(values))
-    return kg.mark_scores(variable)
+    return kg.mark_scores(variable, pretrained=pretrained)
 
 
 def run(optimizer, variables, gradients):
@@ -61,6 +61,50 @@ def test_score_sgd_follows_its_formulas(curvature, batch_size):
     expected = reference(start, steps, 0.1, 0.7, curvature, batch_size, 0.9)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def pretrained_reference(values, steps, rate, momentum, significance, decay):
+    """The formulas for pretrained networks, in float64."""
+    values = np.float64(values)
+    square, speed = np.zeros_like(values), np.zeros_like(values)
+    for count, gradient in enumerate(np.float64(steps), 1):
+        square = decay * square + (1 - decay) * gradient**2
+        noise = np.sqrt(square / (1 - decay**count))
+        difference = gradient - significance / 2 / np.sqrt(count) * noise
+        speed = momentum * speed + difference / np.sqrt(np.mean(difference**2))
+        values = values - rate * speed
+    return values
+
+
+@pytest.mark.parametrize("significance", [0.0, 5.0])
+def test_scores_of_pretrained_networks_resist_noise(significance):
+    generator = np.random.default_rng(0)
+    start = generator.uniform(size=(2, 3))
+    steps = generator.normal(size=(5, 2, 3))
+    optimizer = ScoreSGD(
+        0.1, momentum=0.7, decay=0.9, significance=significance, batch_size=9
+    )
+
+    (found,) = run(optimizer, [scores(start, True)], [[g] for g in steps])
+
+    expected = pretrained_reference(start, steps, 0.1, 0.7, significance, 0.9)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_updates_are_counted_and_not_the_batches_of_one():
+    generator = np.random.default_rng(0)
+    steps = generator.normal(size=(3, 4))
+    plain = ScoreSGD(0.1)
+    accumulating = ScoreSGD(0.1, gradient_accumulation_steps=2)
+
+    (one,) = run(plain, [scores([0.5] * 4, True)], [[g] for g in steps])
+    (two,) = run(
+        accumulating,
+        [scores([0.5] * 4, True)],
+        [[g] for g in steps for _ in range(2)],
+    )
+
+    np.testing.assert_allclose(one, two, atol=1e-6)
 
 
 def test_score_sgd_does_not_depend_on_the_size_of_gradients():

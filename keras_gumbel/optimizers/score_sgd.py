@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_gumbel import _keras_private
+from keras_gumbel._scores import mark_of
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
@@ -16,25 +17,43 @@ from keras_gumbel._validation import require_positive
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class ScoreSGD(keras.optimizers.Optimizer):
-    """Momentum on normalized gradients of scores, with their curvature.
+    """Momentum on normalized gradients of scores, with what they leave out.
 
     The gradient g in a score s tells what a small change of its mask does to
-    the loss. For the choice between m = 1 and m = 0 that is not enough: near
-    a minimum g is 0 for weights that matter and for weights that do not. To
-    the second order,
+    the loss. That is not enough to choose between m = 1 and m = 0: near a
+    minimum g is 0 on average for weights that matter and for weights that do
+    not. What is added depends on where training starts.
+
+    In a network that is trained from scratch it is the second-order term of
+    the loss:
 
     ```
-    L(m = 1) - L(m = 0) = g - h (s - 1/2)
+    L(m = 1) - L(m = 0) = g - curvature * h * (s - 1/2)
     h = batch_size * average of g**2
     ```
 
     where h, the curvature in s, is the diagonal of the empirical Fisher
-    information of losses that are negative log-likelihoods. These differences
-    are divided by their root mean square over all scores, one number, and
-    averaged with momentum:
+    information of losses that are negative log-likelihoods.
+
+    In a pretrained network g is little but the noise of the batches, which is
+    largest for the weights that matter. Scores that follow it lose these
+    weights first. A force as large as that noise keeps them:
 
     ```
-    d = (g - curvature * h * (s - 1/2)) / rms over all scores
+    g - 1/2 * significance / sqrt(t) * sqrt(average of g**2)
+    ```
+
+    After t steps, noise has moved a score by about sqrt(t) standard
+    deviations, and the force by significance times as many in the other
+    direction. A score falls ahead of others only if its gradients have a
+    trend with a t-statistic above `significance`. `keras_gumbel.sparsify`
+    finds out which of the two kinds a network is, and marks its scores.
+
+    These differences are divided by their root mean square over all scores,
+    one number, and averaged with momentum:
+
+    ```
+    d = difference / rms over all scores
     v <- momentum * v + d
     s <- s - learning_rate * v
     ```
@@ -46,12 +65,14 @@ class ScoreSGD(keras.optimizers.Optimizer):
         learning_rate: Number or `LearningRateSchedule`, the change of a score
             of average size in one step without momentum. Defaults to `0.05`.
         momentum: Number in [0, 1). Defaults to `0.8`.
-        curvature: Number of at least 0, the weight of the second-order term.
-            Defaults to `1.0`.
+        curvature: Number of at least 0, the weight of the second-order term
+            in networks that are trained from scratch. Defaults to `1.0`.
         batch_size: Positive number of examples that the gradient is a mean
             over. A factor of 3 up or down matters little. Defaults to `32`.
         decay: Number in [0, 1), the share that the average of g**2 keeps from
             one step to the next. Defaults to `0.95`.
+        significance: Number of at least 0, the strength of the force in
+            pretrained networks. Defaults to `5.0`.
         name: String. Defaults to `"score_sgd"`.
         **kwargs: Arguments of `keras.optimizers.Optimizer`.
 
@@ -77,6 +98,7 @@ class ScoreSGD(keras.optimizers.Optimizer):
         curvature: float = 1.0,
         batch_size: float = 32,
         decay: float = 0.95,
+        significance: float = 5.0,
         name: str = "score_sgd",
         **kwargs: Any,
     ) -> None:
@@ -85,16 +107,19 @@ class ScoreSGD(keras.optimizers.Optimizer):
                 raise invalid_argument(
                     "ScoreSGD", argument, "a number in [0, 1)", value
                 )
-        if not is_number(curvature) or not 0 <= curvature < float("inf"):
-            raise invalid_argument(
-                "ScoreSGD", "curvature", "a finite number >= 0", curvature
-            )
+        weights = {"curvature": curvature, "significance": significance}
+        for argument, value in weights.items():
+            if not is_number(value) or not 0 <= value < float("inf"):
+                raise invalid_argument(
+                    "ScoreSGD", argument, "a finite number >= 0", value
+                )
         require_positive("ScoreSGD", "batch_size", batch_size)
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.momentum = momentum
         self.curvature = curvature
         self.batch_size = batch_size
         self.decay = decay
+        self.significance = significance
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
@@ -140,10 +165,14 @@ class ScoreSGD(keras.optimizers.Optimizer):
         average.assign(square)
         step = ops.cast(self.iterations + 1, average.dtype)
         seen = 1.0 - ops.power(self.decay, step)
-        curvature = variable - 0.5
-        curvature *= square
-        curvature *= self.curvature * self.batch_size / seen
-        return gradient - curvature
+        if mark_of(variable).pretrained:
+            force = ops.sqrt(square)
+            force *= 0.5 * self.significance * ops.rsqrt(step * seen)
+        else:
+            force = variable - 0.5
+            force *= square
+            force *= self.curvature * self.batch_size / seen
+        return gradient - force
 
     def update_step(
         self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
@@ -161,4 +190,5 @@ class ScoreSGD(keras.optimizers.Optimizer):
             "curvature": self.curvature,
             "batch_size": self.batch_size,
             "decay": self.decay,
+            "significance": self.significance,
         }

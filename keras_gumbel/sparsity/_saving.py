@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_gumbel._scores import Mark
+from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import name_of
 from keras_gumbel._scores import set_mark
 from keras_gumbel.granularities import Granularity
@@ -22,6 +23,7 @@ def put_mask_on(
     matrix: WeightMatrix,
     mask: Mask,
     granularity: Granularity,
+    pretrained: bool,
     name: str | None = None,
 ) -> Mask:
     """Puts a mask of its own on a weight; `refresh` has to follow.
@@ -30,6 +32,7 @@ def put_mask_on(
         matrix: `WeightMatrix`.
         mask: `Mask`, not built.
         granularity: `Granularity`.
+        pretrained: Boolean, whether the network has been trained before.
         name: String, the name in reports, or `None` for that of the matrix.
     """
     weight, layer = matrix.weight, matrix.layer
@@ -47,6 +50,7 @@ def put_mask_on(
             ranked=mask.ranked,
             weights_per_score=layout.weights_per_score,
             rows=layout.rows,
+            pretrained=pretrained,
             name=name,
         ),
     )
@@ -75,6 +79,7 @@ def masked_config(layer: keras.Layer) -> dict[str, Any]:
             "granularity": _unshared(
                 keras.saving.serialize_keras_object(mask.part.granularity)
             ),
+            "pretrained": mark_of(mask.mask_scores).pretrained,
             "trainable": mask.wants_training,
             "hardened": mask.hardened,
         }
@@ -109,7 +114,9 @@ def layer_from_masked_config(
         granularity = keras.saving.deserialize_keras_object(
             entry["granularity"], custom_objects=custom_objects
         )
-        put_mask_on(found, mask, granularity, entry["name"])
+        put_mask_on(
+            found, mask, granularity, entry["pretrained"], entry["name"]
+        )
         mask.trainable = entry["trainable"]
         if entry["hardened"]:
             mask.harden(mask.mask_scores)

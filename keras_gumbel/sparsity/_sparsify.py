@@ -9,6 +9,7 @@ from typing import Any
 from typing import TypeAlias
 
 import keras
+from keras import ops
 
 from keras_gumbel import _keras_private
 from keras_gumbel import granularities
@@ -20,8 +21,10 @@ from keras_gumbel.granularities import Granularity
 from keras_gumbel.granularities import Unit
 from keras_gumbel.masks import Mask
 from keras_gumbel.shrinking.graph import graph_models
+from keras_gumbel.sparsity._masked_layer import attached_masks
 from keras_gumbel.sparsity._masked_layer import refresh
 from keras_gumbel.sparsity._masked_weight import is_maskable
+from keras_gumbel.sparsity._pretrained import is_pretrained
 from keras_gumbel.sparsity._saving import copy_of
 from keras_gumbel.sparsity._saving import put_mask_on
 from keras_gumbel.sparsity._scan import FROZEN
@@ -37,7 +40,9 @@ def sparsify(
     mask: str | Mask = "learned",
     filters: Filters = None,
     granularity: Any = "weight",
-    include_frozen: bool = False,
+    freeze_weights: bool = False,
+    keep_zeros: bool = False,
+    pretrained: bool | None = None,
     seed: int | None = None,
 ) -> keras.Layer:
     """Puts a mask on every weight matrix of a model, in place.
@@ -82,9 +87,19 @@ def sparsify(
             A weight that does not divide into it is left as it is. Budgets
             and densities count weights, however many share a score. Defaults
             to `"weight"`.
-        include_frozen: Boolean, whether to mask frozen weights too, and train
-            their masks while the weights stay as they are. Defaults to
-            `False`.
+        freeze_weights: Boolean. If true, all weights of the model are frozen,
+            as by `model.trainable = False`, and the masks alone are trained:
+            weights need no gradients and no optimizer state then. Weights
+            that are frozen already get masks too. Defaults to `False`.
+        keep_zeros: Boolean, whether weights that are exactly 0, such as those
+            of a checkpoint that was pruned before, stay 0: their scores start
+            at 0 instead of 1. Defaults to `False`.
+        pretrained: Boolean, whether the network has been trained before.
+            Learned scores must not follow the gradients of a pretrained
+            network as they follow those of a new one: see
+            `keras_gumbel.optimizers.ScoreSGD`. `None` for a guess: a network
+            is new if most of its biases, and of the scales and offsets of its
+            normalization, are as they are initialized. Defaults to `None`.
         seed: Integer in [0, 2**32) or `None`. Every mask gets a stream of its
             own from it. Defaults to `None`.
 
@@ -116,7 +131,7 @@ def sparsify(
         if not is_maskable(matrix.weight) and selected(matrix)
     ]
     reasons = {
-        matrix.name: _reason(matrix, grain, include_frozen)
+        matrix.name: _reason(matrix, grain, freeze_weights)
         for matrix in matrices
     }
     chosen = [m for m in matrices if reasons[m.name] is None]
@@ -131,17 +146,24 @@ def sparsify(
     _warn_of_unmasked(reasons)
     if isinstance(grain, Unit) and not template.ranked:
         _warn_of_normalized(model, {id(m.known_by) for m in chosen})
+    if pretrained is None:
+        pretrained = is_pretrained(model, chosen)
+    if freeze_weights:
+        _freeze_weights(model)
     if seed is None:
         seed = getattr(template, "seed", None)
     seeds = spawn_seeds(seed, len(chosen))
     for matrix, own_seed in zip(chosen, seeds, strict=True):
-        put_mask_on(matrix, copy_of(template, seed=own_seed), grain)
+        own = copy_of(template, seed=own_seed)
+        put_mask_on(matrix, own, grain, pretrained)
+        if keep_zeros:
+            _drop_zeros(own)
     refresh(model)
     for matrix in matrices:
         reason = reasons[matrix.name]
         if reason not in (None, FROZEN):
             model.attachment.reasons[id(matrix.weight)] = reason
-    if include_frozen and not model.trainable:
+    if freeze_weights:
         # Of this flag alone: the weights stay frozen, one by one.
         model.attachment.trainable = False
         model._trainable = True
@@ -149,18 +171,38 @@ def sparsify(
 
 
 def _reason(
-    matrix: WeightMatrix, granularity: Granularity, include_frozen: bool
+    matrix: WeightMatrix, granularity: Granularity, freeze_weights: bool
 ) -> str | None:
     """Says why a weight cannot be masked, if it cannot."""
     if matrix.reason is not None:
         return matrix.reason
-    if not matrix.weight.trainable and not include_frozen:
+    if not matrix.weight.trainable and not freeze_weights:
         return FROZEN
     try:
         granularity.layout(tuple(matrix.weight.shape), matrix.axes)
     except ValueError as error:
         return str(error)
     return None
+
+
+def _freeze_weights(model: keras.Layer) -> None:
+    """Freezes all weights of a model, but none of the masks it has."""
+    trained = [(mask, mask.wants_training) for mask in attached_masks(model)]
+    model.trainable = False
+    for mask, was_trained in trained:
+        mask.trainable = was_trained
+
+
+def _drop_zeros(mask: Mask) -> None:
+    """Sets the scores of weights that are all zero to 0.
+
+    They stay there: neither the score nor the weight has a gradient then.
+    """
+    part = mask.part
+    used = part.layout.root_mean_square(
+        ops.abs(ops.cast(part.weight, "float32"))
+    )
+    mask.mask_scores.assign(mask.mask_scores * ops.cast(used > 0, "float32"))
 
 
 def _selection(filters: Filters) -> Callable[[WeightMatrix], bool]:

@@ -69,32 +69,44 @@ def test_scores_frozen_later_count_in_no_budget():
     assert list(kg.layer_densities(model, 0.5)) == ["head/kernel"]
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_masks_of_frozen_weights_train_if_asked_for(whole):
+def test_masks_alone_are_trained_on_frozen_weights():
     model = transfer()
-    if whole:
-        model.trainable = False
-    before = [w.copy() for w in model.get_layer("base").get_weights()]
-    flags = [x.trainable for x in model._flatten_layers()]
+    before = [w.copy() for w in model.get_weights()]
 
-    kg.sparsify(model, include_frozen=True)
+    kg.sparsify(model, freeze_weights=True)
     fit(compiled(model, density=0.5))
     kg.harden(model)
 
     assert kg.sparsity_report(model).kept == (48 + 64 + 16) // 2
     moved = {bool(np.ptp(np.asarray(m.mask_scores))) for m in masks_of(model)}
     assert moved == {True}
-    for mask in masks_of(model)[:2]:
-        mask.part.weight.trainable = False
     kg.strip(model)
-    assert [x.trainable for x in model._flatten_layers()] == flags
-    after = model.get_layer("base").get_weights()
-    for a, b in zip(before, after, strict=True):
+    assert not any(x.trainable for x in model._flatten_layers())
+    for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(b, np.where(b == 0, 0, a))
 
 
+def test_weights_that_are_frozen_have_no_state_in_the_optimizer():
+    model = kg.sparsify(transfer(), freeze_weights=True)
+    compiled(model, density=0.5)
+    model.optimizer.build(model.trainable_variables)
+
+    slots = [v for v in model.optimizer.variables if len(v.shape) > 1]
+
+    scores = [tuple(m.mask_scores.shape) for m in masks_of(model)]
+    assert sorted(tuple(v.shape) for v in slots) == sorted(scores * 2)
+
+
+def test_freezing_weights_leaves_other_masks_as_they_are():
+    model = transfer(trainable=True)
+    kg.sparsify(model, filters="head")
+    kg.sparsify(model, filters="base", freeze_weights=True)
+
+    assert [m.trainable for m in masks_of(model)] == [True] * 3
+
+
 def test_masks_of_frozen_weights_still_train_after_loading(tmp_path):
-    model = kg.sparsify(transfer(), include_frozen=True)
+    model = kg.sparsify(transfer(), freeze_weights=True)
     model.get_layer("base").layers[0].weight_masks[0].trainable = False
     model.save(tmp_path / "model.keras")
 

@@ -1,0 +1,127 @@
+"""What `sparsify` takes for a pretrained network, and what it does with it."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_gumbel as kg
+from keras_gumbel._scores import mark_of
+from tests.sparsity import zoo
+from tests.sparsity.test_any_model import masks_of
+
+
+def taken_for_pretrained(model, **options):
+    kg.sparsify(model, **options)
+    (found,) = {mark_of(m.mask_scores).pretrained for m in masks_of(model)}
+    return found
+
+
+def move(variables):
+    generator = np.random.default_rng(0)
+    for v in variables:
+        v.assign(v + 0.1 * generator.normal(size=v.shape).astype("float32"))
+
+
+def classifier():
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(8, activation="relu"),
+            layers.BatchNormalization(),
+            layers.Dense(3),
+        ]
+    )
+
+
+@pytest.mark.parametrize("build", zoo.MODELS)
+def test_a_network_of_any_kind_is_new_until_it_is_trained(build):
+    fresh, _ = build()
+    trained, _ = build()
+    move(trained.trainable_variables)
+
+    assert not taken_for_pretrained(fresh)
+    assert taken_for_pretrained(trained)
+
+
+def test_frozen_networks_are_told_apart_as_well():
+    fresh, trained = classifier(), classifier()
+    move(trained.trainable_variables)
+
+    assert not taken_for_pretrained(fresh, freeze_weights=True)
+    assert taken_for_pretrained(trained, freeze_weights=True)
+
+
+def test_one_bias_that_starts_elsewhere_makes_no_pretrained_network():
+    model = classifier()
+    model.layers[-1].bias.assign([0.1, 0.2, 0.3])
+
+    assert not taken_for_pretrained(model)
+
+
+def test_a_new_head_does_not_make_a_pretrained_network_new():
+    model = classifier()
+    move(model.layers[0].trainable_variables)
+    move(model.layers[1].trainable_variables)
+
+    assert taken_for_pretrained(model)
+
+
+def test_a_head_on_a_frozen_network_is_judged_alone():
+    model = classifier()
+    move(model.trainable_variables)
+    model.layers[-1].bias.assign(np.zeros(3))
+    for layer in model.layers[:-1]:
+        layer.trainable = False
+
+    assert not taken_for_pretrained(model)
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_the_argument_counts_more_than_the_guess(pretrained):
+    model = classifier()
+    move(model.trainable_variables if not pretrained else [])
+
+    assert taken_for_pretrained(model, pretrained=pretrained) == pretrained
+
+
+def test_networks_that_show_nothing_count_as_pretrained():
+    model = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(3, use_bias=False)]
+    )
+
+    assert taken_for_pretrained(model)
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_files_keep_what_the_network_was(pretrained, tmp_path):
+    model = kg.sparsify(classifier(), pretrained=pretrained)
+    model.save(tmp_path / "model.keras")
+
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+
+    marks = {mark_of(m.mask_scores).pretrained for m in masks_of(loaded)}
+    assert marks == {pretrained}
+
+
+@pytest.mark.parametrize("mask", ["learned", "magnitude", "concrete"])
+@pytest.mark.parametrize("granularity", ["weight", "unit"])
+def test_a_sparse_checkpoint_keeps_its_zeros(mask, granularity):
+    model = classifier()
+    kernel = model.layers[0].kernel
+    zeros = np.zeros(kernel.shape, bool)
+    zeros[:, 2:5] = True
+    if granularity == "weight":
+        zeros[1] = True
+    kernel.assign(np.where(zeros, 0.0, np.asarray(kernel)))
+
+    kg.sparsify(model, mask, granularity=granularity, keep_zeros=True, seed=0)
+    model.compile(
+        kg.optimizers.ProjectedOptimizer("adam", density=0.5), loss="mse"
+    )
+    x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+    model.fit(x, x[:, :3], batch_size=8, epochs=2, verbose=0)
+    kg.strip(model)
+
+    assert (np.asarray(model.layers[0].kernel)[zeros] == 0).all()
+    assert np.count_nonzero(model.layers[0].kernel) > 0
