@@ -26,13 +26,19 @@ def schedule_steps(limits: list[Any]) -> float | None:
     return longest or None
 
 
-def default_harden_step(limits: list[Any]) -> int | None:
-    """Returns the step by which schedules of this package have ended."""
+def default_harden_step(limits: list[Any], live: float = _LIVE) -> int | None:
+    """Returns the step after which the mask is final.
+
+    Args:
+        limits: List of numbers and schedules. It is their length that counts,
+            and that all of them have ended.
+        live: Share of the steps before. Defaults to `0.7`.
+    """
     steps = schedule_steps(limits)
     if steps is None:
         return None
     ends = [getattr(limit, "end", 0.0) for limit in limits]
-    return max(1, math.ceil(max(_LIVE, *ends) * steps))
+    return max(1, math.ceil(max(live, *ends) * steps))
 
 
 def default_score_optimizer(

@@ -84,8 +84,9 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         harden_step: Positive integer, the number of steps after which the
             mask is final, with the K that the schedule ends at; `None` for
             scores that are learned to the end; or `"auto"`, 70 % of the
-            `steps` of the schedule, or where it ends if that is later, and
-            `None` without a schedule that has `steps`. Defaults to `"auto"`.
+            `steps` of the schedule, or where it ends if that is later. That
+            is all of the `steps` if no weights are trained, and `None`
+            without a schedule that has `steps`. Defaults to `"auto"`.
         regrow: Boolean, whether a score that has fallen to 0 may rise again.
             If not, a weight is lost for good once its score is 0. Defaults
             to `True`.
@@ -135,8 +136,11 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             require_positive("ProjectedOptimizer", "costs", cost)
         inner_optimizer = require_optimizer("inner_optimizer", inner_optimizer)
         limits = limits_of(density) + limits_of(budget)
+        # For `build`, which knows whether there are weights to fine-tune.
+        last_step = None
         if harden_step == "auto":
             harden_step = default_harden_step(limits)
+            last_step = default_harden_step(limits, live=1.0)
         if harden_step is not None:
             require_positive_integer(
                 "ProjectedOptimizer", "harden_step", harden_step
@@ -167,6 +171,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         self.inner_optimizer = inner_optimizer
         self.score_optimizer = score_optimizer
         self.harden_step = harden_step
+        self._last_step = last_step
         self.regrow = regrow
 
     @property
@@ -217,6 +222,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         for group in self._groups:
             require_sound(group)
         marked = marked_scores(variables)
+        if self._last_step is not None and len(marked) == len(variables):
+            self.harden_step = self._last_step
         # Keras decides on weight decay as it builds, from 3.16 on.
         for optimizer in self.optimizers:
             _keras_private.exclude_from_weight_decay(optimizer, marked)

@@ -190,3 +190,17 @@ def test_spectral_normalization_is_left_out_with_its_reason():
         kg.sparsify(model)
 
     assert kg.sparsity_report(model).weights == 8
+
+
+def test_masks_alone_are_learned_to_the_last_step():
+    steps = 10
+    density = kg.schedules.CubicDensity(0.5, steps)
+    alone = kg.sparsify(transfer(), freeze_weights=True)
+    both = kg.sparsify(transfer(trainable=True))
+
+    for model in (alone, both):
+        compiled(model, density=density)
+        model.optimizer.build(model.trainable_variables)
+
+    assert alone.optimizer.harden_step == steps
+    assert both.optimizer.harden_step == 7
