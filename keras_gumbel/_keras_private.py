@@ -96,6 +96,23 @@ def calling(layer: keras.Layer, call: Callable[..., Any]) -> Iterator[None]:
         del vars(layer)["call"]
 
 
+@contextlib.contextmanager
+def without_rematerialization(model: keras.Layer) -> Iterator[None]:
+    """Lets layers be computed once, in the trace of the call around them."""
+    changed = [
+        (layer, layer._remat_mode)
+        for layer in [model, *flatten_layers(model)]
+        if getattr(layer, "_remat_mode", None) is not None
+    ]
+    for layer, _ in changed:
+        layer._remat_mode = None
+    try:
+        yield
+    finally:
+        for layer, mode in changed:
+            layer._remat_mode = mode
+
+
 def training_in_context() -> bool | None:
     """Returns the `training` of the call that is being made, if it is known.
 
@@ -120,6 +137,19 @@ def without_autocast() -> contextlib.AbstractContextManager[Any]:
     except ImportError:
         return contextlib.nullcontext()
     return AutocastScope(None)
+
+
+def is_stateless() -> bool:
+    """Whether variables are read and written in a `keras.StatelessScope`.
+
+    Those that are not in the scope may have no value meanwhile: `fit` on JAX
+    takes them from the model.
+    """
+    try:
+        from keras.src.backend.common.stateless_scope import in_stateless_scope
+    except ImportError:
+        return keras.config.backend() == "jax"
+    return bool(in_stateless_scope())
 
 
 class GraphCall(NamedTuple):

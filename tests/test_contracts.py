@@ -18,7 +18,9 @@ from keras_gumbel.masks import HardConcreteMask
 from keras_gumbel.masks import LearnedMask
 from keras_gumbel.masks import MagnitudeMask
 from keras_gumbel.masks import Mask
+from keras_gumbel.masks import PatternMask
 from keras_gumbel.masks import RandomMask
+from keras_gumbel.masks import SaliencyMask
 from keras_gumbel.masks.magnitude_mask import RankedMask
 from keras_gumbel.schedules import LinearAnnealing
 from tests import contracts
@@ -113,6 +115,13 @@ def masked_dense(seed=0):
     return kg.sparsify(dense, ConcreteMask(scores_initializer=HALF), seed=seed)
 
 
+def masked_dense_by_patterns(seed=0):
+    dense = keras.layers.Dense(2, kernel_initializer="ones")
+    dense.build(FLOATS.shape)
+    mask = PatternMask(LinearAnnealing(1.0, 0.5, steps=4))
+    return kg.sparsify(dense, mask, granularity="2:5", seed=seed)
+
+
 def masked_embedding(seed=0):
     embedding = keras.layers.Embedding(
         4, 3, embeddings_initializer="ones", mask_zero=True
@@ -136,6 +145,7 @@ LAYERS = {
     gaussian_mask: (FLOATS, (1, 0, 1)),
     learned_mask: (FLOATS, (1, 0, 0)),
     masked_dense: (FLOATS, (3, 1, 1)),
+    masked_dense_by_patterns: (FLOATS, (3, 1, 1)),
     masked_embedding: (INDICES, (2, 1, 1)),
 }
 
@@ -143,6 +153,7 @@ LAYERS = {
 # on their weights, or they draw no noise.
 EXCEPT = {
     masked_dense: [check_config_round_trip],
+    masked_dense_by_patterns: [check_config_round_trip],
     masked_embedding: [check_config_round_trip],
     learned_mask: [check_other_seed_other_draws, check_training_draws_anew],
 }
@@ -214,7 +225,16 @@ ARGUMENTS = {
     },
     GaussianMask: {**OF_MASKS, "inference": "mode", "seed": 7},
     LearnedMask: OF_MASKS,
+    PatternMask: {
+        **OF_MASKS,
+        "temperature": 0.7,
+        "scale": 3.0,
+        "prior": 0.5,
+        "inference": "mean",
+        "seed": 7,
+    },
     MagnitudeMask: {**OF_MASKS, "gradient": "dense"},
+    SaliencyMask: {**OF_MASKS, "gradient": "dense", "method": "obs"},
     RandomMask: {**OF_MASKS, "gradient": "dense", "seed": 7},
 }
 

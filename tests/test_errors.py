@@ -140,6 +140,17 @@ BAD_VALUES = {
         lambda: kg.masks.MagnitudeMask(gradient="none"),
         "gradient",
     ),
+    "mask method": (
+        lambda: kg.masks.SaliencyMask("magnitude"),
+        "method",
+    ),
+    "nothing to calibrate": (
+        lambda: kg.calibrate(
+            keras.Sequential([keras.Input((4,)), keras.layers.ReLU()]),
+            ops.ones((2, 4)),
+        ),
+        "model",
+    ),
     "mask estimator": (
         lambda: kg.masks.ConcreteMask(estimator="identity"),
         "estimator",
@@ -283,6 +294,10 @@ WRONG_KINDS = {
         ),
         "model",
     ),
+    "layer to calibrate": (
+        lambda: kg.calibrate(keras.layers.Dense(2), ops.ones((2, 4))),
+        "model",
+    ),
     "layer to shrink": (lambda: kg.shrink(keras.layers.Dense(2)), "model"),
     "number for filters": (lambda: kg.sparsify(_model(), filters=3), "filters"),
     "loss scale inside": (
@@ -307,6 +322,10 @@ STRUCTURE = {
     ),
     "no mask": lambda: kg.sparsity_report(_model()),
     "nothing to mask": lambda: kg.sparsify(_model(), filters="conv"),
+    "no data to reconstruct": lambda: kg.harden(
+        _sparse(), density=0.5, reconstruct=True
+    ),
+    "no data for densities": lambda: kg.layer_densities(_sparse(), 0.5, "owl"),
     "no budget": lambda: kg.harden(_sparse()),
     "no loss to compare": lambda: kg.harden_best(_sparse(), DATA, budget=2),
     "no budget to strip": lambda: kg.strip(_sparse()),

@@ -10,6 +10,7 @@ import keras_gumbel
 API = """
 WeightAxes(units=(), inputs=None, uses=None)
 __version__
+calibrate(model, x, batch_size=None, steps=None, verbose='auto')
 callbacks.SparsityLogger(validation_data=None, batch_size=None)
 constraints.CappedBox(budget)
 diagnostics.GradientReport(rows, gradient)
@@ -23,7 +24,7 @@ granularities.ScoreLayout(shape, split, scores, rows=None)
 granularities.Unit()
 granularities.Weight()
 granularities.get(identifier)
-harden(model, density=None, budget=None)
+harden(model, density=None, budget=None, reconstruct=False)
 harden_best(model, data, density=None, budget=None, num_samples=10, \
 batch_size=None, seed=None)
 layer_densities(model, density, method='erk')
@@ -51,7 +52,10 @@ masks.LearnedMask(axis=-1, scores_initializer='ones', scores_constraint=None, \
 masks.MagnitudeMask(gradient='masked', **kwargs)
 masks.Mask(axis=-1, scores_initializer='ones', scores_constraint=None, \
 **kwargs)
+masks.PatternMask(temperature=1.0, scale=10.0, prior=0.25, inference='mode', \
+seed=None, **kwargs)
 masks.RandomMask(seed=None, **kwargs)
+masks.SaliencyMask(method='wanda', gradient='masked', **kwargs)
 masks.get(identifier)
 metrics.CodePerplexity(num_classes, axis=-1, name='code_perplexity', \
 dtype=None)
@@ -156,8 +160,10 @@ REGISTERED = [
     "MaskedLayer",
     "MonteCarloModel",
     "NOfM",
+    "PatternMask",
     "ProjectedOptimizer",
     "RandomMask",
+    "SaliencyMask",
     "ScoreSGD",
     "StraightThroughArgmax",
     "SubsetSampler",

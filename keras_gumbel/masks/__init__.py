@@ -1,5 +1,6 @@
 """What weights, features and channels are multiplied with."""
 
+from collections.abc import Callable
 from typing import Any
 
 from keras_gumbel import _validation
@@ -11,12 +12,16 @@ from keras_gumbel.masks.hard_concrete_mask import (
 )
 from keras_gumbel.masks.learned_mask import LearnedMask as LearnedMask
 from keras_gumbel.masks.magnitude_mask import MagnitudeMask as MagnitudeMask
+from keras_gumbel.masks.pattern_mask import PatternMask as PatternMask
 from keras_gumbel.masks.random_mask import RandomMask as RandomMask
+from keras_gumbel.masks.saliency_mask import SaliencyMask as SaliencyMask
 
-_SHORT_NAMES: dict[str, type[Mask]] = {
+_SHORT_NAMES: dict[str, Callable[[], Mask]] = {
     "learned": LearnedMask,
     "magnitude": MagnitudeMask,
     "random": RandomMask,
+    "wanda": lambda: SaliencyMask("wanda"),
+    "obs": lambda: SaliencyMask("obs"),
     "concrete": ConcreteMask,
     "hard_concrete": HardConcreteMask,
     "gaussian": GaussianMask,
@@ -28,7 +33,8 @@ def get(identifier: Any) -> Mask:
 
     Args:
         identifier: `Mask`, or one of `"learned"`, `"magnitude"`, `"random"`,
-            `"concrete"`, `"hard_concrete"` and `"gaussian"`.
+            `"wanda"`, `"obs"`, `"concrete"`, `"hard_concrete"` and
+            `"gaussian"`.
 
     Returns:
         A `Mask`.

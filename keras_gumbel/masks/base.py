@@ -73,6 +73,8 @@ class Mask(keras.layers.Layer):
 
     # Whether saliencies set the scores, and gradients do not.
     ranked = False
+    # Whether the mask can only be put on a weight, by `keras_gumbel.sparsify`.
+    for_weights = False
 
     def __init__(
         self,
@@ -134,11 +136,46 @@ class Mask(keras.layers.Layer):
         magnitudes = ops.abs(ops.cast(weight, "float32"))
         return layout.root_mean_square(magnitudes)
 
+    def problem(
+        self,
+        weight: keras.Variable,
+        layout: ScoreLayout,
+        input_axes: tuple[int, ...] | None,
+    ) -> str | None:
+        """Says why the mask does not fit a weight, if it does not.
+
+        Args:
+            weight: The weight that the mask is to be on.
+            layout: `ScoreLayout`, where its scores would be.
+            input_axes: Tuple of integers, the axes of the weight that are
+                summed over, or `None` if they are not known.
+
+        Returns:
+            A string, the reason that warnings give, or `None`.
+        """
+        return None
+
+    def attach_to(
+        self,
+        weight: keras.Variable,
+        layout: ScoreLayout,
+        input_axes: tuple[int, ...] | None,
+    ) -> None:
+        """Prepares a mask that is built for the weight it is put on.
+
+        When a model is loaded, the weights of the mask are read afterwards.
+
+        Args:
+            weight: The weight that the mask is put on.
+            layout: `ScoreLayout`, where its scores are.
+            input_axes: As in `problem`.
+        """
+
     def build(self, input_shape: Shape) -> None:
-        if self.ranked and self.axis is not None:
+        if (self.ranked or self.for_weights) and self.axis is not None:
             raise ValueError(
-                f"`{type(self).__name__}` ranks the weights of a layer and "
-                "cannot stand between layers. Pass it to "
+                f"`{type(self).__name__}` is a mask for the weights of a layer "
+                "and cannot stand between layers. Pass it to "
                 "`keras_gumbel.sparsify`, or use "
                 "`keras_gumbel.layers.ConcreteMask` here."
             )

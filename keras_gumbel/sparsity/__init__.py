@@ -1,5 +1,6 @@
 """What is done to a whole model."""
 
+from keras_gumbel.sparsity._calibrate import calibrate as calibrate
 from keras_gumbel.sparsity._costs import sparsity_costs as sparsity_costs
 from keras_gumbel.sparsity._harden import harden as harden
 from keras_gumbel.sparsity._harden import soften as soften

@@ -15,10 +15,14 @@ from keras_gumbel.sparsity._found import Scores
 from keras_gumbel.sparsity._found import find_projected
 from keras_gumbel.sparsity._found import find_scores
 from keras_gumbel.sparsity._found import require_numbers
+from keras_gumbel.sparsity._reconstruct import Reconstruction
 
 
 def harden(
-    model: keras.Layer, density: Any = None, budget: Any = None
+    model: keras.Layer,
+    density: Any = None,
+    budget: Any = None,
+    reconstruct: bool = False,
 ) -> keras.Layer:
     """Gives a model its final mask, of exactly K ones, in place.
 
@@ -34,6 +38,20 @@ def harden(
     A compiled model stays compiled, with a new copy of the optimizer, without
     the `ProjectedOptimizer` around it.
 
+    With `reconstruct=True` the weights W that are kept make up for those that
+    are not, on the data that `keras_gumbel.calibrate` has seen:
+
+    ```
+    min ||X W - X V||^2  over V  subject to  V = 0 outside of the mask
+    ```
+
+    for the inputs X of each layer, damped by 0.01 of their mean square. The
+    choice of ranked masks, such as `"magnitude"`, `"wanda"` and `"obs"`, is
+    made in rounds with these solutions. It needs no training, and is how a
+    trained model is pruned in one shot. The model has V as its weights then,
+    with zeros outside of the mask. They stay when the model is softened or
+    hardened again: copy it first if you want to try several densities.
+
     Args:
         model: Keras model or layer with masks.
         density: Number in (0, 1], the fraction of all scores to keep; or a
@@ -45,6 +63,9 @@ def harden(
             Without `density` and `budget` it is the budget of the
             `ProjectedOptimizer` that the model is compiled with, as it is
             after the steps so far. Defaults to `None`.
+        reconstruct: Boolean, whether to change the weights that are kept. A
+            warning lists those without calibration data, which stay as they
+            are. Defaults to `False`.
 
     Returns:
         The same model.
@@ -53,7 +74,8 @@ def harden(
         TypeError: If `model` is not a Keras model or layer.
         ValueError: If the model has no mask, a score is NaN, `density` or
             `budget` is out of range or both are given, or neither is given
-            and the model is not compiled with a `ProjectedOptimizer`.
+            and the model is not compiled with a `ProjectedOptimizer`; or if
+            no weight has calibration data and `reconstruct` is true.
 
     Example:
 
@@ -65,17 +87,23 @@ def harden(
     References:
         - [Zhou et al., 2021](https://arxiv.org/abs/2105.01571)
     """
-    return harden_for("harden", model, density, budget)
+    return harden_for("harden", model, density, budget, reconstruct)
 
 
 def harden_for(
-    owner: str, model: keras.Layer, density: Any = None, budget: Any = None
+    owner: str,
+    model: keras.Layer,
+    density: Any = None,
+    budget: Any = None,
+    reconstruct: bool = False,
 ) -> keras.Layer:
     """Does what `harden` does for the function a user has called."""
     scores = find_scores(owner, model)
     require_numbers(owner, scores)
     implied = density is None and budget is None
     if implied and all(s.hardened for s in scores):
+        if reconstruct:
+            Reconstruction(owner, scores).fit([s.values() for s in scores])
         return model
     choices = decide(owner, model, scores, density, budget)
     if choices is None:
@@ -84,7 +112,10 @@ def harden_for(
             "or `budget`, or compile the model with a `ProjectedOptimizer`. "
             f"Received: the model {model.name!r} with neither."
         )
-    finals = final_masks(scores, choices)
+    if reconstruct:
+        finals = Reconstruction(owner, scores).choose(choices)
+    else:
+        finals = final_masks(scores, choices)
     if implied and not _warn_if_early(model):
         _warn_if_undecided(scores, finals)
     for s, final in zip(scores, finals, strict=True):
@@ -106,7 +137,7 @@ def soften(model: keras.Layer) -> keras.Layer:
 
     The optimizer that the model was compiled with before comes back with all
     of its state, unless the model was compiled again since. Weights that were
-    fine-tuned in between stay as they are.
+    fine-tuned or reconstructed in between stay as they are.
 
     Args:
         model: Keras model or layer with masks.

@@ -1,6 +1,7 @@
 """Budgets of single layers, by the rules of published pruning methods."""
 
 import math
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ from keras_gumbel._budgets import WHOLE
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_choice
 from keras_gumbel._validation import require_density
+from keras_gumbel.sparsity import _calibrated_densities
 from keras_gumbel.sparsity._found import Scores
 from keras_gumbel.sparsity._found import find_scores
 
@@ -25,18 +27,29 @@ def layer_densities(
     ```
     "uniform":  d_l = d
     "erk":      d_l = min(1, e * (sum of the shape) / (product of the shape))
+    "owl":      d_l = d + e * (D_l - mean of D),  |d_l - d| <= 0.08
+    "obs":      d_l = share of w^2 / ([H^-1]_ii tr(W^T H W)) in the K largest
     ```
 
     with e such that sum_l n_l d_l = d * sum_l n_l for weights of n_l entries.
     Uniform densities are what TFMOT has; Erdős-Rényi-Kernel leaves more of
-    small weights. The densities are rounded to whole scores: every weight
-    keeps one at least, and together they keep as many as one budget over all
-    of them would.
+    small weights. Two methods need the inputs of each layer, so call
+    `keras_gumbel.calibrate` first:
+
+    - OWL leaves more of the weights with many outliers. D_l is the fraction of
+      Wanda's saliencies |w_ij| sqrt(E x_i^2) that are above 5 times their
+      mean. The D_l farthest from the mean of D is 0.08 away from d.
+    - OBS compares what the outputs of layers lose when a weight is removed and
+      the others make up for it, as a fraction of their energy.
+
+    The densities are rounded to whole scores: every weight keeps one at least,
+    and together they keep as many as one budget over all of them would.
 
     Args:
         model: Keras model or layer with masks.
         density: Number in (0, 1], the fraction of all weights to keep.
-        method: String, `"uniform"` or `"erk"`. Defaults to `"erk"`.
+        method: String, `"uniform"`, `"erk"`, `"owl"` or `"obs"`. Defaults to
+            `"erk"`.
 
     Returns:
         A dictionary of the names in `keras_gumbel.sparsity_report` to floats
@@ -44,9 +57,9 @@ def layer_densities(
 
     Raises:
         TypeError: If `model` is not a Keras model or layer.
-        ValueError: If the model has no mask, `method` is unknown, or
-            `density` is not in (0, 1] or leaves less than one score for each
-            weight.
+        ValueError: If the model has no mask, `method` is unknown, `density`
+            is not in (0, 1] or leaves less than one score for each weight, or
+            the method needs calibration data that a weight does not have.
 
     Example:
 
@@ -69,15 +82,18 @@ def layer_densities(
     ... )
 
     References:
-        - [Evci et al., 2020](https://arxiv.org/abs/1911.11134)
+        - [Evci et al., 2020](https://arxiv.org/abs/1911.11134),
+          Erdős-Rényi-Kernel
+        - [Yin et al., 2023](https://arxiv.org/abs/2310.05175), OWL
+        - [Hassibi and Stork,
+          1992](https://proceedings.neurips.cc/paper/1992/hash/303ed4c69846ab36c2904d3ba8573050-Abstract.html),
+          OBS
     """
     owner = "layer_densities"
     require_density(owner, "density", density)
-    require_choice(owner, "method", method, ("uniform", "erk"))
+    require_choice(owner, "method", method, tuple(_METHODS))
     scores = [s for s in find_scores(owner, model) if not s.frozen]
-    fractions = [density] * len(scores)
-    if method == "erk":
-        fractions = _erk([_shape(s) for s in scores], density)
+    fractions = _METHODS[method](scores, density)
     counts = _whole(scores, fractions, density)
     return {
         s.name: count / s.size for s, count in zip(scores, counts, strict=True)
@@ -89,8 +105,14 @@ def _shape(s: Scores) -> tuple[int, ...]:
     return tuple((s.variable if s.weight is None else s.weight).shape)
 
 
-def _erk(shapes: list[tuple[int, ...]], density: float) -> list[float]:
+def _uniform(scores: list[Scores], density: float) -> list[float]:
+    """Returns the same density for all."""
+    return [density] * len(scores)
+
+
+def _erk(scores: list[Scores], density: float) -> list[float]:
     """Returns densities by Erdős-Rényi-Kernel. What is over 1 is shared out."""
+    shapes = [_shape(s) for s in scores]
     sums = np.array([sum(shape) for shape in shapes])
     sizes = np.array([math.prod(shape) for shape in shapes])
     densities = np.ones(len(shapes))
@@ -103,6 +125,14 @@ def _erk(shapes: list[tuple[int, ...]], density: float) -> list[float]:
             break
         full |= over
     return np.minimum(densities, 1.0).tolist()
+
+
+_METHODS: dict[str, Callable[[list[Scores], float], list[float]]] = {
+    "uniform": _uniform,
+    "erk": _erk,
+    "owl": _calibrated_densities.owl,
+    "obs": _calibrated_densities.obs,
+}
 
 
 def _whole(

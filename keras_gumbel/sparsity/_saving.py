@@ -10,6 +10,7 @@ from keras_gumbel._scores import name_of
 from keras_gumbel._scores import set_mark
 from keras_gumbel.granularities import Granularity
 from keras_gumbel.masks import Mask
+from keras_gumbel.sparsity._layer_inputs import input_axes
 from keras_gumbel.sparsity._masked_layer import attach
 from keras_gumbel.sparsity._masked_layer import attached_masks
 from keras_gumbel.sparsity._masked_layer import plain_classes
@@ -43,6 +44,7 @@ def put_mask_on(
     # Keras makes the name of the mask unique, and so the path of its scores.
     with keras.name_scope(name.replace("/", "_")):
         mask.build(layout.scores)
+        mask.attach_to(weight, layout, input_axes(layer, weight))
     set_mark(
         mask.mask_scores,
         Mark(

@@ -21,6 +21,7 @@ from keras_gumbel.granularities import Granularity
 from keras_gumbel.granularities import Unit
 from keras_gumbel.masks import Mask
 from keras_gumbel.shrinking.graph import graph_models
+from keras_gumbel.sparsity._layer_inputs import input_axes
 from keras_gumbel.sparsity._masked_layer import attached_masks
 from keras_gumbel.sparsity._masked_layer import refresh
 from keras_gumbel.sparsity._masked_weight import is_maskable
@@ -72,6 +73,9 @@ def sparsify(
               trained and multiplied into the weight, which
               `docs/benchmarks/sparsity.md` shows to be best.
             - `"magnitude"`: `MagnitudeMask`, the largest weights.
+            - `"wanda"` and `"obs"`: `SaliencyMask`, the weights that the
+              outputs of their layers need most, after
+              `keras_gumbel.calibrate`.
             - `"random"`: `RandomMask`, a random choice.
             - `"concrete"`: `ConcreteMask`, the soft samples of Eq. (26).
             - `"hard_concrete"`: `HardConcreteMask`.
@@ -131,7 +135,7 @@ def sparsify(
         if not is_maskable(matrix.weight) and selected(matrix)
     ]
     reasons = {
-        matrix.name: _reason(matrix, grain, freeze_weights)
+        matrix.name: _reason(matrix, template, grain, freeze_weights)
         for matrix in matrices
     }
     chosen = [m for m in matrices if reasons[m.name] is None]
@@ -171,7 +175,10 @@ def sparsify(
 
 
 def _reason(
-    matrix: WeightMatrix, granularity: Granularity, freeze_weights: bool
+    matrix: WeightMatrix,
+    mask: Mask,
+    granularity: Granularity,
+    freeze_weights: bool,
 ) -> str | None:
     """Says why a weight cannot be masked, if it cannot."""
     if matrix.reason is not None:
@@ -179,10 +186,11 @@ def _reason(
     if not matrix.weight.trainable and not freeze_weights:
         return FROZEN
     try:
-        granularity.layout(tuple(matrix.weight.shape), matrix.axes)
+        layout = granularity.layout(tuple(matrix.weight.shape), matrix.axes)
     except ValueError as error:
         return str(error)
-    return None
+    axes = input_axes(matrix.layer, matrix.weight)
+    return mask.problem(matrix.weight, layout, axes)
 
 
 def _freeze_weights(model: keras.Layer) -> None:

@@ -1,0 +1,247 @@
+"""What the weights of a model are multiplied with, observed on data."""
+
+import contextlib
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_gumbel import _keras_private
+from keras_gumbel._moments import Moments
+from keras_gumbel._moments import set_moments
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel.sparsity._layer_inputs import input_axes
+from keras_gumbel.sparsity._layer_inputs import input_rows
+from keras_gumbel.sparsity._layer_inputs import observed_kernel
+from keras_gumbel.sparsity._scan import WeightMatrix
+from keras_gumbel.sparsity._scan import require_built
+from keras_gumbel.sparsity._scan import weight_matrices
+
+
+def calibrate(
+    model: keras.Model,
+    x: Any,
+    batch_size: int | None = None,
+    steps: int | None = None,
+    verbose: Any = "auto",
+) -> None:
+    """Observes what the weights of a model are multiplied with.
+
+    Call it on calibration data, a few hundred examples or more like those the
+    model is for, before you use what needs it:
+
+    - `keras_gumbel.sparsify(model, "wanda")` and `"obs"`, the saliencies of
+      `keras_gumbel.masks.SaliencyMask`
+    - `keras_gumbel.harden(model, density=d, reconstruct=True)`
+    - `keras_gumbel.layer_densities(model, d, "owl")` and `"obs"`
+
+    ```
+    H = E[x x^T], over all inputs x of a weight matrix
+    ```
+
+    The model runs once over the data, in inference mode, with masks or
+    without. No weight, mask or optimizer changes. H is kept in memory with
+    each weight until the next call replaces it. It is not saved with the
+    model, and a copy of the model does not have it.
+
+    Observed are the kernels of `Dense`, `EinsumDense`, `Conv1D`, `Conv2D` and
+    `Conv3D` layers at any depth, such as the projections of
+    `MultiHeadAttention`. All others are left out: embeddings, grouped and
+    depthwise convolutions, recurrent layers and what is inside them, and
+    layers of your own. Of a kernel with more than 2048 inputs per unit, the
+    moments are kept in blocks of 2048.
+
+    Args:
+        model: Keras model of any kind, built, masked or not.
+        x: Inputs of the model, in any form that `Model.predict` takes.
+        batch_size: Integer or `None`, as in `Model.predict`. Defaults to
+            `None`.
+        steps: Integer or `None`, as in `Model.predict`. Defaults to `None`.
+        verbose: `"auto"`, 0, 1 or 2, as in `Model.predict`. Defaults to
+            `"auto"`.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If the model is not built, none of its weights can be
+            observed, or inputs are NaN or infinite.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    >>> x = keras.random.normal((32, 8), seed=0)
+    >>> keras_gumbel.calibrate(model, x, verbose=0)
+    >>> model = keras_gumbel.sparsify(model, "wanda")
+    >>> model = keras_gumbel.harden(model, density=0.5, reconstruct=True)
+    """
+    matrices = _observable(model)
+    observer = _Observer(model, matrices)
+    observer.predict(x, batch_size=batch_size, steps=steps, verbose=verbose)
+    found = [
+        sums.moments(input_axes(m.layer, m.weight))
+        for m, sums in zip(matrices, observer.sums, strict=True)
+    ]
+    if not any(found):
+        raise _nothing_observed(model)
+    _require_finite(matrices, found)
+    for matrix, moments in zip(matrices, found, strict=True):
+        set_moments(matrix.weight, moments)
+
+
+def _observable(model: Any) -> list[WeightMatrix]:
+    """Lists the weights whose inputs can be observed."""
+    if not isinstance(model, keras.Model):
+        raise invalid_argument(
+            "calibrate", "model", "a Keras model", model, error=TypeError
+        )
+    require_built("calibrate", model)
+    looped = _inside_of_recurrent_layers(model)
+    found = [
+        matrix
+        for matrix in weight_matrices(model)
+        if matrix.reason is None
+        and id(matrix.layer) not in looped
+        and input_axes(matrix.layer, matrix.weight) is not None
+    ]
+    if not found:
+        raise _nothing_observed(model)
+    return found
+
+
+def _inside_of_recurrent_layers(model: keras.Model) -> set[int]:
+    """Returns the ids of layers that are called in a loop of the backend."""
+    return {
+        id(part)
+        for layer in _keras_private.flatten_layers(model)
+        if isinstance(layer, keras.layers.RNN)
+        for part in _keras_private.flatten_layers(layer)
+    }
+
+
+def _count_inputs(matrix: WeightMatrix) -> int:
+    """Returns how many inputs a unit of a weight has."""
+    axes = input_axes(matrix.layer, matrix.weight) or ()
+    return math.prod(matrix.weight.shape[axis] for axis in axes)
+
+
+class _Sums:
+    """The sums over the inputs of one weight, in variables.
+
+    Args:
+        owner: Keras layer that gets the variables.
+        inputs: Integer, the number of inputs of the weight.
+    """
+
+    def __init__(self, owner: keras.Layer, inputs: int) -> None:
+        self.parts = Moments.parts(inputs)
+        lengths = [part.stop - part.start for part in self.parts]
+        shapes: list[tuple[int, ...]] = [(), *((n, n) for n in lengths)]
+        self.count, *self.blocks = [
+            owner.add_weight(
+                shape=shape,
+                initializer="zeros",
+                dtype="float32",
+                trainable=False,
+                autocast=False,
+            )
+            for shape in shapes
+        ]
+
+    def add(self, rows: Tensor) -> None:
+        """Adds inputs, a float32 tensor of shape `(rows, d)`."""
+        self.count.assign_add(ops.cast(ops.shape(rows)[0], "float32"))
+        for part, block in zip(self.parts, self.blocks, strict=True):
+            own = rows[:, part]
+            block.assign_add(ops.matmul(ops.transpose(own), own))
+
+    def moments(self, axes: Any) -> Moments | None:
+        """Returns the moments, or `None` if there were no inputs."""
+        count = int(ops.convert_to_numpy(self.count))
+        blocks = [np.array(ops.convert_to_numpy(b)) for b in self.blocks]
+        return Moments(count, blocks, axes) if count else None
+
+
+class _Observer(keras.Model):
+    """Adds up the moments of the inputs of weights while a model predicts.
+
+    Its own prediction is a zero for each example.
+    """
+
+    def __init__(
+        self, model: keras.Model, matrices: list[WeightMatrix]
+    ) -> None:
+        super().__init__(
+            name="observer", dtype=model.dtype_policy, autocast=False
+        )
+        self.model = model
+        self.sums = [_Sums(self, _count_inputs(m)) for m in matrices]
+        looped = _inside_of_recurrent_layers(model)
+        by_kernel = {
+            id(m.weight): sums
+            for m, sums in zip(matrices, self.sums, strict=True)
+        }
+        # A kernel may be that of several layers.
+        self.observed = [
+            (layer, by_kernel[id(observed_kernel(layer))])
+            for layer in [model, *_keras_private.flatten_layers(model)]
+            if id(observed_kernel(layer)) in by_kernel
+            and id(layer) not in looped
+        ]
+        self.built = True
+
+    def call(self, inputs: Any) -> Tensor:
+        with contextlib.ExitStack() as stack:
+            # Sums must not be made in a trace inside of this one.
+            stack.enter_context(
+                _keras_private.without_rematerialization(self.model)
+            )
+            for layer, sums in self.observed:
+                stack.enter_context(_observed(layer, sums))
+            self.model(inputs, training=False)
+        first = keras.tree.flatten(inputs)[0]
+        return ops.zeros((ops.shape(first)[0],), "float32")
+
+
+@contextlib.contextmanager
+def _observed(layer: keras.Layer, sums: _Sums) -> Iterator[None]:
+    """Adds up the inputs of a layer whenever it is called."""
+    original = layer.call
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        inputs = args[0] if args else next(iter(kwargs.values()))
+        sums.add(input_rows(layer, inputs))
+        return original(*args, **kwargs)
+
+    with _keras_private.calling(layer, call):
+        yield
+
+
+def _nothing_observed(model: keras.Model) -> Exception:
+    return invalid_argument(
+        "calibrate",
+        "model",
+        "a model that calls a `Dense`, `EinsumDense` or ungrouped `Conv` layer",
+        model,
+    )
+
+
+def _require_finite(
+    matrices: list[WeightMatrix], found: list[Moments | None]
+) -> None:
+    names = [
+        matrix.name
+        for matrix, moments in zip(matrices, found, strict=True)
+        if moments and not all(np.isfinite(b).all() for b in moments.blocks)
+    ]
+    if names:
+        raise ValueError(
+            f"`calibrate` found inputs of {', '.join(names)} that are NaN, "
+            "infinite or too large to be squared. Received: calibration data "
+            "on which the model overflows. Look for such values in the data "
+            "and the weights."
+        )

@@ -1,0 +1,93 @@
+"""Densities of single layers that depend on what goes into them."""
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from keras_gumbel._moments import Moments
+from keras_gumbel._moments import moments_of
+from keras_gumbel.sparsity._found import Scores
+from keras_gumbel.sparsity._reconstruct import why_unknown
+
+# A saliency that is this many times the mean of its layer is an outlier.
+OUTLIER = 5.0
+
+# How far the density of a layer may be from that of the whole.
+OWL_RANGE = 0.08
+
+
+def owl(scores: list[Scores], density: float) -> list[float]:
+    """Returns densities by the share of outliers among Wanda's saliencies.
+
+    Args:
+        scores: List of `Scores`, calibrated.
+        density: Float, the mean over all weights.
+    """
+    _require_moments(scores)
+    shares = np.array([_outlier_share(_saliencies(s, "wanda")) for s in scores])
+    sizes = np.array([s.num_weights for s in scores])
+    above = shares - (sizes * shares).sum() / sizes.sum()
+    farthest = np.abs(above).max()
+    if farthest > 0:
+        above *= min(OWL_RANGE, density, 1.0 - density) / farthest
+    return (density + above).tolist()
+
+
+def obs(scores: list[Scores], density: float) -> list[float]:
+    """Returns the share of each layer in the K largest OBS saliencies.
+
+    Args:
+        scores: List of `Scores`, calibrated.
+        density: Float, K as a fraction of all weights.
+    """
+    _require_moments(scores)
+    costs = [_removal_costs(s) for s in scores]
+    joined = np.concatenate(costs)
+    budget = max(1, int(density * joined.size))
+    least = np.partition(joined, joined.size - budget)[joined.size - budget]
+    return [float((cost >= least).mean()) for cost in costs]
+
+
+def _outlier_share(saliencies: np.ndarray) -> float:
+    return float((saliencies > OUTLIER * saliencies.mean()).mean())
+
+
+def _removal_costs(s: Scores) -> np.ndarray:
+    """Returns what the removal of weights costs, of the layer's output."""
+    moments = _moments(s)
+    matrix = moments.as_matrix(_weight(s))
+    energy = sum(
+        float((matrix[part] * (block @ matrix[part])).sum(dtype="float64"))
+        for part, block in moments.each()
+    )
+    costs = _saliencies(s, "obs") ** 2
+    return costs * moments.count / energy if energy > 0 else costs
+
+
+def _saliencies(s: Scores, kind: str) -> np.ndarray:
+    moments = _moments(s)
+    matrix = np.abs(moments.as_matrix(_weight(s)))
+    return (matrix * moments.scale(kind)[:, None]).ravel()
+
+
+def _weight(s: Scores) -> np.ndarray:
+    return ops.convert_to_numpy(ops.cast(s.weight, "float32"))
+
+
+def _moments(s: Scores) -> Moments:
+    found: Any = moments_of(s.weight)
+    return found
+
+
+def _require_moments(scores: list[Scores]) -> None:
+    listed = ", ".join(
+        f"{s.name} ({why_unknown(s)})" for s in scores if why_unknown(s)
+    )
+    if listed:
+        raise ValueError(
+            "`layer_densities` needs calibration data for the methods 'owl' "
+            f"and 'obs'. Received: a model without that of {listed}. Use "
+            "`method='erk'`, or leave these out with the `filters` of "
+            "`keras_gumbel.sparsify`."
+        )
