@@ -152,6 +152,22 @@ def is_stateless() -> bool:
     return bool(in_stateless_scope())
 
 
+def is_readable(variable: keras.Variable) -> bool:
+    """Whether a variable has a value here.
+
+    In a step of `fit` on JAX, an optimizer finds those that it trains alone.
+    """
+    try:
+        from keras.src.backend.common import stateless_scope
+    except ImportError:
+        return True
+    if stateless_scope.in_stateless_scope():
+        scope = stateless_scope.get_stateless_scope()
+        if scope.get_current_value(variable) is not None:
+            return True
+    return getattr(variable, "_value", variable) is not None
+
+
 class GraphCall(NamedTuple):
     """One call of a layer or operation in a Functional model.
 

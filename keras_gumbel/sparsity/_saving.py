@@ -3,12 +3,16 @@
 from typing import Any
 
 import keras
+from keras import ops
 
+from keras_gumbel import _keras_private
 from keras_gumbel._scores import Mark
 from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import name_of
 from keras_gumbel._scores import set_mark
+from keras_gumbel._typing import Tensor
 from keras_gumbel.granularities import Granularity
+from keras_gumbel.granularities import ScoreLayout
 from keras_gumbel.masks import Mask
 from keras_gumbel.sparsity._layer_inputs import input_axes
 from keras_gumbel.sparsity._masked_layer import attach
@@ -48,7 +52,7 @@ def put_mask_on(
     set_mark(
         mask.mask_scores,
         Mark(
-            saliency=lambda: mask.saliency(weight, layout),
+            saliency=lambda: _saliency(mask, weight, layout),
             ranked=mask.ranked,
             weights_per_score=layout.weights_per_score,
             rows=layout.rows,
@@ -58,6 +62,22 @@ def put_mask_on(
     )
     attach(part)
     return mask
+
+
+def _saliency(
+    mask: Mask, weight: keras.Variable, layout: ScoreLayout
+) -> Tensor:
+    if _keras_private.is_readable(weight):
+        return mask.saliency(weight, layout)
+    if mask.ranked:
+        raise ValueError(
+            f"`{type(mask).__name__}` ranks {weight.path}, which is frozen: "
+            "a training step on JAX cannot read it. Frozen weights need no "
+            "training to be ranked: call `keras_gumbel.harden(model, "
+            "density=...)` before `fit`."
+        )
+    # Equal scores of frozen weights are then decided by their order.
+    return ops.zeros(layout.scores)
 
 
 def masked_config(layer: keras.Layer) -> dict[str, Any]:

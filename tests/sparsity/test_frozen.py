@@ -86,6 +86,31 @@ def test_masks_alone_are_trained_on_frozen_weights():
         np.testing.assert_array_equal(b, np.where(b == 0, 0, a))
 
 
+def test_masks_alone_become_final_in_training():
+    model = kg.sparsify(transfer(), freeze_weights=True)
+    density = kg.schedules.CubicDensity(0.5, steps=4)
+
+    fit(compiled(model, density=density))
+
+    values = np.concatenate(
+        [ops.convert_to_numpy(m.mask_scores).ravel() for m in masks_of(model)]
+    )
+    assert sorted(set(values)) == [0, 1]
+    assert values.sum() == (48 + 64 + 16) // 2
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "jax", reason="elsewhere weights can be read"
+)
+def test_ranked_masks_of_frozen_weights_are_to_be_hardened():
+    model = kg.sparsify(transfer(trainable=True), "magnitude")
+    for mask in masks_of(model):
+        mask.part.weight.trainable = False
+
+    with pytest.raises(ValueError, match=r"call `keras_gumbel.harden"):
+        fit(compiled(model, density=0.5))
+
+
 def test_weights_that_are_frozen_have_no_state_in_the_optimizer():
     model = kg.sparsify(transfer(), freeze_weights=True)
     compiled(model, density=0.5)
@@ -204,3 +229,25 @@ def test_masks_alone_are_learned_to_the_last_step():
 
     assert alone.optimizer.harden_step == steps
     assert both.optimizer.harden_step == 7
+
+
+def test_masks_are_trained_on_weights_of_bfloat16():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(4, dtype="bfloat16")]
+    )
+    kernel = model.layers[0].kernel
+    before = ops.convert_to_numpy(ops.cast(kernel, "float32"))
+    x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    wanted = np.where(np.arange(8)[:, None] % 2, before, 0)
+
+    kg.sparsify(model, freeze_weights=True, pretrained=True)
+    assert keras.backend.standardize_dtype(kernel.dtype) == "bfloat16"
+    compiled(model, density=kg.schedules.CubicDensity(0.5, steps=40))
+    model.fit(x, x @ wanted, batch_size=16, epochs=10, verbose=0)
+    kg.strip(model)
+
+    after = ops.convert_to_numpy(ops.cast(kernel, "float32"))
+    assert np.count_nonzero(after) == 16
+    np.testing.assert_array_equal(after, np.where(after == 0, 0, before))
+    assert np.square(after - wanted).sum() < 0.5 * np.square(wanted).sum()
