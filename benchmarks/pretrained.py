@@ -44,7 +44,6 @@ import datetime
 import functools
 import itertools
 import json
-import math
 import pathlib
 import tempfile
 from collections.abc import Callable
@@ -57,6 +56,7 @@ from sparsity import LOSS
 from sparsity import mnist_5k
 from sparsity import most_kept
 from sparsity import split
+from timing import mean_and_error
 from timing import print_table
 from timing import versions
 
@@ -223,8 +223,7 @@ def text_windows():
 
     text = "\n".join(topics[name] for name in sorted(topics))
     letters = sorted(set(text))
-    ids = np.array([letters.index(x) for x in letters], "int32")
-    table = dict(zip(letters, ids, strict=True))
+    table = {letter: i for i, letter in enumerate(letters)}
     codes = np.array([table[x] for x in text], "int32")
     pages = np.array_split(codes, len(codes) // 2000)
     kinds = [("test", "validation")[i // 10 % 2] for i in range(len(pages))]
@@ -620,13 +619,6 @@ def read(paths):
     return [json.loads(line) for path in paths for line in path.open()]
 
 
-def summary(values, sign, digits):
-    """Writes a mean and its standard error."""
-    values = np.asarray(values)
-    error = values.std(ddof=1) / math.sqrt(len(values))
-    return f"{values.mean():{sign}.{digits}f} ± {error:.{digits}f}"
-
-
 def best_magnitude(rows, sign):
     """Returns the rival that is best on validation data, in every cell."""
     cells = {}
@@ -649,7 +641,7 @@ def print_results(name, rows):
         what = "Test loss above dense, nats"
     dense = [r for r in rows if r["method"] == "dense"]
     if dense:
-        print(f"\nDense: {summary(dense[-1]['test'], '', digits)}")
+        print(f"\nDense: {mean_and_error(dense[-1]['test'], '', digits)}")
     rows = [r for r in rows if r["method"] != "dense"]
     for steps in sorted({r["steps"] for r in rows}):
         of_steps = [r for r in rows if r["steps"] == steps]
@@ -667,7 +659,10 @@ def print_tables(rows, what, digits):
     for method in methods:
         tests = [found.get((method, density)) for density in densities]
         cells.append(
-            [method, *(summary(t, "", digits) if t else "" for t in tests)]
+            [
+                method,
+                *(mean_and_error(t, "", digits) if t else "" for t in tests),
+            ]
         )
     print_table(f"{what}, {title}:", ["kept", *columns], cells)
     mine = [m for m in methods if m.startswith("ours")]
@@ -679,7 +674,7 @@ def print_tables(rows, what, digits):
             other = found.get((method, density))
             both = ours and other and len(ours) == len(other)
             less = np.subtract(ours, other) if both else None
-            row.append(summary(less, "+", digits) if both else "")
+            row.append(mean_and_error(less, "+", digits) if both else "")
         if method != "".join(mine[:1]) and any(row[1:]):
             cells.append(row)
     if cells:

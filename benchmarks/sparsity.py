@@ -32,6 +32,7 @@ import keras
 import numpy as np
 from keras import layers
 from keras import ops
+from timing import mean_and_error
 from timing import print_table
 from timing import versions
 
@@ -476,9 +477,7 @@ def measure(task, methods, sparsities, rates, seeds, tuning_seeds, record):
 
 def summary(values, sign):
     """Writes the mean in percent, and its standard error."""
-    values = 100 * np.asarray(values)
-    error = values.std(ddof=1) / math.sqrt(len(values))
-    return f"{values.mean():{sign}.2f} ± {error:.2f}"
+    return mean_and_error(100 * np.asarray(values), sign)
 
 
 def print_results(rows):

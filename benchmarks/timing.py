@@ -10,11 +10,13 @@ GPU that has nothing left to do to the next time that it has nothing left.
 
 import functools
 import importlib.metadata
+import math
 import platform
 import statistics
 import time
 
 import keras
+import numpy as np
 
 
 def median_ratios(contenders, rounds):
@@ -99,6 +101,13 @@ def versions(*packages):
         f"Python {platform.python_version()}, "
         + (accelerator() or f"{platform.machine()} CPU")
     )
+
+
+def mean_and_error(values, sign="", digits=2):
+    """Writes a mean and its standard error."""
+    values = np.asarray(values)
+    error = values.std(ddof=1) / math.sqrt(len(values))
+    return f"{values.mean():{sign}.{digits}f} ± {error:.{digits}f}"
 
 
 def print_table(title, columns, rows):

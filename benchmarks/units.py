@@ -26,6 +26,7 @@ import numpy as np
 from keras import layers
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from timing import mean_and_error
 from timing import print_table
 from timing import versions
 
@@ -146,8 +147,7 @@ def main():
                     for seed in range(arguments.seeds)
                 ]
             accuracy = [percent for percent, _ in runs]
-            error = np.std(accuracy, ddof=1) / np.sqrt(len(runs))
-            cells.append(f"{np.mean(accuracy):.1f} ± {error:.1f}")
+            cells.append(mean_and_error(accuracy, digits=1))
             cells.append(" ".join(map(str, runs[0][1])))
         table.append(cells)
     columns = [f"{d:.0%}" for d in arguments.densities]

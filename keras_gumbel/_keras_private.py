@@ -139,19 +139,6 @@ def without_autocast() -> contextlib.AbstractContextManager[Any]:
     return AutocastScope(None)
 
 
-def is_stateless() -> bool:
-    """Whether variables are read and written in a `keras.StatelessScope`.
-
-    Those that are not in the scope may have no value meanwhile: `fit` on JAX
-    takes them from the model.
-    """
-    try:
-        from keras.src.backend.common.stateless_scope import in_stateless_scope
-    except ImportError:
-        return keras.config.backend() == "jax"
-    return bool(in_stateless_scope())
-
-
 def is_readable(variable: keras.Variable) -> bool:
     """Whether a variable has a value here.
 

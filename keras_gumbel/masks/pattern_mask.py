@@ -16,6 +16,8 @@ from keras_gumbel._validation import require_positive
 from keras_gumbel.granularities import ScoreLayout
 from keras_gumbel.masks.sampled_mask import SampledMask
 from keras_gumbel.ops.cardinality import top_of_rows
+from keras_gumbel.ops.discrete import one_hot_argmax
+from keras_gumbel.ops.sampling import gumbel_softmax
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
@@ -135,10 +137,11 @@ class PatternMask(StochasticLayer, SampledMask):
             noise = random.gumbel(
                 logits.shape, "float32", self.seed_generator, self.precision
             )
-            logits = (logits + noise) / self.current_temperature()
+            temperature = self.current_temperature()
             self.advance(training)
-        if self.inference == "mode" and not self.draws(training):
-            chosen = ops.one_hot(ops.argmax(logits, -1), logits.shape[-1])
+            chosen = gumbel_softmax(logits, temperature, noise=noise)
+        elif self.inference == "mode":
+            chosen = one_hot_argmax(logits, -1)
         else:
             chosen = ops.softmax(logits, axis=-1)
         return ops.moveaxis(ops.matmul(chosen, patterns), -1, axis)

@@ -122,12 +122,11 @@ class SaliencyMask(RankedMask):
         self._last_scale = ops.convert_to_numpy(self.input_scale)
 
     def saliency(self, weight: keras.Variable, layout: ScoreLayout) -> Tensor:
-        magnitudes = ops.abs(ops.cast(weight, "float32"))
-        return layout.root_mean_square(magnitudes * self._scale())
+        scaled = ops.cast(weight, "float32") * self._scale()
+        return super().saliency(scaled, layout)
 
     def _scale(self) -> Tensor:
-        # An optimizer on JAX has no variables but its own and the weights.
-        if _keras_private.is_stateless():
+        if not _keras_private.is_readable(self.input_scale):
             return ops.convert_to_tensor(self._last_scale)
         scale = ops.convert_to_tensor(self.input_scale)
         if _keras_private.is_eager(scale):

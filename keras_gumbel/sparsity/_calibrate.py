@@ -81,10 +81,7 @@ def calibrate(
     matrices = _observable(model)
     observer = _Observer(model, matrices)
     observer.predict(x, batch_size=batch_size, steps=steps, verbose=verbose)
-    found = [
-        sums.moments(input_axes(m.layer, m.weight))
-        for m, sums in zip(matrices, observer.sums, strict=True)
-    ]
+    found = [sums.moments() for sums in observer.sums]
     if not any(found):
         raise _nothing_observed(model)
     _require_finite(matrices, found)
@@ -122,21 +119,17 @@ def _inside_of_recurrent_layers(model: keras.Model) -> set[int]:
     }
 
 
-def _count_inputs(matrix: WeightMatrix) -> int:
-    """Returns how many inputs a unit of a weight has."""
-    axes = input_axes(matrix.layer, matrix.weight) or ()
-    return math.prod(matrix.weight.shape[axis] for axis in axes)
-
-
 class _Sums:
     """The sums over the inputs of one weight, in variables.
 
     Args:
         owner: Keras layer that gets the variables.
-        inputs: Integer, the number of inputs of the weight.
+        matrix: `WeightMatrix`, one that can be observed.
     """
 
-    def __init__(self, owner: keras.Layer, inputs: int) -> None:
+    def __init__(self, owner: keras.Layer, matrix: WeightMatrix) -> None:
+        self.axes = input_axes(matrix.layer, matrix.weight) or ()
+        inputs = math.prod(matrix.weight.shape[axis] for axis in self.axes)
         self.parts = Moments.parts(inputs)
         lengths = [part.stop - part.start for part in self.parts]
         shapes: list[tuple[int, ...]] = [(), *((n, n) for n in lengths)]
@@ -158,11 +151,11 @@ class _Sums:
             own = rows[:, part]
             block.assign_add(ops.matmul(ops.transpose(own), own))
 
-    def moments(self, axes: Any) -> Moments | None:
+    def moments(self) -> Moments | None:
         """Returns the moments, or `None` if there were no inputs."""
         count = int(ops.convert_to_numpy(self.count))
         blocks = [np.array(ops.convert_to_numpy(b)) for b in self.blocks]
-        return Moments(count, blocks, axes) if count else None
+        return Moments(count, blocks, self.axes) if count else None
 
 
 class _Observer(keras.Model):
@@ -178,7 +171,7 @@ class _Observer(keras.Model):
             name="observer", dtype=model.dtype_policy, autocast=False
         )
         self.model = model
-        self.sums = [_Sums(self, _count_inputs(m)) for m in matrices]
+        self.sums = [_Sums(self, matrix) for matrix in matrices]
         looped = _inside_of_recurrent_layers(model)
         by_kernel = {
             id(m.weight): sums

@@ -1,14 +1,11 @@
 """Densities of single layers that depend on what goes into them."""
 
-from typing import Any
-
 import numpy as np
-from keras import ops
 
 from keras_gumbel._moments import Moments
-from keras_gumbel._moments import moments_of
+from keras_gumbel.sparsity._calibrated import calibrated
+from keras_gumbel.sparsity._calibrated import why_unknown
 from keras_gumbel.sparsity._found import Scores
-from keras_gumbel.sparsity._reconstruct import why_unknown
 
 # A saliency that is this many times the mean of its layer is an outlier.
 OUTLIER = 5.0
@@ -25,7 +22,7 @@ def owl(scores: list[Scores], density: float) -> list[float]:
         density: Float, the mean over all weights.
     """
     _require_moments(scores)
-    shares = np.array([_outlier_share(_saliencies(s, "wanda")) for s in scores])
+    shares = np.array([_outlier_share(s) for s in scores])
     sizes = np.array([s.num_weights for s in scores])
     above = shares - (sizes * shares).sum() / sizes.sum()
     farthest = np.abs(above).max()
@@ -49,35 +46,24 @@ def obs(scores: list[Scores], density: float) -> list[float]:
     return [float((cost >= least).mean()) for cost in costs]
 
 
-def _outlier_share(saliencies: np.ndarray) -> float:
+def _outlier_share(s: Scores) -> float:
+    saliencies = _saliencies(*calibrated(s), "wanda")
     return float((saliencies > OUTLIER * saliencies.mean()).mean())
 
 
 def _removal_costs(s: Scores) -> np.ndarray:
     """Returns what the removal of weights costs, of the layer's output."""
-    moments = _moments(s)
-    matrix = moments.as_matrix(_weight(s))
+    moments, matrix = calibrated(s)
     energy = sum(
         float((matrix[part] * (block @ matrix[part])).sum(dtype="float64"))
         for part, block in moments.each()
     )
-    costs = _saliencies(s, "obs") ** 2
+    costs = _saliencies(moments, matrix, "obs") ** 2
     return costs * moments.count / energy if energy > 0 else costs
 
 
-def _saliencies(s: Scores, kind: str) -> np.ndarray:
-    moments = _moments(s)
-    matrix = np.abs(moments.as_matrix(_weight(s)))
-    return (matrix * moments.scale(kind)[:, None]).ravel()
-
-
-def _weight(s: Scores) -> np.ndarray:
-    return ops.convert_to_numpy(ops.cast(s.weight, "float32"))
-
-
-def _moments(s: Scores) -> Moments:
-    found: Any = moments_of(s.weight)
-    return found
+def _saliencies(moments: Moments, matrix: np.ndarray, kind: str) -> np.ndarray:
+    return (np.abs(matrix) * moments.scale(kind)[:, None]).ravel()
 
 
 def _require_moments(scores: list[Scores]) -> None:

@@ -7,10 +7,13 @@ from keras import ops
 from keras_gumbel import _keras_private
 from keras_gumbel.masks import Mask
 from keras_gumbel.sparsity._scan import WeightMatrix
-from keras_gumbel.sparsity._scan import weight_matrices
 
 
-def is_pretrained(model: keras.Layer, chosen: list[WeightMatrix]) -> bool:
+def is_pretrained(
+    model: keras.Layer,
+    matrices: list[WeightMatrix],
+    chosen: list[WeightMatrix],
+) -> bool:
     """Guesses whether a network has been trained before.
 
     Initializers fill biases, and the scales and offsets of normalization, with
@@ -19,17 +22,18 @@ def is_pretrained(model: keras.Layer, chosen: list[WeightMatrix]) -> bool:
 
     Args:
         model: Keras model or layer.
+        matrices: List of `WeightMatrix`, all of the model.
         chosen: List of `WeightMatrix`, the weights that are to be masked.
     """
     owners = {id(matrix.layer) for matrix in chosen}
-    matrices = {id(matrix.weight) for matrix in weight_matrices(model)}
+    known = {id(matrix.weight) for matrix in matrices}
     vectors = {
         id(weight): weight
         for layer in [model, *_keras_private.flatten_layers(model)]
         if not isinstance(layer, Mask)
         for weight in layer.weights
         if (weight.trainable or id(layer) in owners)
-        and id(weight) not in matrices
+        and id(weight) not in known
         and np.prod(weight.shape) > 1
     }
     changed = [not _is_initial(weight) for weight in vectors.values()]

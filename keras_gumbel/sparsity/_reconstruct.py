@@ -6,16 +6,15 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
-from keras_gumbel._moments import missing_moments
 from keras_gumbel._moments import moments_of
+from keras_gumbel.sparsity._calibrated import calibrated
+from keras_gumbel.sparsity._calibrated import why_unknown
 from keras_gumbel.sparsity._choices import Choice
 from keras_gumbel.sparsity._choices import final_masks
 from keras_gumbel.sparsity._found import Scores
-from keras_gumbel.sparsity._layer_inputs import input_axes
 from keras_gumbel.sparsity._least_squares import LeastSquares
 
 # Ranked masks are chosen in rounds: their densities fall geometrically, and
@@ -85,7 +84,7 @@ class Reconstruction:
                     )
                 ]
                 self._solve(finals, _ROUGH)
-            self.fit(finals)
+        self.fit(finals)
         return finals
 
     def fit(self, finals: list[np.ndarray]) -> None:
@@ -135,9 +134,7 @@ class _Known:
 
     @classmethod
     def of(cls, scores: Scores) -> "_Known":
-        moments: Any = moments_of(scores.weight)
-        weight = ops.convert_to_numpy(ops.cast(scores.weight, "float32"))
-        matrix = np.array(moments.as_matrix(weight))
+        moments, matrix = calibrated(scores)
         return cls(scores, LeastSquares(matrix, moments), matrix)
 
     def expand(self, final: np.ndarray) -> np.ndarray:
@@ -171,12 +168,3 @@ def _warn_of_unknown(scores: list[Scores]) -> None:
             f"are: {listed}",
             stacklevel=5,
         )
-
-
-def why_unknown(scores: Scores) -> str | None:
-    """Says why there is no calibration data for scores, if there is none."""
-    if scores.weight is None:
-        return "not on a weight"
-    layer: keras.Layer = scores.mask.part.layer
-    axes = input_axes(layer, scores.weight)
-    return missing_moments(scores.weight, axes)

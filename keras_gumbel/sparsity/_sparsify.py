@@ -129,9 +129,10 @@ def sparsify(
     grain = granularities.get(granularity)
     seed = require_seed("sparsify", seed)
     selected = _selection(filters)
+    everything = weight_matrices(model)
     matrices = [
         matrix
-        for matrix in weight_matrices(model)
+        for matrix in everything
         if not is_maskable(matrix.weight) and selected(matrix)
     ]
     reasons = {
@@ -151,7 +152,7 @@ def sparsify(
     if isinstance(grain, Unit) and not template.ranked:
         _warn_of_normalized(model, {id(m.known_by) for m in chosen})
     if pretrained is None:
-        pretrained = is_pretrained(model, chosen)
+        pretrained = is_pretrained(model, everything, chosen)
     if freeze_weights:
         _freeze_weights(model)
     if seed is None:
@@ -206,11 +207,10 @@ def _drop_zeros(mask: Mask) -> None:
 
     They stay there: neither the score nor the weight has a gradient then.
     """
-    part = mask.part
-    used = part.layout.root_mean_square(
-        ops.abs(ops.cast(part.weight, "float32"))
+    magnitudes = Mask.saliency(mask, mask.part.weight, mask.part.layout)
+    mask.mask_scores.assign(
+        mask.mask_scores * ops.cast(magnitudes > 0, "float32")
     )
-    mask.mask_scores.assign(mask.mask_scores * ops.cast(used > 0, "float32"))
 
 
 def _selection(filters: Filters) -> Callable[[WeightMatrix], bool]:

@@ -99,9 +99,7 @@ def test_masks_alone_become_final_in_training():
     assert values.sum() == (48 + 64 + 16) // 2
 
 
-@pytest.mark.skipif(
-    keras.config.backend() != "jax", reason="elsewhere weights can be read"
-)
+@pytest.mark.backends("jax")  # elsewhere weights can be read
 def test_ranked_masks_of_frozen_weights_are_to_be_hardened():
     model = kg.sparsify(transfer(trainable=True), "magnitude")
     for mask in masks_of(model):
