@@ -98,7 +98,7 @@ def scale_shape(
 
 
 def set_moments(weight: Any, moments: Moments | None) -> None:
-    """Leaves moments on a variable, or takes them away."""
+    """Leaves moments on a variable, or that none could be observed."""
     setattr(weight, _ATTRIBUTE, moments)
 
 
@@ -119,6 +119,11 @@ def missing_moments(weight: Any, input_axes: Any) -> str | None:
         return None
     if input_axes is None:
         return "not a layer that `keras_gumbel.calibrate` knows"
+    if hasattr(weight, _ATTRIBUTE):
+        return (
+            "no inputs seen by `keras_gumbel.calibrate`: its layer is not "
+            "called by the model, or is inside of a recurrent layer"
+        )
     return "no calibration data: call `keras_gumbel.calibrate` first"
 
 

@@ -56,6 +56,12 @@ def calibrate(
     layers of your own. Of a kernel with more than 2048 inputs per unit, the
     moments are kept in blocks of 2048.
 
+    Padded time steps are left out if the inputs of a layer carry a Keras mask,
+    such as that of `Embedding(mask_zero=True)`. The projections of
+    `MultiHeadAttention` do not get this mask, nor do layers that follow one
+    that does not support masking: padded steps count there. Use calibration
+    data without padding for such models.
+
     Args:
         model: Keras model of any kind, built, masked or not.
         x: Inputs of the model, in any form that `Model.predict` takes.
@@ -78,7 +84,7 @@ def calibrate(
     >>> model = keras_gumbel.sparsify(model, "wanda")
     >>> model = keras_gumbel.harden(model, density=0.5, reconstruct=True)
     """
-    matrices = _observable(model)
+    matrices, looped = _observable(model)
     observer = _Observer(model, matrices)
     observer.predict(x, batch_size=batch_size, steps=steps, verbose=verbose)
     found = [sums.moments() for sums in observer.sums]
@@ -87,26 +93,28 @@ def calibrate(
     _require_finite(matrices, found)
     for matrix, moments in zip(matrices, found, strict=True):
         set_moments(matrix.weight, moments)
+    for matrix in looped:
+        set_moments(matrix.weight, None)
 
 
-def _observable(model: Any) -> list[WeightMatrix]:
-    """Lists the weights whose inputs can be observed."""
+def _observable(model: Any) -> tuple[list[WeightMatrix], list[WeightMatrix]]:
+    """Lists the weights whose inputs can be observed, and those in a loop."""
     if not isinstance(model, keras.Model):
         raise invalid_argument(
             "calibrate", "model", "a Keras model", model, error=TypeError
         )
     require_built("calibrate", model)
-    looped = _inside_of_recurrent_layers(model)
-    found = [
+    inside = _inside_of_recurrent_layers(model)
+    known = [
         matrix
         for matrix in weight_matrices(model)
         if matrix.reason is None
-        and id(matrix.layer) not in looped
         and input_axes(matrix.layer, matrix.weight) is not None
     ]
+    found = [matrix for matrix in known if id(matrix.layer) not in inside]
     if not found:
         raise _nothing_observed(model)
-    return found
+    return found, [matrix for matrix in known if id(matrix.layer) in inside]
 
 
 def _inside_of_recurrent_layers(model: keras.Model) -> set[int]:
@@ -144,9 +152,16 @@ class _Sums:
             for shape in shapes
         ]
 
-    def add(self, rows: Tensor) -> None:
-        """Adds inputs, a float32 tensor of shape `(rows, d)`."""
-        self.count.assign_add(ops.cast(ops.shape(rows)[0], "float32"))
+    def add(self, layer: keras.Layer, inputs: Tensor) -> None:
+        """Adds what a layer is called on."""
+        rows = input_rows(layer, inputs)  # (rows, d)
+        used = _used_rows(layer, inputs)
+        if used is None:
+            count = ops.cast(ops.shape(rows)[0], "float32")
+        else:
+            rows = ops.where(used, rows, 0.0)
+            count = ops.sum(ops.cast(used, "float32"))
+        self.count.assign_add(count)
         for part, block in zip(self.parts, self.blocks, strict=True):
             own = rows[:, part]
             block.assign_add(ops.matmul(ops.transpose(own), own))
@@ -199,6 +214,20 @@ class _Observer(keras.Model):
         return ops.zeros((ops.shape(first)[0],), "float32")
 
 
+def _used_rows(layer: keras.Layer, inputs: Tensor) -> Tensor | None:
+    """Returns which rows have inputs that are not padded, `None` for all."""
+    mask = _keras_private.carried_mask(inputs)
+    if mask is None:
+        return None
+    shape = tuple(inputs.shape)
+    if shape[: len(mask.shape)] != tuple(mask.shape):
+        return None
+    spread = (1,) * (len(shape) - len(mask.shape))
+    mask = ops.reshape(mask, (*ops.shape(mask), *spread))
+    mask = ops.broadcast_to(mask, ops.shape(inputs))
+    return ops.any(input_rows(layer, mask) > 0, axis=1, keepdims=True)
+
+
 @contextlib.contextmanager
 def _observed(layer: keras.Layer, sums: _Sums) -> Iterator[None]:
     """Adds up the inputs of a layer whenever it is called."""
@@ -207,7 +236,7 @@ def _observed(layer: keras.Layer, sums: _Sums) -> Iterator[None]:
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
         inputs = args[0] if args else next(iter(kwargs.values()))
-        sums.add(input_rows(layer, inputs))
+        sums.add(layer, inputs)
         return original(*args, **kwargs)
 
     with _keras_private.calling(layer, call):

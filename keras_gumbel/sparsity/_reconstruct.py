@@ -64,10 +64,15 @@ class Reconstruction:
         """
         with self._put_back_on_error():
             finals = final_masks(self.scores, choices)
+            following = {
+                id(s.variable) for s in self.scores if _follows_weight(s)
+            }
             ranked = {
                 id(variable)
                 for choice in choices
-                if choice.group.ranked and not choice.settled
+                if choice.group.ranked
+                and not choice.settled
+                and following.intersection(map(id, choice.group.variables))
                 for variable in choice.group.variables
             }
             for number in range(1, ROUNDS + 1 if ranked else 1):
@@ -149,6 +154,18 @@ class _Known:
         weight: Any = self.scores.weight
         shape = tuple(weight.shape)
         weight.assign(self.problem.moments.from_matrix(matrix, shape))
+
+
+def _follows_weight(s: Scores) -> bool:
+    """Whether a mask ranks by its weight, which `"random"` does not."""
+    if s.weight is None or not s.mask.ranked:
+        return False
+    layout = s.mask.part.layout
+    found, other = (
+        ops.convert_to_numpy(s.mask.saliency(weight, layout))
+        for weight in (s.weight, ops.zeros(s.weight.shape))
+    )
+    return not np.array_equal(found, other)
 
 
 def _falling(choice: Choice, share: float) -> Choice:

@@ -1,3 +1,5 @@
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -216,6 +218,117 @@ def test_what_is_not_a_product_with_one_matrix_has_no_moments():
     assert with_moments == [model.layers[-1].kernel.path]
     with pytest.warns(UserWarning, match=r"embedding/embed.* \(not a layer"):
         kg.sparsify(model, "wanda")
+
+
+def padded_model(*after):
+    """A model of tokens, in which 0 is padding."""
+    tokens = keras.Input((7,), dtype="int32")
+    x = layers.Embedding(5, 6, mask_zero=True)(tokens)
+    for layer in after:
+        x = layer(x)
+    return keras.Model(tokens, x)
+
+
+# Layers that drop the mask say so.
+NO_MASKING = "ignore:.*does not support masking"
+TOKENS = np.array([[1, 2, 3, 4, 0, 0, 0], [1, 1, 2, 3, 4, 4, 0]], "int32")
+
+
+@pytest.mark.filterwarnings(NO_MASKING)
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_padded_steps_do_not_count(policy):
+    keras.config.set_dtype_policy(policy)
+    first, second = layers.Dense(6), layers.EinsumDense("abc,cd->abd", (7, 4))
+    model = padded_model(first, layers.Dropout(0.5), second)
+
+    kg.calibrate(model, TOKENS, verbose=0)
+
+    embedded = to_numpy(ops.cast(model.layers[1](TOKENS), "float32"))
+    assert moments(first).count == moments(second).count == 10
+    np.testing.assert_allclose(
+        moments(first).blocks[0],
+        second_moment(embedded[TOKENS > 0]),
+        rtol=1e-3,
+    )
+
+
+@pytest.mark.filterwarnings(NO_MASKING)
+def test_windows_of_padding_alone_do_not_count():
+    layer = layers.Conv1D(4, 3)
+    model = padded_model(layer)
+
+    kg.calibrate(model, TOKENS, verbose=0)
+
+    embedded = to_numpy(model.layers[1](TOKENS))
+    windows = np.stack([embedded[:, i : i + 3] for i in range(5)], axis=1)
+    used = np.stack([[True] * 4 + [False], [True] * 5])
+    assert_moments(layer, windows[used].reshape(9, 18))
+
+
+class Twice(layers.Layer):
+    """Passes the mask on as it is, although its outputs are longer."""
+
+    def __init__(self):
+        super().__init__()
+        self.supports_masking = True
+
+    def call(self, inputs):
+        return ops.concatenate([inputs, inputs], axis=1)
+
+
+def test_masks_of_other_lengths_are_not_used():
+    layer = layers.Dense(2)
+    model = padded_model(Twice(), layer)
+
+    kg.calibrate(model, TOKENS, verbose=0)
+
+    assert moments(layer).count == 28
+
+
+class OwnCell(layers.SimpleRNNCell):
+    """A recurrent cell with a layer inside."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.inner = layers.Dense(6)
+        self.inner.build(input_shape)
+
+    def call(self, sequence, states, training=False):
+        return super().call(self.inner(sequence), states, training)
+
+
+class Unused(layers.Layer):
+    """A layer with a layer that it does not call."""
+
+    def build(self, input_shape):
+        self.spare = layers.Dense(4, name="spare")
+        self.spare.build(input_shape)
+
+    def call(self, inputs):
+        return inputs
+
+
+def test_what_calibrate_has_not_seen_is_said_to_be():
+    model = keras.Sequential(
+        [
+            keras.Input((7, 6)),
+            layers.RNN(OwnCell(6)),
+            Unused(),
+            layers.Dense(2, name="seen"),
+        ]
+    )
+    with pytest.raises(ValueError, match="`keras_gumbel.calibrate` first"):
+        kg.sparsify(model, "wanda")
+    kg.calibrate(model, SEQUENCES, verbose=0)
+
+    with pytest.warns(UserWarning, match="left these") as caught:
+        kg.sparsify(model, "wanda")
+
+    message = next(str(w.message) for w in caught if "left" in str(w.message))
+    unseen = r"kernel \(no inputs seen by .* not called .* recurrent layer\)"
+    assert len(re.findall(unseen, message.replace("), ", ")\n"))) == 2
+    assert "first" not in message
+    assert len(kg.sparsity_report(model).rows) == 1
 
 
 def test_large_kernels_have_blocks_on_the_diagonal(monkeypatch):

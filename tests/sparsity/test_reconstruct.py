@@ -153,6 +153,33 @@ def test_rounds_choose_a_better_mask_than_one_shot(monkeypatch):
     assert losses[1] < 0.7 * losses[0]
 
 
+@pytest.mark.parametrize(
+    ("mask", "solutions"), [("random", 1), ("magnitude", 17)]
+)
+def test_rounds_are_for_rankings_that_follow_the_weights(
+    monkeypatch, mask, solutions
+):
+    solved = []
+    original = _reconstruct.Reconstruction._solve
+
+    def counted(self, finals, tolerance):
+        solved.append(tolerance)
+        return original(self, finals, tolerance)
+
+    monkeypatch.setattr(_reconstruct.Reconstruction, "_solve", counted)
+    model = model_of(mask=mask)
+    weight = model.layers[0].kernel
+    before, h = matrix_of(weight), hessian(weight)
+
+    kg.harden(model, density=0.3, reconstruct=True)
+
+    after = matrix_of(weight)
+    best = exact(h, before, after != 0)
+    assert len(solved) == solutions
+    assert np.count_nonzero(after) == int(0.3 * after.size)
+    assert loss(h, before, after) < 1.0001 * loss(h, before, best)
+
+
 def test_learned_scores_choose_the_mask_themselves():
     model = model_of(mask="learned")
     (mask,) = model.layers[0].weight_masks
