@@ -193,19 +193,23 @@ def input_name(tensor: Any) -> str:
     return tensor._keras_history.operation.name
 
 
+def carried_mask(inputs: Any) -> Any:
+    """Returns the mask that a tensor carries, such as one of padded steps."""
+    try:
+        # On JAX, masks of traced tensors are kept in a table.
+        from keras.src.backend.common.masking import get_keras_mask
+    except ImportError:
+        return getattr(inputs, "_keras_mask", None)
+    return get_keras_mask(inputs)
+
+
 def is_propagated_mask(mask: Any, inputs: Any) -> bool:
     """Whether `mask` is the one that `inputs` carry, by its shape.
 
     It is not always the same object: a Functional model computes it apart.
     While a model is built, symbols do not carry their masks along.
     """
-    try:
-        # On JAX, masks of traced tensors are kept in a table.
-        from keras.src.backend.common.masking import get_keras_mask
-    except ImportError:
-        carried = getattr(inputs, "_keras_mask", None)
-    else:
-        carried = get_keras_mask(inputs)
+    carried = carried_mask(inputs)
     return carried is not None and tuple(carried.shape) == tuple(mask.shape)
 
 
