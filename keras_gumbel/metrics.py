@@ -10,6 +10,7 @@ from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import require_axis
 from keras_gumbel._validation import require_positive_integer
+from keras_gumbel.ops._numerics import as_tensor
 from keras_gumbel.ops._numerics import dtype_of
 from keras_gumbel.ops._numerics import widen
 from keras_gumbel.ops.discrete import one_hot_argmax
@@ -78,22 +79,23 @@ class _CodeMetric(keras.metrics.Metric):
 
     def _one_hot(self, codes: Tensor) -> Tensor:
         """Returns codes as floats of shape `(..., K)`."""
-        codes = ops.convert_to_tensor(codes)
+        owner = type(self).__name__
+        codes = as_tensor(owner, "codes", codes)
         if "int" in dtype_of(codes):
             classes = ops.arange(self.num_classes, dtype="int32")
             codes = ops.expand_dims(ops.cast(codes, "int32"), -1) == classes
-            return widen(codes)[0]
-        axis = require_axis(type(self).__name__, self.axis, codes.shape)
+            return widen(owner, "codes", codes)[0]
+        axis = require_axis(owner, self.axis, codes.shape)
         if codes.shape[axis] != self.num_classes:
             raise invalid_argument(
-                type(self).__name__,
+                owner,
                 "codes",
                 f"a tensor of length {self.num_classes} on axis {self.axis}, "
                 "or of class indices",
                 tuple(codes.shape),
                 "Pass `sample_weight` by name.",
             )
-        return ops.moveaxis(widen(codes)[0], axis, -1)
+        return ops.moveaxis(widen(owner, "codes", codes)[0], axis, -1)
 
     def _counted(self, codes: Tensor) -> Tensor:
         raise NotImplementedError

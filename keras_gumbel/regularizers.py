@@ -74,7 +74,7 @@ class CategoricalKL(keras.Regularizer):
 
     def __call__(self, x: Tensor) -> Tensor:
         # The mean of many half-precision numbers may overflow.
-        x, _ = widen(x)
+        x, _ = widen("CategoricalKL", "x", x)
         axis = require_axis("CategoricalKL", self.axis, x.shape)
         prior = self.prior_logits
         if prior is not None:

@@ -1,15 +1,21 @@
 """What the functions of this package compute with: wide, safe tensors."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
+import numpy as np
 from keras import ops
 
 from keras_gumbel import random
 from keras_gumbel._typing import Seed
+from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_broadcastable
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import require_axis
+from keras_gumbel._validation import require_positive
 
 # Further below the largest entry than this, in temperatures, exp gives 0.
 _NEGLIGIBLE = {"float32": 200.0, "float64": 1000.0}
@@ -20,10 +26,38 @@ _LEAST = -1e30
 # Stands for "below all others" where -inf would make inf - inf.
 _HUGE = 3e38
 
+# Between these, temperatures and the slopes in them are finite in float32.
+_COLDEST, _HOTTEST = 1e-15, 1e30
 
-def widen(x: Tensor) -> tuple[Tensor, str]:
+
+def as_tensor(
+    owner: str, name: str, value: Any, dtype: str | None = None
+) -> Tensor:
+    """Returns a tensor of real numbers or booleans, or raises."""
+    try:
+        tensor = ops.convert_to_tensor(value, dtype)
+        kind = dtype_of(tensor)
+    except Exception as error:  # each backend has its own
+        raise not_a_tensor(owner, name, value) from error
+    if kind == "string" or "complex" in kind:
+        raise not_a_tensor(owner, name, value)
+    return tensor
+
+
+def not_a_tensor(owner: str, name: str, value: Any) -> Exception:
+    """Builds the error for what no tensor of numbers can be made of."""
+    return invalid_argument(
+        owner,
+        name,
+        "a tensor of real numbers, or an array or list of them",
+        value,
+        error=TypeError,
+    )
+
+
+def widen(owner: str, name: str, x: Any) -> tuple[Tensor, str]:
     """Returns `x` in float32 or wider, and the dtype to hand back."""
-    x = ops.convert_to_tensor(x)
+    x = as_tensor(owner, name, x)
     dtype = dtype_of(x)
     if "float" not in dtype:
         dtype = keras.config.floatx()
@@ -42,10 +76,17 @@ def masked_logits(
 
     Forbidden classes have logits of -inf.
     """
-    logits, dtype = widen(logits)
-    require_axis(owner, axis, logits.shape)
+    logits, dtype = widen(owner, "logits", logits)
+    index = require_axis(owner, axis, logits.shape)
+    if logits.shape[index] == 0:
+        raise invalid_argument(
+            owner,
+            "logits",
+            f"of at least one class on axis {axis}",
+            tuple(logits.shape),
+        )
     if mask is not None:
-        mask = ops.convert_to_tensor(mask, dtype="bool")
+        mask = as_tensor(owner, "mask", mask, "bool")
         if not is_broadcastable(mask.shape, logits.shape):
             raise invalid_argument(
                 owner,
@@ -76,6 +117,68 @@ def top_values(values: Tensor, count: int) -> Tensor:
     return ops.top_k(values, count)[0]
 
 
+def largest(values: Tensor, axis: int) -> Tensor:
+    """Returns the largest entry of every row, without a gradient.
+
+    The axis stays, with length 1.
+    """
+    if keras.config.backend() == "tensorflow" and 0 in values.shape:
+        # Keras refuses an empty batch there, unlike on the other backends.
+        return ops.sum(values, axis=axis, keepdims=True)
+    return ops.stop_gradient(ops.amax(values, axis=axis, keepdims=True))
+
+
+def positive_temperature(
+    owner: str,
+    temperature: Any,
+    values: Tensor,
+    name: str = "temperature",
+    fits: Callable[[Shape, Shape], bool] = is_broadcastable,
+) -> Any:
+    """Checks a temperature and returns it as a number or a tensor.
+
+    Numbers and arrays must be positive. To look into a tensor would keep the
+    device waiting: its entries are brought into the range where values and
+    gradients are finite, and 0, negative numbers and NaN to its lower end.
+
+    Args:
+        owner: String, the function that was called.
+        temperature: Number, array or tensor.
+        values: Tensor that the temperature broadcasts to.
+        name: String, the name of the argument. Defaults to `"temperature"`.
+        fits: Callable, whether a shape goes with that of the values. Defaults
+            to `is_broadcastable`.
+
+    Returns:
+        A Python float, or a tensor of the dtype of `values`.
+    """
+    if is_number(temperature):
+        require_positive(owner, name, temperature)
+        return min(max(float(temperature), _COLDEST), _HOTTEST)
+    given = temperature
+    temperature = as_tensor(owner, name, given, values.dtype)
+    if not ops.is_tensor(given):
+        for known in keras.tree.flatten(given):
+            if is_number(known) or isinstance(known, np.ndarray):
+                _require_all_positive(owner, name, known, given)
+    if not fits(temperature.shape, values.shape):
+        raise invalid_argument(
+            owner,
+            name,
+            f"a number, or broadcastable to shape {tuple(values.shape)}",
+            tuple(temperature.shape),
+        )
+    known = ops.nan_to_num(temperature, nan=_COLDEST)
+    return ops.clip(known, _COLDEST, _HOTTEST)
+
+
+def _require_all_positive(owner: str, name: str, known: Any, all_: Any) -> None:
+    if not np.all((np.asarray(known) > 0) & np.isfinite(known)):
+        raise invalid_argument(
+            owner, name, "a positive finite number or array", all_
+        )
+
+
 def is_allowed(logits: Tensor) -> Tensor:
     """Returns where a class may be chosen, from masked logits."""
     return ops.not_equal(logits, -float("inf"))
@@ -91,19 +194,18 @@ def tempered_softmax(
 
     Args:
         values: Float32 or float64 tensor.
-        temperature: Positive number or tensor that broadcasts to `values`.
+        temperature: As `positive_temperature` returns it.
         axis: Integer. Defaults to `-1`.
 
     Returns:
         A tensor of the shape and dtype of `values`.
     """
-    top = ops.stop_gradient(ops.amax(values, axis=axis, keepdims=True))
+    top = largest(values, axis)
     # Only differences survive a division by a small temperature.
     distance = values - ops.maximum(top, -_HUGE)
     if not is_number(temperature):
         # Its gradient needs all distances finite, which takes a third of the
         # time of the backward pass.
-        temperature = ops.convert_to_tensor(temperature, values.dtype)
         floor = -_NEGLIGIBLE[dtype_of(values)] * ops.stop_gradient(temperature)
         distance = ops.maximum(distance, floor)
     share = ops.exp(distance / temperature)
@@ -118,11 +220,35 @@ def slope_carrier(logits: Tensor) -> Tensor:
     return finite - ops.stop_gradient(finite)
 
 
-def gumbel_like(logits: Tensor, noise: Tensor | None, seed: Seed) -> Tensor:
+def gumbel_like(
+    owner: str, logits: Tensor, noise: Tensor | None, seed: Seed
+) -> Tensor:
     """Returns the noise given, or draws some for logits."""
     if noise is None:
         return random.gumbel(ops.shape(logits), logits.dtype, seed)
-    return ops.cast(noise, logits.dtype)
+    return given_noise(owner, noise, logits)
+
+
+def logistic_like(
+    owner: str, values: Tensor, noise: Tensor | None, seed: Seed
+) -> Tensor:
+    """Returns the noise given, or draws some for logits or probabilities."""
+    if noise is None:
+        return random.logistic(ops.shape(values), values.dtype, seed)
+    return given_noise(owner, noise, values)
+
+
+def given_noise(owner: str, noise: Any, values: Tensor) -> Tensor:
+    """Returns the noise given, in the dtype of the values it is added to."""
+    noise = as_tensor(owner, "noise", noise)
+    if not is_broadcastable(noise.shape, values.shape):
+        raise invalid_argument(
+            owner,
+            "noise",
+            f"broadcastable to shape {tuple(values.shape)}",
+            tuple(noise.shape),
+        )
+    return ops.cast(noise, values.dtype)
 
 
 def tempered_log_softmax(
@@ -132,9 +258,8 @@ def tempered_log_softmax(
 
     Entries of -inf take no part and get 0. NaN or +inf gives a row of NaN.
     """
-    temperature = ops.convert_to_tensor(temperature, values.dtype)
     allowed = is_allowed(values)
-    top = ops.stop_gradient(ops.amax(values, axis=axis, keepdims=True))
+    top = largest(values, axis)
     distance = ops.where(allowed, values - ops.maximum(top, -_HUGE), 0.0)
     # NaN is not below.
     below = distance <= _LEAST * temperature

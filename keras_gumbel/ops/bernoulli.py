@@ -6,11 +6,11 @@ result is cast back to the dtype of the inputs.
 
 from keras import ops
 
-from keras_gumbel import random
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import require_choice
-from keras_gumbel._validation import require_positive_if_number
+from keras_gumbel.ops._numerics import logistic_like
+from keras_gumbel.ops._numerics import positive_temperature
 from keras_gumbel.ops._numerics import widen
 from keras_gumbel.ops.estimators import straight_through
 
@@ -44,15 +44,16 @@ def relaxed_bernoulli(
     elsewhere, with the gradient of `m`: P(m = 1) = s (Eq. 18). For other
     gradients of hard samples see `sample_bernoulli`.
 
-    At s = 0 and s = 1 the formula has no finite gradient. Here the logit is
-    that of s clipped to [2**-20, 1 - 2**-20], and the gradient passes through
-    the clip, so value and gradient are finite and a probability at the edge
-    can come back.
+    At s = 0 and s = 1 the value is exactly 0 and 1, but the formula has no
+    finite gradient. Here the logit is that of s clipped to
+    [2**-20, 1 - 2**-20], and the gradient passes through the clip, so it is
+    finite and a probability at the edge can come back.
 
     Args:
         probs: Float tensor s of probabilities in [0, 1], of any shape.
-        temperature: Positive number or tensor that broadcasts to `probs`.
-            Defaults to `1.0`.
+        temperature: Positive number or tensor that broadcasts to `probs`. An
+            entry of a tensor below 1e-15, or NaN, counts as 1e-15. Defaults to
+            `1.0`.
         hard: Boolean, whether the value is 0 or 1. Defaults to `False`.
         noise: Tensor of the shape of `probs`, logistic noise to use instead
             of drawing some, or `None`. Defaults to `None`.
@@ -74,16 +75,17 @@ def relaxed_bernoulli(
     References:
         - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
     """
-    require_positive_if_number("relaxed_bernoulli", "temperature", temperature)
-    probs, dtype = widen(probs)
-    if noise is None:
-        noise = random.logistic(ops.shape(probs), probs.dtype, seed)
-    perturbed = _safe_logit(probs) + ops.cast(noise, probs.dtype)
-    temperature = ops.convert_to_tensor(temperature, probs.dtype)
-    soft = ops.cast(_sigmoid(perturbed / temperature), dtype)
-    if not hard:
-        return soft
-    return straight_through(_is_one(probs, perturbed), soft)  # Eq. (16)
+    owner = "relaxed_bernoulli"
+    probs, dtype = widen(owner, "probs", probs)
+    temperature = positive_temperature(owner, temperature, probs)
+    noise = logistic_like(owner, probs, noise, seed)
+    perturbed = _safe_logit(probs) + noise
+    soft = _sigmoid(perturbed / temperature)
+    if hard:
+        mask = straight_through(_is_one(probs, perturbed), soft)  # Eq. (16)
+    else:
+        mask = exact_at_edges(probs, soft)
+    return ops.cast(mask, dtype)
 
 
 def logit_relaxed_bernoulli(
@@ -126,12 +128,9 @@ def logit_relaxed_bernoulli(
         - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
     """
     owner = "logit_relaxed_bernoulli"
-    require_positive_if_number(owner, "temperature", temperature)
-    logits, dtype = widen(logits)
-    if noise is None:
-        noise = random.logistic(ops.shape(logits), logits.dtype, seed)
-    perturbed = logits + ops.cast(noise, logits.dtype)
-    temperature = ops.convert_to_tensor(temperature, logits.dtype)
+    logits, dtype = widen(owner, "logits", logits)
+    temperature = positive_temperature(owner, temperature, logits)
+    perturbed = logits + logistic_like(owner, logits, noise, seed)
     return ops.cast(perturbed / temperature, dtype)
 
 
@@ -188,15 +187,12 @@ def sample_bernoulli(
         - [Liu et al., 2023](https://arxiv.org/abs/2304.08612)
     """
     owner = "sample_bernoulli"
-    require_positive_if_number(owner, "temperature", temperature)
     require_choice(owner, "estimator", estimator, BERNOULLI_ESTIMATORS)
-    probs, dtype = widen(probs)
-    if noise is None:
-        noise = random.logistic(ops.shape(probs), probs.dtype, seed)
+    probs, dtype = widen(owner, "probs", probs)
+    temperature = positive_temperature(owner, temperature, probs)
     logit = _safe_logit(probs)
-    perturbed = logit + ops.cast(noise, probs.dtype)
+    perturbed = logit + logistic_like(owner, probs, noise, seed)
     hard = _is_one(probs, perturbed)
-    temperature = ops.convert_to_tensor(temperature, probs.dtype)
     if estimator == "binary_concrete":
         soft = _sigmoid(perturbed / temperature)
     elif estimator == "straight_through":
@@ -212,6 +208,12 @@ def sample_bernoulli(
 def _is_one(probs: Tensor, perturbed: Tensor) -> Tensor:
     """Where the sample is 1: nowhere at s = 0, everywhere at s = 1."""
     return ops.logical_and(probs > 0, ops.logical_or(perturbed > 0, probs >= 1))
+
+
+def exact_at_edges(probs: Tensor, mask: Tensor) -> Tensor:
+    """Makes a mask 0 at s = 0 and 1 at s = 1, and leaves its gradient."""
+    exact = ops.where(probs <= 0, 0.0, ops.where(probs >= 1, 1.0, mask))
+    return straight_through(exact, mask)
 
 
 def safe_probs(probs: Tensor) -> Tensor:

@@ -76,6 +76,8 @@ def top_k_mask(
             f"a list of {len(tensors)}, one for each of `values`",
             costs,
         )
+    if all(0 in v.shape for v in tensors):
+        return tensors if several else tensors[0]
     dtypes = [keras.backend.standardize_dtype(v.dtype) for v in tensors]
     wide = [ops.cast(v, "float32") for v in tensors]
     deciding = None
@@ -161,7 +163,9 @@ def _masks(
             ops.where(cost <= limit, middle, high),
         )
 
-    highest = ops.amax(ops.stack([ops.amax(v) for v in values]))
+    highest = ops.amax(
+        ops.stack([ops.amax(v) for v in values if 0 not in v.shape])
+    )
     lowest = ops.full((), -1.0, dtype="float32")
     low, high = _repeated(undecided, halve, (lowest, highest))
     above = [v > high for v in values]

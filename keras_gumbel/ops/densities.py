@@ -12,19 +12,25 @@ import math
 
 from keras import ops
 
+from keras_gumbel import _keras_private
+from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_axis
-from keras_gumbel._validation import require_positive_if_number
 from keras_gumbel.ops._numerics import dtype_of
 from keras_gumbel.ops._numerics import is_allowed
+from keras_gumbel.ops._numerics import largest
 from keras_gumbel.ops._numerics import masked_logits
+from keras_gumbel.ops._numerics import positive_temperature
 from keras_gumbel.ops._numerics import widen
 
 _INF = float("inf")
 
 # Stands for "below all others" where -inf would make inf - inf.
 _HUGE = 3e38
+
+# Between these is the sum of shares whose logarithms were rounded.
+_LEAST, _MOST = 0.8, 1.25
 
 
 def concrete_log_prob(
@@ -63,8 +69,9 @@ def concrete_log_prob(
 
     Raises:
         ValueError: If `temperature` is a number that is not positive or has
-            an entry for every class, `axis` is not an axis of `logits`, or
-            `log_sample` has another number of classes.
+            an entry for every class, `axis` is not an axis of `logits`,
+            `log_sample` has another number of classes or, where its values
+            are known, is not the logarithm of a sample.
 
     Example:
 
@@ -117,8 +124,9 @@ def exp_concrete_log_prob(
 
     Raises:
         ValueError: If `temperature` is a number that is not positive or has
-            an entry for every class, `axis` is not an axis of `logits`, or
-            `log_sample` has another number of classes.
+            an entry for every class, `axis` is not an axis of `logits`,
+            `log_sample` has another number of classes or, where its values
+            are known, is not the logarithm of a sample.
 
     Example:
 
@@ -235,15 +243,17 @@ def _concrete_log_prob(
     power: float,
 ) -> Tensor:
     """The log-density of log y, less `power` times the sum of log y."""
-    require_positive_if_number(owner, "temperature", temperature)
     logits, _ = masked_logits(owner, logits, axis, mask)
-    log_sample, logits, t = _alike(log_sample, logits, temperature)
+    log_sample, logits, t = _alike(
+        owner, "log_sample", log_sample, logits, temperature
+    )
     classes = logits.shape[axis]
     axis = require_axis(owner, axis, logits.shape) - len(logits.shape)
     _require_classes(owner, "log_sample", log_sample, axis, classes)
     if len(t.shape) >= -axis:
         _require_classes(owner, "temperature", t, axis, 1)
     allowed = is_allowed(logits)
+    _require_logarithms(owner, log_sample, allowed, axis)
     zero = ops.logical_and(allowed, ops.equal(log_sample, -_INF))
     log_y = ops.where(
         ops.logical_and(allowed, ops.logical_not(zero)), log_sample, 0.0
@@ -256,7 +266,7 @@ def _concrete_log_prob(
     # Where some y_k are 0, their weights y_k^-t outgrow all others.
     leading = ops.where(zeros > 0, zero, allowed)
     top = ops.where(leading, weights, -_HUGE)
-    top = ops.stop_gradient(ops.amax(top, axis=axis, keepdims=True))
+    top = largest(top, axis)
     weights = weights - top
     shares = ops.exp(ops.where(leading, weights, -_HUGE))
     total = ops.sum(shares, axis=axis, keepdims=True)
@@ -282,9 +292,10 @@ def _binary_concrete_log_prob(
     power: float,
 ) -> Tensor:
     """The log-density of the logit, less `power` times log(m (1 - m))."""
-    require_positive_if_number(owner, "temperature", temperature)
-    logits, _ = widen(logits)
-    logit, logits, t = _alike(logit_sample, logits, temperature)
+    logits, _ = widen(owner, "logits", logits)
+    logit, logits, t = _alike(
+        owner, "logit_sample", logit_sample, logits, temperature
+    )
     sign = ops.cast(ops.where(logit >= 0, 1.0, -1.0), logit.dtype)
     edge = ops.isinf(logit)
     size = ops.where(edge, 0.0, logit) * sign
@@ -296,14 +307,62 @@ def _binary_concrete_log_prob(
 
 
 def _alike(
-    sample: Tensor, logits: Tensor, temperature: Tensor
+    owner: str, name: str, sample: Tensor, logits: Tensor, temperature: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns all three in float32, or in float64 if a tensor has it."""
-    sample, _ = widen(sample)
+    sample, _ = widen(owner, name, sample)
+    if not _compatible(sample.shape, logits.shape):
+        raise invalid_argument(
+            owner,
+            name,
+            f"broadcastable with the logits, of shape {tuple(logits.shape)}",
+            tuple(sample.shape),
+        )
     dtypes = dtype_of(sample), dtype_of(logits)
     dtype = "float64" if "float64" in dtypes else "float32"
+    logits = ops.cast(logits, dtype)
+    temperature = positive_temperature(
+        owner, temperature, logits, fits=_compatible
+    )
     temperature = ops.convert_to_tensor(temperature, dtype)
-    return ops.cast(sample, dtype), ops.cast(logits, dtype), temperature
+    return ops.cast(sample, dtype), logits, temperature
+
+
+def _compatible(one: Shape, other: Shape) -> bool:
+    """Whether tensors of two shapes broadcast with each other."""
+    return all(
+        a == b or a in (1, None) or b in (1, None)
+        for a, b in zip(one[::-1], other[::-1], strict=False)
+    )
+
+
+def _require_logarithms(
+    owner: str, log_sample: Tensor, allowed: Tensor, axis: int
+) -> None:
+    """Raises if the sample itself was passed, where its values are known.
+
+    The exponentials of logarithms of shares sum to 1, up to the rounding of
+    half precision; those of K shares themselves, to more than K.
+    """
+    if not _keras_private.is_eager(log_sample):
+        return
+    shares = ops.exp(ops.where(allowed, log_sample, -_INF))
+    total = ops.stop_gradient(ops.sum(shares, axis=axis))
+    some = ops.any(ops.cast(shares > 0, "bool"), axis=axis)
+    wrong = ops.logical_or(total > _MOST, ops.logical_and(some, total < _LEAST))
+    try:
+        found = bool(ops.any(wrong))  # not for NaN
+    except RuntimeError:  # torch traces, or vectorizes
+        return
+    if found:
+        raise invalid_argument(
+            owner,
+            "log_sample",
+            "the logarithm of a relaxed sample, whose exponentials sum to 1",
+            log_sample,
+            "Pass what `gumbel_log_softmax` draws, or the logarithm of what "
+            "`gumbel_softmax` does.",
+        )
 
 
 def _limit(edge: Tensor, slope: Tensor) -> Tensor:

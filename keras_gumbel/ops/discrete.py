@@ -9,7 +9,9 @@ from keras_gumbel import random
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import require_axis
+from keras_gumbel.ops._numerics import as_tensor
 from keras_gumbel.ops._numerics import gumbel_like
+from keras_gumbel.ops._numerics import largest
 from keras_gumbel.ops._numerics import masked_logits
 from keras_gumbel.ops._numerics import moved_axis
 
@@ -57,8 +59,9 @@ def gumbel_max(
     >>> keras.ops.convert_to_numpy(keras_gumbel.ops.gumbel_max(logits)).tolist()
     [1, 0]
     """
-    logits, _ = masked_logits("gumbel_max", logits, axis, mask)
-    perturbed = logits + gumbel_like(logits, noise, seed)
+    owner = "gumbel_max"
+    logits, _ = masked_logits(owner, logits, axis, mask)
+    perturbed = logits + gumbel_like(owner, logits, noise, seed)
     return _argmax(perturbed, axis)
 
 
@@ -98,11 +101,12 @@ def categorical(
     >>> keras.ops.convert_to_numpy(index).tolist()
     [1, 0]
     """
-    logits, _ = masked_logits("categorical", logits, axis, mask)
+    owner = "categorical"
+    logits, _ = masked_logits(owner, logits, axis, mask)
     logits = moved_axis(logits, axis, -1)
     classes = logits.shape[-1]
     if classes is None or classes < _MANY:
-        return _argmax(logits + gumbel_like(logits, None, seed), -1)
+        return _argmax(logits + gumbel_like(owner, logits, None, seed), -1)
     batch = ops.shape(logits)[:-1]
     size = math.isqrt(classes)
     count, rest = divmod(classes, size)
@@ -143,21 +147,20 @@ def one_hot_argmax(values: Tensor, axis: int = -1) -> Tensor:
     >>> keras.ops.convert_to_numpy(one_hot).tolist()
     [0.0, 1.0, 0.0]
     """
-    values = ops.stop_gradient(ops.convert_to_tensor(values))
+    values = ops.stop_gradient(as_tensor("one_hot_argmax", "values", values))
     axis = require_axis("one_hot_argmax", axis, values.shape)
     classes = values.shape[axis]
-    positions = ops.arange(classes, dtype="int32")
-    positions = ops.reshape(
-        positions, [classes if i == axis else 1 for i in range(values.ndim)]
+    # How many classes there are from each on: the first has the most.
+    left = ops.reshape(
+        ops.arange(classes, 0, -1, dtype="int32"),
+        [classes if i == axis else 1 for i in range(values.ndim)],
     )
-    top = ops.amax(values, axis=axis, keepdims=True)
-    largest = ops.logical_and(
+    top = largest(values, axis)
+    leading = ops.logical_and(
         values >= top, ops.not_equal(values, -float("inf"))
     )
-    first = ops.amin(
-        ops.where(largest, positions, classes), axis=axis, keepdims=True
-    )
-    return ops.cast(positions == first, values.dtype)
+    first = largest(ops.where(leading, left, 0), axis)
+    return ops.cast(left == first, values.dtype)
 
 
 def _argmax(values: Tensor, axis: int) -> Tensor:
@@ -169,7 +172,7 @@ def _argmax(values: Tensor, axis: int) -> Tensor:
 
 def _log_sum(blocks: Tensor) -> Tensor:
     """`log(sum(exp))` along the last axis, right for -inf and +inf too."""
-    top = ops.amax(blocks, axis=-1)
+    top = largest(blocks, -1)[..., 0]
     base = ops.where(ops.isfinite(top), top, 0.0)
     total = ops.sum(ops.exp(blocks - base[..., None]), axis=-1)
     return base + ops.log(total)

@@ -11,17 +11,23 @@ J(q) v = q * v - q <q, v>
 ```
 """
 
+from typing import Any
+
 from keras import ops
 
 from keras_gumbel import random
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_broadcastable
 from keras_gumbel._validation import require_axis
 from keras_gumbel._validation import require_positive
-from keras_gumbel._validation import require_positive_if_number
 from keras_gumbel._validation import require_positive_integer
+from keras_gumbel.ops._numerics import as_tensor
 from keras_gumbel.ops._numerics import is_allowed
+from keras_gumbel.ops._numerics import largest
 from keras_gumbel.ops._numerics import masked_logits
+from keras_gumbel.ops._numerics import positive_temperature
 from keras_gumbel.ops._numerics import slope_carrier
 from keras_gumbel.ops._numerics import tempered_softmax
 
@@ -49,9 +55,10 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     >>> float(keras_gumbel.ops.straight_through(1.0, 0.25))
     1.0
     """
-    soft = ops.convert_to_tensor(soft)
-    hard = ops.cast(ops.stop_gradient(ops.convert_to_tensor(hard)), soft.dtype)
-    return hard + (soft - ops.stop_gradient(soft))
+    owner = "straight_through"
+    soft = as_tensor(owner, "soft", soft)
+    hard = ops.stop_gradient(as_tensor(owner, "hard", hard))
+    return ops.cast(hard, soft.dtype) + (soft - ops.stop_gradient(soft))
 
 
 def reinmax(
@@ -94,9 +101,10 @@ def reinmax(
     References:
         - [Liu et al., 2023](https://arxiv.org/abs/2304.08612)
     """
-    require_positive_if_number("reinmax", "temperature", temperature)
-    logits, dtype = masked_logits("reinmax", logits, axis, None)
-    hard = ops.cast(hard, logits.dtype)
+    owner = "reinmax"
+    logits, dtype = masked_logits(owner, logits, axis, None)
+    temperature = positive_temperature(owner, temperature, logits)
+    hard = _given_sample(owner, hard, logits)
     q = 0.5 * (hard + tempered_softmax(logits, temperature, axis))
     p = tempered_softmax(logits, 1.0, axis)
     carrier = slope_carrier(logits)
@@ -156,17 +164,19 @@ def gumbel_rao(
     References:
         - [Paulus et al., 2020](https://arxiv.org/abs/2010.04838)
     """
-    require_positive_if_number("gumbel_rao", "temperature", temperature)
-    require_positive_integer("gumbel_rao", "num_samples", num_samples)
-    logits, dtype = masked_logits("gumbel_rao", logits, axis, None)
-    axis = require_axis("gumbel_rao", axis, logits.shape)
+    owner = "gumbel_rao"
+    require_positive_integer(owner, "num_samples", num_samples)
+    logits, dtype = masked_logits(owner, logits, axis, None)
+    temperature = positive_temperature(owner, temperature, logits)
+    hard = _given_sample(owner, hard, logits)
+    axis = require_axis(owner, axis, logits.shape)
     if noise is None:
         shape = (num_samples, *ops.shape(logits))
         noise = random.gumbel(shape, logits.dtype, seed)
+    else:
+        noise = _given_draws(owner, noise, num_samples, logits)
     perturbed = ops.stop_gradient(
-        _perturbed_given_argmax(
-            hard, logits, ops.cast(noise, logits.dtype), axis
-        )
+        _perturbed_given_argmax(hard, logits, noise, axis)
     )
     soft = tempered_softmax(
         perturbed + slope_carrier(logits), temperature, axis + 1
@@ -218,10 +228,11 @@ def gapped_straight_through(
         - [Fan et al., 2022](https://arxiv.org/abs/2206.07235)
     """
     owner = "gapped_straight_through"
-    require_positive_if_number(owner, "temperature", temperature)
     require_positive(owner, "gap", gap)
     logits, dtype = masked_logits(owner, logits, axis, None)
-    top = ops.amax(logits, axis=axis, keepdims=True)
+    temperature = positive_temperature(owner, temperature, logits)
+    hard = _given_sample(owner, hard, logits)
+    top = largest(logits, axis)
     shifted = ops.where(
         ops.cast(hard, "bool"), top, ops.minimum(logits, top - gap)
     )
@@ -229,6 +240,34 @@ def gapped_straight_through(
         ops.stop_gradient(shifted) + slope_carrier(logits), temperature, axis
     )
     return ops.cast(straight_through(hard, soft), dtype)
+
+
+def _given_sample(owner: str, hard: Any, logits: Tensor) -> Tensor:
+    """Returns the sample given, in the dtype of the logits."""
+    hard = as_tensor(owner, "hard", hard)
+    if not is_broadcastable(hard.shape, logits.shape):
+        raise invalid_argument(
+            owner,
+            "hard",
+            f"a one-hot tensor of the shape of logits, {tuple(logits.shape)}",
+            tuple(hard.shape),
+        )
+    return ops.cast(hard, logits.dtype)
+
+
+def _given_draws(
+    owner: str, noise: Any, num_samples: int, logits: Tensor
+) -> Tensor:
+    """Returns the draws of noise given, in the dtype of the logits."""
+    noise = as_tensor(owner, "noise", noise)
+    shape = (num_samples, *logits.shape)
+    if len(noise.shape) != len(shape) or not is_broadcastable(
+        noise.shape, shape
+    ):
+        raise invalid_argument(
+            owner, "noise", f"a tensor of shape {shape}", tuple(noise.shape)
+        )
+    return ops.cast(noise, logits.dtype)
 
 
 def _jacobian(q: Tensor, carrier: Tensor, axis: int) -> Tensor:

@@ -9,13 +9,16 @@ import math
 import keras
 from keras import ops
 
-from keras_gumbel import random
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_number
 from keras_gumbel._validation import require_positive
-from keras_gumbel._validation import require_positive_if_number
+from keras_gumbel.ops._numerics import given_noise
+from keras_gumbel.ops._numerics import logistic_like
+from keras_gumbel.ops._numerics import positive_temperature
 from keras_gumbel.ops._numerics import widen
+from keras_gumbel.ops.bernoulli import exact_at_edges
 from keras_gumbel.ops.bernoulli import safe_probs
 
 
@@ -65,21 +68,19 @@ def hard_concrete(
         - [Louizos et al., 2017](https://arxiv.org/abs/1712.01312)
     """
     owner = "hard_concrete"
-    require_positive_if_number(owner, "temperature", temperature)
-    if not low < 0:
-        raise invalid_argument(owner, "low", "a negative number", low)
-    if not high > 1:
-        raise invalid_argument(owner, "high", "a number above 1", high)
-    probs, dtype = widen(probs)
-    if noise is None:
-        noise = random.logistic(ops.shape(probs), probs.dtype, seed)
+    if not is_number(low) or not -math.inf < low < 0:
+        raise invalid_argument(owner, "low", "a negative finite number", low)
+    if not is_number(high) or not 1 < high < math.inf:
+        raise invalid_argument(owner, "high", "a finite number above 1", high)
+    probs, dtype = widen(owner, "probs", probs)
+    temperature = positive_temperature(owner, temperature, probs)
+    noise = logistic_like(owner, probs, noise, seed)
     inside = safe_probs(probs)
     logit = ops.log(inside) - ops.log1p(-inside)
-    temperature = ops.convert_to_tensor(temperature, probs.dtype)
-    perturbed = (logit + ops.cast(noise, probs.dtype)) / temperature
+    perturbed = (logit + noise) / temperature
     stretched = ops.sigmoid(perturbed + math.log(-low / high))
     mask = ops.clip(stretched * (high - low) + low, 0.0, 1.0)
-    return ops.cast(mask, dtype)
+    return ops.cast(exact_at_edges(probs, mask), dtype)
 
 
 def stochastic_gate(
@@ -121,12 +122,15 @@ def stochastic_gate(
     References:
         - [Yamada et al., 2018](https://arxiv.org/abs/1810.04247)
     """
-    require_positive("stochastic_gate", "sigma", sigma)
-    probs, dtype = widen(probs)
+    owner = "stochastic_gate"
+    require_positive(owner, "sigma", sigma)
+    probs, dtype = widen(owner, "probs", probs)
     if noise is None:
         noise = keras.random.normal(
             ops.shape(probs), dtype=probs.dtype, seed=seed
         )
+    else:
+        noise = given_noise(owner, noise, probs)
     quantile = math.sqrt(2.0) * ops.erfinv(2.0 * safe_probs(probs) - 1.0)
-    mask = sigma * (quantile + ops.cast(noise, probs.dtype))
-    return ops.cast(ops.clip(mask, 0.0, 1.0), dtype)
+    mask = ops.clip(sigma * (quantile + noise), 0.0, 1.0)
+    return ops.cast(exact_at_edges(probs, mask), dtype)

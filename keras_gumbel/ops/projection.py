@@ -174,6 +174,17 @@ def _project(
     differentiable: bool,
     overwrite: bool = False,
 ) -> list[Tensor]:
+    filled = [0 not in z.shape for z in tensors]
+    if not all(filled):
+        # The search looks at an entry of each tensor.
+        rest = [z for z, some in zip(tensors, filled, strict=True) if some]
+        prices = [c for c, some in zip(costs, filled, strict=True) if some]
+        options = (equality, joint, differentiable, overwrite)
+        found = _project(rest, budget, prices, *options) if rest else []
+        return [
+            found.pop(0) if some else z
+            for z, some in zip(tensors, filled, strict=True)
+        ]
     dtypes = [keras.backend.standardize_dtype(z.dtype) for z in tensors]
     working = "float64" if "float64" in dtypes else "float32"
     wide = [ops.cast(z, working) for z in tensors]

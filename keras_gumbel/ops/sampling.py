@@ -11,11 +11,11 @@ from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import require_choice
 from keras_gumbel._validation import require_positive
-from keras_gumbel._validation import require_positive_if_number
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.ops._numerics import gumbel_like
 from keras_gumbel.ops._numerics import is_allowed
 from keras_gumbel.ops._numerics import masked_logits
+from keras_gumbel.ops._numerics import positive_temperature
 from keras_gumbel.ops._numerics import tempered_log_softmax
 from keras_gumbel.ops._numerics import tempered_softmax
 from keras_gumbel.ops.discrete import one_hot_argmax
@@ -56,8 +56,9 @@ def gumbel_softmax(
     Args:
         logits: Float tensor x of shape `(..., K)`, with K on `axis`; -inf
             forbids a class.
-        temperature: Positive number or tensor that broadcasts to `logits`.
-            Defaults to `1.0`.
+        temperature: Positive number or tensor that broadcasts to `logits`. An
+            entry of a tensor below 1e-15, or NaN, counts as 1e-15. Defaults to
+            `1.0`.
         hard: Boolean, whether the value is one-hot. Defaults to `False`.
         axis: Integer, the axis of the K classes. Defaults to `-1`.
         mask: Boolean tensor that broadcasts to `logits`, true where a class
@@ -91,14 +92,15 @@ def gumbel_softmax(
         - [Shah et al., 2024](https://arxiv.org/abs/2410.13331), for
           `backward_temperature`
     """
-    require_positive_if_number("gumbel_softmax", "temperature", temperature)
-    logits, dtype = masked_logits("gumbel_softmax", logits, axis, mask)
-    perturbed = logits + gumbel_like(logits, noise, seed)
+    owner = "gumbel_softmax"
+    logits, dtype = masked_logits(owner, logits, axis, mask)
+    temperature = positive_temperature(owner, temperature, logits)
+    perturbed = logits + gumbel_like(owner, logits, noise, seed)
     if backward_temperature is None:
         soft = tempered_softmax(perturbed, temperature, axis)
     else:
-        require_positive_if_number(
-            "gumbel_softmax", "backward_temperature", backward_temperature
+        backward_temperature = positive_temperature(
+            owner, backward_temperature, logits, "backward_temperature"
         )
         soft = tempered_softmax(perturbed, backward_temperature, axis)
         if not hard:
@@ -158,9 +160,9 @@ def gumbel_log_softmax(
         - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
     """
     owner = "gumbel_log_softmax"
-    require_positive_if_number(owner, "temperature", temperature)
     logits, dtype = masked_logits(owner, logits, axis, mask)
-    perturbed = logits + gumbel_like(logits, noise, seed)
+    temperature = positive_temperature(owner, temperature, logits)
+    perturbed = logits + gumbel_like(owner, logits, noise, seed)
     log_y = tempered_log_softmax(perturbed, temperature, axis)
     return ops.cast(ops.where(is_allowed(logits), log_y, -float("inf")), dtype)
 
@@ -231,17 +233,17 @@ def sample_one_hot(
     """
     owner = "sample_one_hot"
     require_choice(owner, "estimator", estimator, ESTIMATORS)
-    require_positive_if_number(owner, "temperature", temperature)
     require_positive_integer(owner, "num_samples", num_samples)
     require_positive(owner, "gap", gap)
     logits, dtype = masked_logits(owner, logits, axis, mask)
+    temperature = positive_temperature(owner, temperature, logits)
     own, other = noise, None
     if noise is None and estimator == "gumbel_rao":
         # One draw for both: the same integer seed twice is the same noise.
         shape = (num_samples + 1, *ops.shape(logits))
         drawn = random.gumbel(shape, logits.dtype, seed)
         own, other = drawn[0], drawn[1:]
-    perturbed = logits + gumbel_like(logits, own, seed)
+    perturbed = logits + gumbel_like(owner, logits, own, seed)
     hard = one_hot_argmax(perturbed, axis)
     if estimator == "straight_through_gumbel":
         soft = tempered_softmax(perturbed, temperature, axis)

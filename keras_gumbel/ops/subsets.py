@@ -11,21 +11,22 @@ from typing import Any
 
 from keras import ops
 
-from keras_gumbel import random
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import require_axis
-from keras_gumbel._validation import require_positive_if_number
 from keras_gumbel.ops._conditional_bernoulli import allowed_count
 from keras_gumbel.ops._conditional_bernoulli import bernoulli_sums
 from keras_gumbel.ops._conditional_bernoulli import drawn_items
 from keras_gumbel.ops._conditional_bernoulli import marginals
 from keras_gumbel.ops._numerics import gumbel_like
 from keras_gumbel.ops._numerics import is_allowed
+from keras_gumbel.ops._numerics import largest
+from keras_gumbel.ops._numerics import logistic_like
 from keras_gumbel.ops._numerics import masked_logits
 from keras_gumbel.ops._numerics import moved_axis
+from keras_gumbel.ops._numerics import positive_temperature
 from keras_gumbel.ops._numerics import tempered_softmax
 from keras_gumbel.ops._numerics import top_values
 from keras_gumbel.ops.discrete import one_hot_argmax
@@ -84,8 +85,9 @@ def gumbel_top_k(
     References:
         - [Kool et al., 2019](https://arxiv.org/abs/1903.06059)
     """
-    logits, dtype, axis = _prepared("gumbel_top_k", logits, k, axis, mask)
-    perturbed = logits + gumbel_like(logits, noise, seed)
+    owner = "gumbel_top_k"
+    logits, dtype, axis = _prepared(owner, logits, k, axis, mask)
+    perturbed = logits + gumbel_like(owner, logits, noise, seed)
     return ops.cast(_largest(perturbed, k, axis), dtype)
 
 
@@ -146,10 +148,11 @@ def relaxed_top_k(
     References:
         - [Xie and Ermon, 2019](https://arxiv.org/abs/1901.10517)
     """
-    require_positive_if_number("relaxed_top_k", "temperature", temperature)
-    logits, dtype, axis = _prepared("relaxed_top_k", logits, k, axis, mask)
-    perturbed = logits + gumbel_like(logits, noise, seed)
+    owner = "relaxed_top_k"
+    logits, dtype, axis = _prepared(owner, logits, k, axis, mask)
+    temperature = positive_temperature(owner, temperature, logits)
     temperature = ops.convert_to_tensor(temperature, logits.dtype)
+    perturbed = logits + gumbel_like(owner, logits, noise, seed)
     choices = allowed_count(logits, axis)
     scores, soft = perturbed, ops.zeros_like(perturbed)
     for drawn in range(k):
@@ -254,10 +257,10 @@ def sample_subset(
     References:
         - [Ahmed et al., 2022](https://arxiv.org/abs/2210.01941)
     """
-    logits, dtype, axis = _prepared("sample_subset", logits, k, axis, mask)
-    if noise is None:
-        noise = random.logistic(ops.shape(logits), logits.dtype, seed)
-    noise = ops.broadcast_to(ops.cast(noise, logits.dtype), ops.shape(logits))
+    owner = "sample_subset"
+    logits, dtype, axis = _prepared(owner, logits, k, axis, mask)
+    noise = logistic_like(owner, logits, noise, seed)
+    noise = ops.broadcast_to(noise, ops.shape(logits))
     rows, restore = _as_rows(logits, axis)
     sums = bernoulli_sums(rows, k)
     drawn = restore(drawn_items(rows, sums, _as_rows(noise, axis)[0], k))
@@ -308,10 +311,7 @@ def _log_rest(
     first = ops.cast(one_hot_argmax(scores, axis), "bool")
     others = ops.where(first, -float("inf"), scores)
     top, second = (
-        ops.maximum(
-            ops.stop_gradient(ops.amax(values, axis=axis, keepdims=True)), -3e38
-        )
-        for values in (scores, others)
+        ops.maximum(largest(values, axis), -3e38) for values in (scores, others)
     )
     fixed = ops.stop_gradient(temperature)
     gap = straight_through(
