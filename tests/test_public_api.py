@@ -122,7 +122,8 @@ shrinking.ShrinkRow(name, units, kept, reasons)
 soften(model)
 sparsify(model, mask='learned', filters=None, granularity='weight', \
 freeze_weights=False, keep_zeros=False, pretrained=None, seed=None)
-sparsity.SparsityReport(rows, budget, budget_used, skipped, other_bytes)
+sparsity.SparsityReport(rows, budget, budget_used, skipped, other_bytes, \
+score_steps=None)
 sparsity.SparsityRow(name, weights, kept, expected, undecided, size)
 sparsity.SparsitySize(dense, gzip, bitmask, coo, scores, slots)
 sparsity_costs(model, measure='multiply_adds', inputs=None)

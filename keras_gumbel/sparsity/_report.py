@@ -5,9 +5,11 @@ import io
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_gumbel.sparsity._choices import count_undecided
 from keras_gumbel.sparsity._choices import find_decisions
+from keras_gumbel.sparsity._choices import projected_optimizer
 from keras_gumbel.sparsity._found import Scores
 from keras_gumbel.sparsity._found import sum_scores
 from keras_gumbel.sparsity._masked_layer import is_masked
@@ -20,6 +22,10 @@ from keras_gumbel.sparsity._size import measure
 from keras_gumbel.sparsity._size import measure_others
 
 _WIDTH = 100
+
+# Learned scores choose no better than magnitudes after fewer steps than this;
+# measured in docs/benchmarks/pretrained.md.
+_FEWEST_STEPS = 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +75,9 @@ class SparsityReport:
             one that is frozen, to the reason. They count in no budget.
         other_bytes: Integer, of all weights that have no mask: the skipped
             ones, biases and statistics.
+        score_steps: Integer, the steps that trained the scores under the
+            `ProjectedOptimizer` the model is compiled with; or `None` without
+            one, and if no scores are learned.
     """
 
     rows: tuple[SparsityRow, ...]
@@ -76,6 +85,7 @@ class SparsityReport:
     budget_used: float
     skipped: dict[str, str]
     other_bytes: int
+    score_steps: int | None = None
 
     @property
     def total(self) -> SparsityRow:
@@ -147,6 +157,13 @@ class SparsityReport:
             f"sum s / K: {self.budget_used:.4f}",
             f"weights without a mask: {self.other_bytes:,} bytes",
         ]
+        if self.score_steps and self.score_steps < _FEWEST_STEPS:
+            lines.append(
+                f"too few steps: scores were trained in {self.score_steps}, "
+                f"and {_FEWEST_STEPS} or more are needed to choose better than "
+                "by magnitude. Train for more steps, or use "
+                "`sparsify(model, 'magnitude')`."
+            )
         lines += [f"not masked: {n} ({why})" for n, why in self.skipped.items()]
         return "\n".join(lines)
 
@@ -211,7 +228,21 @@ def sparsity_report(model: keras.Layer) -> SparsityReport:
         budget_used=decisions.budget_used,
         skipped=_skipped(model, decisions.frozen),
         other_bytes=measure_others(model, decisions.scores),
+        score_steps=_score_steps(model, decisions.scores),
     )
+
+
+def _score_steps(model: keras.Layer, scores: list[Scores]) -> int | None:
+    """Returns how many steps have trained the scores, if it is known."""
+    optimizer = projected_optimizer(model)
+    if optimizer is None or all(s.mark.ranked for s in scores):
+        return None
+    updates = int(ops.convert_to_numpy(optimizer.iterations))
+    if optimizer.harden_step is None:
+        return updates
+    inner = optimizer.inner_optimizer
+    rate = inner.gradient_accumulation_steps or 1
+    return min(updates, optimizer.harden_step // rate)
 
 
 def _skipped(model: keras.Layer, frozen: list[Scores]) -> dict[str, str]:

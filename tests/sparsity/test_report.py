@@ -148,6 +148,7 @@ def test_report_is_plain_data_for_json():
         "budget_used": report.budget_used,
         "skipped": {"one/kernel": "left out"},
         "other_bytes": 4 * (12 + 3 + 2),
+        "score_steps": None,
     }
 
 
@@ -291,3 +292,43 @@ def test_report_counts_final_masks_in_no_other_bytes():
 
     assert before.other_bytes == after.other_bytes == 4 * (6 + 3)
     assert after.size.scores == before.size.scores == 168
+
+
+def trained(steps, mask="learned", accumulated=None):
+    """A model that is trained to half of its weights in a number of steps."""
+    sparse = kg.sparsify(build("sequential"), mask)
+    inner = keras.optimizers.SGD(0.01, gradient_accumulation_steps=accumulated)
+    schedule = kg.schedules.CubicDensity(0.5, steps)
+    compiled(sparse, ProjectedOptimizer(inner, density=schedule))
+    x = np.ones((steps, *sparse.input_shape[1:]))
+    y = np.ones((steps, *sparse.output_shape[1:]))
+    sparse.fit(x, y, batch_size=1, verbose=0)
+    return sparse
+
+
+@pytest.mark.parametrize(
+    ("steps", "accumulated", "live"),
+    # The mask is final after 0.7 of the steps.
+    [(10, None, 7), (30, None, 21), (30, 2, 10)],
+)
+def test_report_says_that_too_few_steps_were_given(steps, accumulated, live):
+    sparse = trained(steps, accumulated=accumulated)
+
+    for model in (sparse, kg.harden(sparse)):
+        report = kg.sparsity_report(model)
+        assert report.score_steps == live
+        assert (f"trained in {live}," in str(report)) == (live < 15)
+
+
+@pytest.mark.parametrize("mask", ["learned", "magnitude"])
+def test_report_knows_no_steps_where_no_scores_are_learned(mask):
+    sparse = kg.sparsify(build("sequential"), mask)
+    reports = [kg.sparsity_report(sparse)]
+
+    compiled(sparse, density=0.5)
+    reports.append(kg.sparsity_report(sparse))
+
+    learned = mask == "learned"
+    assert [r.score_steps for r in reports] == [None, 0 if learned else None]
+    assert "too few" not in "".join(map(str, reports))
+    assert kg.sparsity_report(trained(4, "magnitude")).score_steps is None
