@@ -17,6 +17,7 @@ from keras_gumbel import shrinking as shrinking
 from keras_gumbel import sparsity as sparsity
 from keras_gumbel import visualization as visualization
 from keras_gumbel._scores import mark_scores as mark_scores
+from keras_gumbel._validation import SparsityWarning as SparsityWarning
 from keras_gumbel._version import __version__ as __version__
 from keras_gumbel._weight_axes import WeightAxes as WeightAxes
 from keras_gumbel._weight_axes import (

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gumbel import _keras_private
 from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import name_of
 from keras_gumbel._scores import saliency_of
@@ -97,11 +98,63 @@ class BudgetGroup:
         same = all(cost == 1.0 for cost in self.costs)
         return project_over(inside, budget, None if same else self.costs)
 
+    def final_budget_at(self, step: Any) -> Any:
+        """Returns the K of a mask that is to fit the budget from now on."""
+        now, last = self.budget_at(step), self.budget_at(LAST_STEP)
+        return now if is_number(now) else ops.minimum(now, last)
+
     def finish(self, values: list[Tensor], step: Any) -> list[Tensor]:
         """Returns zeros and ones that fit the budget from now on."""
-        now, last = self.budget_at(step), self.budget_at(LAST_STEP)
-        budget = now if is_number(now) else ops.minimum(now, last)
-        return self.final_masks(values, budget)
+        return self.final_masks(values, self.final_budget_at(step))
+
+    def remain(self, values: list[Tensor], step: Any) -> list[Tensor]:
+        """Returns a final mask as it is, or chooses one where it is none.
+
+        It is none where scores were written from outside: weights of an
+        earlier epoch that a callback restores.
+        """
+        fits = self._fits(values, self.final_budget_at(step))
+        if _keras_private.is_eager(fits):
+            return values if fits else self.finish(values, step)
+        return ops.cond(fits, lambda: values, lambda: self.finish(values, step))
+
+    def allows(self, values: list[Tensor], step: Any, final: bool) -> bool:
+        """Whether scores are within the budget, or NaN, which is to show.
+
+        Args:
+            values: List of float tensors that have values now.
+            step: Integer, the number of steps so far.
+            final: Boolean, whether they must be a final mask.
+        """
+        spent = sum(
+            cost * ops.convert_to_numpy(value).sum(dtype="float64")
+            for cost, value in zip(self.costs, values, strict=True)
+        )
+        if math.isnan(spent):
+            return True
+        if final:
+            budget = self.final_budget_at(step)
+            return self.is_final_mask(values, budget)
+        budget = float(ops.convert_to_numpy(self.budget_at(step)))
+        # TensorFlow swaps moving averages by sums and differences that round.
+        return spent <= budget * (1.0 + 1e-6)
+
+    def is_final_mask(self, values: list[Tensor], budget: Any) -> bool:
+        """Whether values that are known are a mask within a budget."""
+        return bool(self._fits(values, budget))
+
+    def _fits(self, values: list[Tensor], budget: Any) -> Tensor:
+        """Whether values are zeros and ones that fit a budget."""
+        spent: Any = 0.0
+        decided: Any = True
+        for value, cost in zip(values, self.costs, strict=True):
+            ones = value == 1.0
+            # Sums of integers are exact; a NaN is neither 0 nor 1.
+            count = ops.sum(ops.cast(ones, "int32"))
+            spent += cost * ops.cast(count, "float32")
+            known = ops.all(ops.logical_or(ones, value == 0.0))
+            decided = ops.logical_and(decided, known)
+        return ops.logical_and(decided, spent <= budget + WHOLE)
 
     def final_masks(self, values: list[Tensor], budget: Any) -> list[Tensor]:
         """Returns ones for the largest scores, as many as the budget allows.
@@ -268,7 +321,7 @@ def _require_affordable(owner: str, group: BudgetGroup) -> None:
         raise invalid_argument(
             owner,
             "budget",
-            f"at most {most:g}, what all of these scores cost: {listed}",
+            f"at most {most:,.12g}, what all of these scores cost: {listed}",
             group.budget,
         )
 

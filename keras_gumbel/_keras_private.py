@@ -86,6 +86,15 @@ def replace_optimizer(
         arguments.config["optimizer"] = optimizer
 
 
+def is_saving_legacy_file() -> bool:
+    """Whether Keras is writing, or reading, a file in its `.h5` format."""
+    try:
+        from keras.src.backend.common import global_state
+    except ImportError:
+        return False
+    return bool(global_state.get_global_attribute("use_legacy_config"))
+
+
 @contextlib.contextmanager
 def calling(layer: keras.Layer, call: Callable[..., Any]) -> Iterator[None]:
     """Lets a layer be called by another function for the duration."""

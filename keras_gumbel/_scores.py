@@ -5,6 +5,7 @@ knows the other.
 """
 
 import dataclasses
+import weakref
 from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
@@ -19,6 +20,8 @@ from keras_gumbel._typing import Tensor
 Saliency: TypeAlias = Callable[[], Tensor]
 
 _MARK = "keras_gumbel_scores"
+_OPTIMIZER = "keras_gumbel_optimizer"
+_FINAL = "keras_gumbel_final"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,3 +133,28 @@ def saliency_of(variable: Any) -> Tensor:
     if saliency is None:
         return ops.zeros(variable.shape, "float32")
     return saliency()
+
+
+def train_by(variable: Any, optimizer: Any) -> None:
+    """Notes which `ProjectedOptimizer` holds scores under a budget."""
+    setattr(variable, _OPTIMIZER, weakref.ref(optimizer))
+    mark_final(variable, False)
+
+
+def optimizer_of(variable: Any) -> Any:
+    """Returns the `ProjectedOptimizer` that last trained scores, or `None`."""
+    reference = getattr(variable, _OPTIMIZER, None)
+    return None if reference is None else reference()
+
+
+def mark_final(variable: Any, final: bool) -> None:
+    """Notes whether scores were loaded as the final mask of their training."""
+    setattr(variable, _FINAL, final)
+
+
+def is_final(variable: Any) -> bool:
+    """Whether training has made scores the final mask, here or elsewhere."""
+    optimizer = optimizer_of(variable)
+    if optimizer is not None:
+        return bool(optimizer.is_final())
+    return getattr(variable, _FINAL, False)

@@ -1,4 +1,4 @@
-"""Checks of user input, and the one wording of their errors."""
+"""Checks of user input, the wording of their errors, and our warnings."""
 
 import numbers
 from typing import Any
@@ -6,6 +6,26 @@ from typing import Any
 import keras
 
 from keras_gumbel._typing import Shape
+
+
+class SparsityWarning(UserWarning):
+    """The category of all warnings of this package.
+
+    They say what will not come out as intended, and what to do. Filter them by
+    this category to silence them, or to make them errors.
+
+    Args:
+        message: String.
+
+    Example:
+
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error", keras_gumbel.SparsityWarning)
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
 
 
 def invalid_argument(
@@ -65,12 +85,6 @@ def require_positive(owner: str, name: str, value: Any) -> None:
     """Raises unless `value` is a finite number above zero."""
     if not is_number(value) or not 0 < value < float("inf"):
         raise invalid_argument(owner, name, "a positive finite number", value)
-
-
-def require_positive_if_number(owner: str, name: str, value: Any) -> None:
-    """Raises if `value` is a number, not a tensor, and not positive."""
-    if is_number(value):
-        require_positive(owner, name, value)
 
 
 def require_positive_integer(owner: str, name: str, value: Any) -> None:

@@ -468,7 +468,7 @@ def test_sparsify_warns_of_units_whose_scale_is_undone(nested):
     with pytest.warns(UserWarning, match=r"follows: units \(norm\)\.") as got:
         sparse = kg.sparsify(model, granularity="unit")
 
-    (warning,) = (x for x in got if x.category is UserWarning)
+    (warning,) = (x for x in got if x.category is kg.SparsityWarning)
     assert warning.filename == __file__
     names = [row.name for row in kg.sparsity_report(sparse).rows]
     assert names == [f"{prefix}units/kernel", f"{prefix}out/kernel"]

@@ -151,9 +151,6 @@ OPTIMIZERS = {
         Adam(0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2),
         density=0.3,
     ),
-    "ema_of_scores": lambda: wrapped(
-        Adam(0.1), density=0.3, score_optimizer=SGD(0.5, use_ema=True)
-    ),
     "clipnorm": lambda: wrapped(SGD(1.0, clipnorm=0.5), density=0.3),
     "global_clipnorm": lambda: wrapped(
         SGD(1.0, global_clipnorm=1.0), density=0.3
@@ -317,14 +314,9 @@ def test_finalize_variable_values_projects_the_averages():
     assert_feasible([scores], 1.0)
 
 
-@pytest.mark.parametrize("case", ["inner", "score"])
-def test_averages_are_those_of_the_inner_step_projected(case):
+def test_averages_are_those_of_the_inner_step_projected():
     ema = SGD(1.0, use_ema=True, ema_momentum=0.5)
-    optimizer = (
-        wrapped(ema, budget=1)
-        if case == "inner"
-        else wrapped(SGD(1.0), budget=1, score_optimizer=ema)
-    )
+    optimizer = wrapped(ema, budget=1)
     variables = [kernel([1.0]), marked([0.5, 0.5])]
     optimizer.build(variables)
     # The first step sets the average to the scores.
@@ -589,18 +581,14 @@ def test_variables_hold_no_model_variable_and_none_twice(case):
         assert {id(v) for v in part.variables} <= set(own)
 
 
-def test_optimizers_lists_the_leaves():
+def test_optimizers_lists_those_of_the_weights():
     default, mapped, score = Adam(), SGD(), Adam()
     inner = multi_optimizer(default, {".*bias": mapped})
 
     optimizer = wrapped(inner, density=0.5, score_optimizer=score)
 
-    assert len(optimizer.optimizers) == 3
-    assert {id(o) for o in optimizer.optimizers} == {
-        id(default),
-        id(mapped),
-        id(score),
-    }
+    assert len(optimizer.optimizers) == 2
+    assert {id(o) for o in optimizer.optimizers} == {id(default), id(mapped)}
 
 
 @pytest.mark.parametrize(
@@ -1048,6 +1036,13 @@ def test_score_optimizer_of_other_accumulation_raises(inner, score):
         )
 
 
+def test_score_optimizer_with_moving_averages_raises():
+    multi = multi_optimizer(SGD(use_ema=True), {".*never": SGD()})
+    for score in (SGD(use_ema=True), multi):
+        with pytest.raises(ValueError, match=r"averages \(`use_ema`\)"):
+            wrapped("sgd", density=0.5, score_optimizer=score)
+
+
 def test_apply_of_gradients_alone_before_build_raises():
     optimizer = wrapped("adam", density=0.5)
 
@@ -1322,7 +1317,7 @@ def frozen_and_trained(**kwargs):
 @pytest.mark.parametrize("case", ["inner", "score"])
 def test_frozen_scores_stay_and_count_in_no_budget(given, case):
     optimizer, scores, before = frozen_and_trained(
-        score_optimizer=None if case == "inner" else SGD(1.0, use_ema=True)
+        score_optimizer=None if case == "inner" else SGD(1.0)
     )
     start = flat(scores[1:])
     gradients = [np.full(2, -1.0, "float32"), np.full(2, -0.5, "float32")]

@@ -8,9 +8,11 @@ import keras_gumbel
 # The promise of the package: names and signatures. Changing a line here is
 # changing the API, and belongs in the changelog.
 API = """
+SparsityWarning(message)
 WeightAxes(units=(), inputs=None, uses=None)
 __version__
 calibrate(model, x, batch_size=None, steps=None, verbose='auto')
+callbacks.OnceFinal(callback)
 callbacks.SparsityLogger(validation_data=None, batch_size=None)
 constraints.CappedBox(budget)
 diagnostics.GradientReport(rows, gradient)

@@ -7,15 +7,22 @@ import keras
 from keras import ops
 
 from keras_gumbel._budgets import LAST_STEP
+from keras_gumbel._budgets import limits_of
 from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import marked_scores
+from keras_gumbel._validation import SparsityWarning
 from keras_gumbel._validation import is_schedule
 from keras_gumbel.optimizers import ProjectedOptimizer
 from keras_gumbel.optimizers import ScoreSGD
+from keras_gumbel.optimizers._defaults import schedule_end
+from keras_gumbel.sparsity._budget_keeping import budget_is_missing
+from keras_gumbel.sparsity._budget_keeping import find_projected
 from keras_gumbel.sparsity._choices import MOST_AT_END
 from keras_gumbel.sparsity._choices import MOST_WHEN_HARDENED
 from keras_gumbel.sparsity._choices import Decisions
-from keras_gumbel.sparsity._found import find_projected
+from keras_gumbel.sparsity._choices import mask_is_final
+from keras_gumbel.sparsity._choices import nothing_is_kept
+from keras_gumbel.sparsity._choices import short_schedule
 
 # A density this much above its end has not come to it.
 _CLOSE = 1.01
@@ -24,6 +31,9 @@ _CLOSE = 1.01
 # 0, where a step is about as long as the learning rate; measured in
 # benchmarks/score_learning_rate.py.
 _LEAST_TRAVEL = 10.0
+
+# How many times as large the learning rates would have to be for a warning.
+_TOO_LITTLE = 1.05
 
 # How many steps of a schedule are looked at.
 _POINTS = 100
@@ -53,10 +63,12 @@ class Advice:
         """
         optimizer = find_projected(model.optimizer)
         if optimizer is None:
+            self._warn("plain", budget_is_missing(model))
             return
         end = steps_taken(model) + steps
         self._too_short = False
         self._look_at_densities(optimizer, end)
+        self._look_at_length(optimizer, optimizer.steps + steps)
         scores = marked_scores(model.trainable_variables)
         if any(not mark_of(v).ranked for v in scores):
             self._look_at_learning_rate(optimizer, end)
@@ -70,14 +82,8 @@ class Advice:
         """Looks at the scores, at the end of an epoch."""
         pairs = zip(decisions.scores, decisions.values, strict=True)
         empty = [s.name for s, values in pairs if not values.any()]
-        if empty:
-            self._warn(
-                "empty",
-                f"Nothing is kept of {', '.join(empty)}: what goes through it "
-                "is lost. Give it a budget of its own, with a dictionary of "
-                "regexes for `density` or `budget`, or keep more.",
-            )
-        if _is_final(model, decisions):
+        self._warn("empty", nothing_is_kept(empty))
+        if mask_is_final(model, decisions.scores):
             if self._live is not None and self._live > MOST_WHEN_HARDENED:
                 self._warn(
                     "fixed",
@@ -90,14 +96,24 @@ class Advice:
         else:
             self._live = decisions.undecided_per_kept
 
-    def on_end(self) -> None:
-        """Looks at the scores where training ends."""
-        if self._live is None or self._too_short:
+    def on_end(self, model: keras.Model, decisions: Decisions) -> None:
+        """Looks at the scores where training has ended.
+
+        That may be before the end that was planned, or with weights that were
+        restored.
+        """
+        if mask_is_final(model, decisions.scores) or self._too_short:
             return
-        if self._live > MOST_AT_END:
+        optimizer = find_projected(model.optimizer)
+        message = optimizer and _is_early(optimizer)
+        if message:
+            self._warn("stopped", message)
+            return
+        live = decisions.undecided_per_kept
+        if live > MOST_AT_END:
             self._warn(
                 "end",
-                f"Training ended with {self._live:.1f} undecided scores "
+                f"Training ended with {live:.1f} undecided scores "
                 "(0.05 < s < 0.95) for each weight kept; more than "
                 f"{MOST_AT_END:g} are too many: with its final mask this is "
                 f"another model. {_MORE_TRAVEL}",
@@ -122,6 +138,13 @@ class Advice:
                     "`keras_gumbel.schedules`, or raise `epochs`.",
                 )
 
+    def _look_at_length(self, optimizer: ProjectedOptimizer, end: int) -> None:
+        limits = limits_of(optimizer.density) + limits_of(optimizer.budget)
+        last = schedule_end(limits)
+        # A fit that comes after the schedule fine-tunes, however long.
+        if last is not None and optimizer.steps < last:
+            self._warn("short", short_schedule(last, end))
+
     def _look_at_learning_rate(
         self, optimizer: ProjectedOptimizer, end: int
     ) -> None:
@@ -132,7 +155,7 @@ class Advice:
         last = min(end, optimizer.harden_step or end)
         total = _sum_of_rates(part, last)
         needed = _LEAST_TRAVEL / length
-        if 0 < total < needed:
+        if 0 < _TOO_LITTLE * total < needed:
             self._warn(
                 "learning_rate",
                 f"The learning rates of the scores add up to {total:.3g} in "
@@ -142,10 +165,10 @@ class Advice:
                 "for more steps.",
             )
 
-    def _warn(self, cause: str, message: str) -> None:
-        if cause not in self._given:
+    def _warn(self, cause: str, message: str | None) -> None:
+        if message is not None and cause not in self._given:
             self._given.add(cause)
-            warnings.warn(message, stacklevel=2)
+            warnings.warn(message, SparsityWarning, stacklevel=2)
 
 
 def steps_taken(model: keras.Model) -> int:
@@ -157,12 +180,19 @@ def steps_taken(model: keras.Model) -> int:
     return updates * _steps_per_update(optimizer.inner_optimizer)
 
 
-def _is_final(model: keras.Model, decisions: Decisions) -> bool:
-    """Whether no score will change any more."""
-    if all(s.hardened for s in decisions.scores):
-        return True
-    optimizer = find_projected(model.optimizer)
-    return optimizer is not None and optimizer.is_final()
+def _is_early(optimizer: ProjectedOptimizer) -> str | None:
+    """Says that training stopped before its schedule ended, if it did."""
+    now, end = optimizer.whole_budgets()
+    if now <= end:
+        return None
+    what = "costs" if optimizer.costs else "weights"
+    return (
+        f"Training ended at step {optimizer.steps:,}, where the schedule of "
+        f"the budget stands at {now:,} {what}. It ends at {end:,}, and "
+        "`strip` keeps as many: the model was not trained with so few and "
+        "will do worse. Train to the end of the schedule. Wrap callbacks that "
+        "stop training in `keras_gumbel.callbacks.OnceFinal`."
+    )
 
 
 def _steps_per_update(optimizer: keras.optimizers.Optimizer) -> int:

@@ -9,6 +9,7 @@ from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.callbacks._advice import Advice
 from keras_gumbel.callbacks._advice import steps_taken
 from keras_gumbel.callbacks._hardened import evaluate_soft_and_hard
+from keras_gumbel.sparsity._budget_keeping import bring_back
 from keras_gumbel.sparsity._choices import Decisions
 from keras_gumbel.sparsity._choices import find_decisions
 from keras_gumbel.sparsity._found import divergence
@@ -42,14 +43,18 @@ class SparsityLogger(keras.callbacks.Callback):
 
     It warns, once each, with advice, where
 
-    - the density, as scheduled, has not come to its end when `fit` ends;
+    - the density, as scheduled, has not come to its end when `fit` ends, as
+      planned or because a callback has stopped it;
+    - the schedule ends in the first tenth of the steps;
     - the learning rate of the scores is too small for the steps that train
       them. A rule of thumb, measured in
       `docs/benchmarks/score_learning_rate.md`: the sum of the learning rates
       of all steps should be 10 or more for `Adam` and its kin, and
       `10 * (1 - momentum)` for `ScoreSGD`;
     - more than 3 scores for each weight kept are undecided where the
-      optimizer fixes the mask, or more than 1 where training ends;
+      optimizer fixes the mask, or more than 1 where training has ended, with
+      the weights that callbacks before this one have restored;
+    - masks are trained by an optimizer that knows no budget;
     - nothing is kept of a layer;
     - training diverges. Where a score is NaN, so is all that is logged.
 
@@ -126,7 +131,15 @@ class SparsityLogger(keras.callbacks.Callback):
             logs.update(self._values)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._advice.on_end()
+        # Callbacks before this one may have restored the weights of another
+        # epoch.
+        bring_back(self.model)
+        diverged = divergence(find_scores("SparsityLogger", self.model))
+        if diverged is None:
+            decisions = find_decisions("SparsityLogger", self.model)
+            self._advice.on_end(self.model, decisions)
+        else:
+            self._advice.on_divergence(diverged)
 
     def _describe(self, decisions: Decisions) -> dict[str, float]:
         """Returns what is logged of an epoch."""

@@ -4,7 +4,9 @@ import random
 from typing import Any
 
 import keras
+from keras import ops
 
+from keras_gumbel import _keras_private
 from keras_gumbel._seeds import require_seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel.granularities import ScoreLayout
@@ -21,7 +23,8 @@ class RandomMask(RankedMask):
 
     Args:
         seed: Integer in [0, 2**32) or `None` for one that is drawn, and saved
-            with the mask. Defaults to `None`.
+            with the weights of the model: a run that is resumed goes on with
+            the same ranking. Defaults to `None`.
         **kwargs: Arguments of `keras_gumbel.masks.MagnitudeMask`.
 
     Call arguments:
@@ -51,9 +54,40 @@ class RandomMask(RankedMask):
         # As Keras draws seeds, so that `keras.utils.set_random_seed` counts.
         self.seed = random.randrange(2**31) if seed is None else seed
 
-    def saliency(self, weight: keras.Variable, layout: ScoreLayout) -> Tensor:
+    def attach_to(
+        self,
+        weight: keras.Variable,
+        layout: ScoreLayout,
+        input_axes: tuple[int, ...] | None,
+    ) -> None:
         # A number that torch, too, takes for a seed.
-        return keras.random.uniform(layout.scores, seed=self.seed % 2**31)
+        self._last_seed = self.seed % 2**31
+        with _keras_private.unlocked(self):
+            self.ranking_seed = self.add_weight(
+                name="ranking_seed",
+                shape=(),
+                initializer=keras.initializers.Constant(self._last_seed),
+                dtype="int32",
+                trainable=False,
+                autocast=False,
+            )
+
+    def saliency(self, weight: keras.Variable, layout: ScoreLayout) -> Tensor:
+        self._read_seed()
+        return keras.random.uniform(layout.scores, seed=self._last_seed)
+
+    def load_own_variables(self, store: Any) -> None:
+        super().load_own_variables(store)
+        self._read_seed()
+
+    def _read_seed(self) -> None:
+        """Finds out the seed, unless a step of training hides it."""
+        if not _keras_private.is_readable(self.ranking_seed):
+            return
+        with _keras_private.outside_graph():
+            seed = ops.convert_to_tensor(self.ranking_seed)
+            if _keras_private.is_eager(seed):
+                self._last_seed = int(ops.convert_to_numpy(seed))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "seed": self.seed}

@@ -7,6 +7,7 @@ import keras
 
 from keras_gumbel import _keras_private
 from keras_gumbel._validation import is_number
+from keras_gumbel._validation import is_schedule
 from keras_gumbel.optimizers.score_sgd import ScoreSGD
 
 # The share of the steps of its schedules after which the mask is final.
@@ -20,10 +21,34 @@ _MOMENTUM = 0.8
 
 
 def schedule_steps(limits: list[Any]) -> float | None:
-    """Returns how long schedules of this package last, if there is one."""
-    lengths = [getattr(limit, "steps", 0.0) for limit in limits]
-    longest: float = max(n for n in lengths if is_number(n))
-    return longest or None
+    """Returns the steps of the longest schedule, if one has a known end."""
+    return max(filter(None, map(_length, limits)), default=None)
+
+
+def schedule_end(limits: list[Any]) -> float | None:
+    """Returns the step from which no schedule changes, if it is known."""
+    ends = [
+        (_length(limit) or 0.0) * getattr(limit, "end", 1.0)
+        for limit in limits
+        if is_schedule(limit)
+    ]
+    return max(ends, default=None) or None
+
+
+def _length(limit: Any) -> float | None:
+    """Returns the steps of a schedule of ours or of Keras, if it has an end."""
+    schedules = keras.optimizers.schedules
+    if not is_schedule(limit):
+        return None
+    if isinstance(limit, schedules.PolynomialDecay):
+        return None if limit.cycle else limit.decay_steps
+    if isinstance(limit, schedules.CosineDecay):
+        warms_up = limit.warmup_target is not None
+        return limit.decay_steps + (limit.warmup_steps if warms_up else 0)
+    if isinstance(limit, schedules.PiecewiseConstantDecay):
+        return max(limit.boundaries)
+    steps = getattr(limit, "steps", None)
+    return steps if is_number(steps) else None
 
 
 def default_harden_step(limits: list[Any], live: float = _LIVE) -> int | None:
@@ -55,8 +80,5 @@ def default_score_optimizer(
     return ScoreSGD(
         rate,
         momentum=_MOMENTUM,
-        use_ema=inner.use_ema,
-        ema_momentum=inner.ema_momentum,
-        ema_overwrite_frequency=inner.ema_overwrite_frequency,
         gradient_accumulation_steps=inner.gradient_accumulation_steps,
     )

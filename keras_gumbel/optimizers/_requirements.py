@@ -29,6 +29,13 @@ def require_optimizer(name: str, value: Any) -> keras.optimizers.Optimizer:
     return value
 
 
+def leaves_of(
+    optimizer: keras.optimizers.Optimizer,
+) -> list[keras.optimizers.Optimizer]:
+    """Lists the optimizers inside a `MultiOptimizer`, or the one given."""
+    return list(getattr(optimizer, "optimizers", [optimizer]))
+
+
 def require_partner(
     inner: keras.optimizers.Optimizer, score: keras.optimizers.Optimizer
 ) -> None:
@@ -40,6 +47,15 @@ def require_partner(
             "an optimizer without weight decay, which scores never have",
             score,
             "Set its `weight_decay` to `None`.",
+        )
+    if any(leaf.use_ema for leaf in leaves_of(score)):
+        raise invalid_argument(
+            "ProjectedOptimizer",
+            "score_optimizer",
+            "an optimizer without moving averages (`use_ema`)",
+            score,
+            "Set `use_ema=True` on the inner optimizer alone, and weights are "
+            "averaged. The mask is the one that training stands at.",
         )
     if score.loss_scale_factor not in (None, inner.loss_scale_factor):
         raise invalid_argument(

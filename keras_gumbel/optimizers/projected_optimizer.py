@@ -1,5 +1,7 @@
 """The optimizer that holds the scores under the budget (Algorithm 1)."""
 
+import math
+import warnings
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -10,18 +12,22 @@ from keras import ops
 
 from keras_gumbel import _keras_private
 from keras_gumbel._budgets import LAST_STEP
+from keras_gumbel._budgets import WHOLE
 from keras_gumbel._budgets import BudgetGroup
 from keras_gumbel._budgets import budget_groups
 from keras_gumbel._budgets import limits_of
 from keras_gumbel._budgets import require_limits
 from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import marked_scores
+from keras_gumbel._scores import train_by
 from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import SparsityWarning
 from keras_gumbel._validation import require_positive
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.optimizers._defaults import default_harden_step
 from keras_gumbel.optimizers._defaults import default_score_optimizer
 from keras_gumbel.optimizers._defaults import schedule_steps
+from keras_gumbel.optimizers._requirements import leaves_of
 from keras_gumbel.optimizers._requirements import require_optimizer
 from keras_gumbel.optimizers._requirements import require_partner
 from keras_gumbel.optimizers._requirements import require_scores
@@ -44,8 +50,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     The scores are the trainable variables that the masked layers have marked;
     every other variable is left to the inner optimizer alone. Scores start
-    feasible: they are projected when the optimizer is built. Weight decay
-    passes them by. Moving averages of them (`use_ema`) are projected too.
+    feasible: they are projected when the optimizer is built. Weight decay is
+    not applied to them.
 
     After `harden_step` steps the mask is final: the K largest scores are 1
     and all others 0 from then on, and what is left of the training fine-tunes
@@ -57,10 +63,15 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
     these may keep beside the frozen ones. As always in Keras, call `compile`
     again after freezing.
 
+    Scores that are written from outside, such as those of an earlier epoch
+    that `EarlyStopping(restore_best_weights=True)` puts back, come under the
+    budget in the next step, and a final mask is final again.
+
     Arguments of other optimizers, such as `clipnorm`, `use_ema` or
-    `gradient_accumulation_steps`, are set on the inner optimizer. Under
-    `mixed_float16`, `compile` wraps this optimizer in a `LossScaleOptimizer`
-    as it does any other.
+    `gradient_accumulation_steps`, are set on the inner optimizer. Its learning
+    rate is the one that callbacks such as `ReduceLROnPlateau` change; the rate
+    of the scores stays. Under `mixed_float16`, `compile` wraps this optimizer
+    in a `LossScaleOptimizer` as it does any other.
 
     Args:
         inner_optimizer: Optimizer, its name, or its config.
@@ -80,13 +91,16 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             cosine decay over the `steps` of the schedule of the density or
             budget if that has any, from 0.05 or, in a run of under 80 steps,
             from as much more as the scores need to be decided; and `None` if
-            the inner optimizer is a `MultiOptimizer`. Defaults to `"auto"`.
+            the inner optimizer is a `MultiOptimizer`. It has no moving
+            averages (`use_ema`): the mask is the one that training stands at.
+            Defaults to `"auto"`.
         harden_step: Positive integer, the number of steps after which the
             mask is final, with the K that the schedule ends at; `None` for
-            scores that are learned to the end; or `"auto"`, 70 % of the
-            `steps` of the schedule, or where it ends if that is later. That
+            scores that are learned to the end; or `"auto"`, 70% of the
+            `steps` of the schedule, or its `end` if that is later. That
             is all of the `steps` if no weights are trained, and `None`
-            without a schedule that has `steps`. Defaults to `"auto"`.
+            without a schedule that has `steps`. The schedules of Keras have
+            them in `decay_steps` or `boundaries`. Defaults to `"auto"`.
         regrow: Boolean, whether a score that has fallen to 0 may rise again.
             If not, a weight is lost for good once its score is 0. Defaults
             to `True`.
@@ -176,12 +190,11 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     @property
     def optimizers(self) -> list[keras.optimizers.Optimizer]:
-        """The optimizers that take the steps, as in `MultiOptimizer`."""
-        return [
-            leaf
-            for part in self._parts()
-            for leaf in getattr(part, "optimizers", [part])
-        ]
+        """The optimizers that step the weights, as in `MultiOptimizer`.
+
+        Callbacks of Keras set the learning rates of these.
+        """
+        return leaves_of(self.inner_optimizer)
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -216,6 +229,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         variables = list(variables)
+        if not variables:
+            return  # Keras, as it loads a legacy file; `apply` builds then.
         scores = _trained_scores(variables)
         require_scores(scores)
         self._groups = self.groups(scores)
@@ -225,13 +240,16 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         if self._last_step is not None and len(marked) == len(variables):
             self.harden_step = self._last_step
         # Keras decides on weight decay as it builds, from 3.16 on.
-        for optimizer in self.optimizers:
-            _keras_private.exclude_from_weight_decay(optimizer, marked)
+        leaves = [leaf for part in self._parts() for leaf in leaves_of(part)]
+        for leaf in leaves:
+            _keras_private.exclude_from_weight_decay(leaf, marked)
         for part, own in self._share(variables):
             part.build(own)
         super().build(variables)
-        for optimizer in self.optimizers:
-            _keras_private.forgo_needless_weight_decay(optimizer)
+        for leaf in leaves:
+            _keras_private.forgo_needless_weight_decay(leaf)
+        for score in scores:
+            train_by(score, self)
         with _keras_private.outside_graph():
             self._settle(scores)
 
@@ -269,13 +287,48 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         self._settle(scores, before)
         self._settle_averages(scores)
 
+    def bring_back(self) -> bool:
+        """Brings scores that were written from outside under the budget.
+
+        Where training has made the mask final, they become zeros and ones
+        again. Scores that are as a step would leave them stay as they are.
+
+        Returns:
+            Boolean, whether any score has changed.
+        """
+        if not self.built:
+            return False
+        final = self.is_final()
+        changed = False
+        for group in self._live_groups():
+            values = [ops.convert_to_tensor(v) for v in group.variables]
+            if group.allows(values, self._iterations, final):
+                continue
+            settle = group.finish if final else group.project
+            settled = settle(values, self._iterations)
+            for score, value in zip(group.variables, settled, strict=True):
+                score.assign(value)
+            changed = True
+        return changed
+
     def current_budget(self) -> float:
         """Returns K, summed over all budgets, after the steps so far."""
         return sum(k for k, _ in self.current_budgets())
 
+    @property
+    def steps(self) -> int:
+        """The steps taken so far, as the schedules count them."""
+        return int(_number(self._iterations))
+
     def final_budget(self) -> float:
         """Returns K, summed over all budgets, at the end of the schedules."""
         return sum(_number(g.budget_at(LAST_STEP)) for g in self._live_groups())
+
+    def whole_budgets(self) -> tuple[int, int]:
+        """Returns K after the steps so far and at the end, rounded down."""
+        budgets = self.current_budget(), self.final_budget()
+        now, end = (math.floor(budget + WHOLE) for budget in budgets)
+        return now, end
 
     def current_budgets(
         self, scores: list[keras.Variable] | None = None
@@ -288,6 +341,18 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         """
         groups = self._live_groups() if scores is None else self.groups(scores)
         return [(_number(g.budget_at(self._iterations)), g) for g in groups]
+
+    def final_budgets(
+        self, scores: list[keras.Variable]
+    ) -> list[tuple[float, BudgetGroup]]:
+        """Returns every K of the final mask, and the scores under it.
+
+        Args:
+            scores: List of variables to sort.
+        """
+        groups = self.groups(scores)
+        step = self._iterations
+        return [(_number(g.final_budget_at(step)), g) for g in groups]
 
     def is_final(self) -> bool:
         """Returns whether training has made the mask final."""
@@ -332,6 +397,16 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             store[str(index)] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store: Any) -> None:
+        if len(store.keys()) != len(self._variables):
+            # As other optimizers of Keras do.
+            warnings.warn(
+                f"The state of the optimizer {self.name!r} is not loaded: the "
+                "weights were saved without a `ProjectedOptimizer`. The "
+                "schedule of the budget stays at the step where it is.",
+                SparsityWarning,
+                stacklevel=2,
+            )
+            return
         for index, variable in enumerate(self._variables):
             variable.assign(store[str(index)])
 
@@ -426,7 +501,9 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         settled = self._by_stage(
             learning=lambda: self._in_groups(BudgetGroup.project, values),
             hardening=lambda: self._in_groups(BudgetGroup.finish, values),
-            final=None if before is None else lambda: before,
+            final=None
+            if before is None
+            else lambda: self._in_groups(BudgetGroup.remain, before),
         )
         for score, value in zip(scores, settled, strict=True):
             score.assign(value)
@@ -488,10 +565,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             next(
                 (
                     average
-                    for optimizer in self.optimizers
-                    for average in _keras_private.moving_averages(
-                        optimizer, [score]
-                    )
+                    for leaf in self.optimizers
+                    for average in _keras_private.moving_averages(leaf, [score])
                 ),
                 None,
             )

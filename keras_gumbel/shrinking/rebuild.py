@@ -4,6 +4,7 @@ import warnings
 
 import keras
 
+from keras_gumbel._validation import SparsityWarning
 from keras_gumbel.shrinking.graph import copy_layer
 from keras_gumbel.shrinking.graph import copy_weights
 from keras_gumbel.shrinking.graph import rewrite
@@ -87,5 +88,6 @@ def _warn_of_dead(report: ShrinkReport) -> None:
     if dead:
         warnings.warn(
             "`shrink` kept dead units: " + ", ".join(dead),
+            SparsityWarning,
             stacklevel=3,
         )

@@ -1,6 +1,7 @@
 """The final mask that a model would have now, and how far it is decided."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,10 @@ from keras import ops
 from keras_gumbel._budgets import BudgetGroup
 from keras_gumbel._budgets import budget_groups
 from keras_gumbel._budgets import require_limits
+from keras_gumbel._validation import SparsityWarning
+from keras_gumbel.sparsity._budget_keeping import find_projected
 from keras_gumbel.sparsity._found import Replaced
 from keras_gumbel.sparsity._found import Scores
-from keras_gumbel.sparsity._found import find_projected
 from keras_gumbel.sparsity._found import find_scores
 from keras_gumbel.sparsity._found import require_numbers
 from keras_gumbel.sparsity._found import sum_scores
@@ -35,8 +37,9 @@ class Choice:
     Attributes:
         group: `BudgetGroup`.
         budget: Number K, the ones to keep, or what they may cost.
-        settled: Boolean, whether the scores are the final mask already. They
-            stay as they are then, even if the budget would pay for more.
+        settled: Boolean, whether training has made the mask final. Scores that
+            are a mask within the budget stay as they are then, even if the
+            budget would pay for more.
     """
 
     group: BudgetGroup
@@ -49,8 +52,9 @@ class Choice:
         """Returns zeros and ones for the scores, by the ids of variables."""
         keys = [id(v) for v in self.group.variables]
         own = [values[key] for key in keys]
-        if not self.settled or not all(np.isin(v, (0, 1)).all() for v in own):
-            tensors = [ops.convert_to_tensor(v, "float32") for v in own]
+        tensors = [ops.convert_to_tensor(v, "float32") for v in own]
+        fits = self.settled and self.group.is_final_mask(tensors, self.budget)
+        if not fits:
             found = self.group.final_masks(tensors, self.budget)
             own = [ops.convert_to_numpy(mask) for mask in found]
         return dict(zip(keys, own, strict=True))
@@ -62,12 +66,23 @@ def decide(
     scores: list[Scores],
     density: Any = None,
     budget: Any = None,
+    now: bool = False,
 ) -> list[Choice] | None:
     """Returns what the final mask may keep, budget by budget.
 
-    That is what the arguments say where they are given; else what is in force
-    in the optimizer that the model is compiled with, or was before it was
-    hardened; else `None`. Frozen scores are in none: they keep what they have.
+    That is what the arguments say where they are given; else where the
+    schedules end of the optimizer that the model is compiled with, or was
+    before it was hardened; else what there is of a mask that was final when it
+    was saved; else `None`. Frozen scores are in none: they keep what they
+    have.
+
+    Args:
+        owner: String, the function or class for errors.
+        model: Keras model or layer.
+        scores: List of `Scores`.
+        density: As in `keras_gumbel.harden`, or `None`.
+        budget: As in `keras_gumbel.harden`, or `None`.
+        now: Boolean, whether the budgets are those where training stands.
     """
     live = [s for s in scores if not s.frozen]
     if density is not None or budget is not None:
@@ -77,9 +92,11 @@ def decide(
         return [Choice(g, g.budget_at(0)) for g in groups]
     optimizer = projected_optimizer(model)
     if optimizer is None:
-        return None
+        known = live and all(s.final for s in live)
+        return [whole(live)] if known else None
     settled = optimizer.built and optimizer.is_final()
-    budgets = optimizer.current_budgets([s.variable for s in live])
+    find = optimizer.current_budgets if now else optimizer.final_budgets
+    budgets = find([s.variable for s in live])
     return [Choice(group, k, settled) for k, group in budgets]
 
 
@@ -172,6 +189,11 @@ class Decisions:
         return self.undecided / max(self.kept, 1)
 
     @property
+    def empty(self) -> list[str]:
+        """The names of the weights of which the final mask keeps nothing."""
+        return empty(self.scores, self.finals)
+
+    @property
     def temperature(self) -> float | None:
         """The mean temperature of the masks that have one, or `None`."""
         found = [
@@ -183,7 +205,7 @@ class Decisions:
 
 
 def find_decisions(owner: str, model: keras.Layer) -> Decisions:
-    """Returns the final mask that `keras_gumbel.harden` would choose now.
+    """Returns the mask that the budget allows where training stands.
 
     Without a budget it keeps as many as a drawn mask does on average, the sum
     of the scores (Eq. 19).
@@ -199,7 +221,7 @@ def find_decisions(owner: str, model: keras.Layer) -> Decisions:
     if all(s.hardened for s in scores):
         values = [s.values() for s in scores]
         return Decisions(scores, frozen, values, values, 1.0)
-    choices = decide(owner, model, scores)
+    choices = decide(owner, model, scores, now=True)
     if choices is None:
         choices = [dataclasses.replace(whole(scores), settled=False)]
     return Decisions(
@@ -208,6 +230,51 @@ def find_decisions(owner: str, model: keras.Layer) -> Decisions:
         values=[s.values() for s in scores],
         finals=final_masks(scores, choices),
         budget_used=_budget_used(scores, choices),
+    )
+
+
+def mask_is_final(model: keras.Layer, scores: list[Scores]) -> bool:
+    """Whether no score of a model will change any more in training."""
+    if all(s.hardened for s in scores if not s.frozen):
+        return True
+    optimizer = find_projected(getattr(model, "optimizer", None))
+    return optimizer is not None and optimizer.is_final()
+
+
+def empty(scores: list[Scores], finals: list[np.ndarray]) -> list[str]:
+    """Lists the names of the weights of which a mask keeps nothing."""
+    pairs = zip(scores, finals, strict=True)
+    return [s.name for s, final in pairs if not final.any()]
+
+
+def nothing_is_kept(names: list[str]) -> str | None:
+    """Says that nothing is kept of weights, if there are any."""
+    if not names:
+        return None
+    return (
+        f"Nothing is kept of {', '.join(names)}: what goes through it is lost. "
+        "Give it a budget of its own, with a dictionary of regexes for "
+        "`density` or `budget`, or keep more."
+    )
+
+
+def warn_of_empty(names: list[str], stacklevel: int) -> None:
+    """Warns of weights of which nothing is kept, if there are any."""
+    message = nothing_is_kept(names)
+    if message is not None:
+        warnings.warn(message, SparsityWarning, stacklevel=stacklevel + 1)
+
+
+def short_schedule(end: float | None, steps: int) -> str | None:
+    """Says that a schedule ends early in a run of training, if it does."""
+    if end is None or end * 10 >= steps:
+        return None
+    return (
+        f"The schedule of the budget ends at step {end:,.0f}, in the first "
+        f"tenth of the {steps:,} steps of training: most weights were dropped "
+        "before much was learned. `steps` of a schedule counts training steps, "
+        "which are batches, not epochs. Give it those of the whole run, "
+        "`epochs * batches`."
     )
 
 

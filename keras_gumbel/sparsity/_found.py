@@ -9,12 +9,12 @@ import numpy as np
 from keras import ops
 
 from keras_gumbel._scores import Mark
+from keras_gumbel._scores import is_final
 from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import marked_scores
 from keras_gumbel._scores import name_of
 from keras_gumbel._scores import rename
 from keras_gumbel.masks import Mask
-from keras_gumbel.optimizers import ProjectedOptimizer
 from keras_gumbel.sparsity._masked_layer import attached_masks
 from keras_gumbel.sparsity._scan import named_layers
 from keras_gumbel.sparsity._scan import require_built
@@ -71,6 +71,12 @@ class Scores:
     def frozen(self) -> bool:
         """Whether the scores are not trained, and not final either."""
         return not self.hardened and not self.variable.trainable
+
+    @property
+    def final(self) -> bool:
+        """Whether training has ended with these scores as its final mask."""
+        decided = np.isin(self.values(), (0, 1)).all()
+        return bool(decided) and is_final(self.variable)
 
     def values(self) -> np.ndarray:
         """Returns the scores in [0, 1]: of a final mask, zeros and ones."""
@@ -151,18 +157,6 @@ def find_scores(owner: str, model: Any) -> list[Scores]:
             "`keras_gumbel.sparsify` on it first."
         )
     return found
-
-
-def find_projected(
-    optimizer: keras.optimizers.Optimizer | None,
-) -> ProjectedOptimizer | None:
-    """Returns the `ProjectedOptimizer` in what a model is compiled with."""
-    if optimizer is None or isinstance(optimizer, ProjectedOptimizer):
-        return optimizer
-    inner = getattr(optimizer, "inner_optimizer", None)
-    parts = [inner, *getattr(optimizer, "optimizers", [])]
-    found = (find_projected(part) for part in parts if part is not None)
-    return next((part for part in found if part is not None), None)
 
 
 class Replaced:

@@ -6,13 +6,19 @@ from typing import Any
 import keras
 
 from keras_gumbel import _keras_private
+from keras_gumbel._budgets import limits_of
+from keras_gumbel._validation import SparsityWarning
+from keras_gumbel.optimizers._defaults import schedule_end
+from keras_gumbel.sparsity._budget_keeping import find_projected
 from keras_gumbel.sparsity._choices import MOST_WHEN_HARDENED
 from keras_gumbel.sparsity._choices import count_undecided
 from keras_gumbel.sparsity._choices import decide
+from keras_gumbel.sparsity._choices import empty
 from keras_gumbel.sparsity._choices import final_masks
+from keras_gumbel.sparsity._choices import short_schedule
+from keras_gumbel.sparsity._choices import warn_of_empty
 from keras_gumbel.sparsity._found import Replaced
 from keras_gumbel.sparsity._found import Scores
-from keras_gumbel.sparsity._found import find_projected
 from keras_gumbel.sparsity._found import find_scores
 from keras_gumbel.sparsity._found import require_numbers
 from keras_gumbel.sparsity._reconstruct import Reconstruction
@@ -61,8 +67,8 @@ def harden(
             `None`.
         budget: Number K of scores to keep, a dictionary of these, or `None`.
             Without `density` and `budget` it is the budget of the
-            `ProjectedOptimizer` that the model is compiled with, as it is
-            after the steps so far. Defaults to `None`.
+            `ProjectedOptimizer` that the model is compiled with, where its
+            schedule ends. Defaults to `None`.
         reconstruct: Boolean, whether to change the weights that are kept. A
             warning lists those without calibration data, which stay as they
             are. Defaults to `False`.
@@ -116,8 +122,10 @@ def harden_for(
         finals = Reconstruction(owner, scores).choose(choices)
     else:
         finals = final_masks(scores, choices)
-    if implied and not _warn_if_early(model):
+    if implied and not _warn_if_early(model, scores, finals):
         _warn_if_undecided(scores, finals)
+        _warn_if_short(model)
+    warn_of_empty(empty(scores, finals), stacklevel=3)
     for s, final in zip(scores, finals, strict=True):
         s.harden(final)
     optimizer = getattr(model, "optimizer", None)
@@ -166,28 +174,43 @@ def soften(model: keras.Layer) -> keras.Layer:
     return model
 
 
-def _warn_if_early(model: keras.Layer) -> bool:
+def _warn_if_early(
+    model: keras.Layer, scores: list[Scores], finals: list[Any]
+) -> bool:
     optimizer = find_projected(getattr(model, "optimizer", None))
     if optimizer is None or not optimizer.built:
         return False
-    budget, final = optimizer.current_budget(), optimizer.final_budget()
-    early = budget > final + 1
+    now, end = optimizer.whole_budgets()
+    early = now > end
     if early:
-        what = "in costs" if optimizer.costs else "scores"
+        what = "costs" if optimizer.costs else "weights"
         warnings.warn(
-            f"The final mask keeps {budget:.0f} {what}, the budget where "
-            f"training stands; its schedule ends at {final:.0f}. Train to the "
-            "end of the schedule, or pass `density` or `budget` to `harden`.",
+            f"The final mask keeps {_count(scores, finals):,} weights: the "
+            f"schedule of the budget ends at {end:,} {what}, and training "
+            f"stands at {now:,}. The model was not trained with so few and "
+            "will do worse. Train to the end of the schedule, or pass "
+            "`density` or `budget` to `harden`.",
+            SparsityWarning,
             stacklevel=4,
         )
     return early
+
+
+def _warn_if_short(model: keras.Layer) -> None:
+    optimizer = find_projected(getattr(model, "optimizer", None))
+    if optimizer is None:
+        return
+    limits = limits_of(optimizer.density) + limits_of(optimizer.budget)
+    message = short_schedule(schedule_end(limits), optimizer.steps)
+    if message is not None:
+        warnings.warn(message, SparsityWarning, stacklevel=4)
 
 
 def _warn_if_undecided(scores: list[Scores], finals: list[Any]) -> None:
     undecided = sum(
         s.weights_per_score * count_undecided(s.values()) for s in scores
     )
-    kept = sum(s.count(f) for s, f in zip(scores, finals, strict=True))
+    kept = _count(scores, finals)
     if undecided > MOST_WHEN_HARDENED * kept:
         warnings.warn(
             f"The final mask keeps {kept:,} weights, and the scores "
@@ -196,8 +219,14 @@ def _warn_if_undecided(scores: list[Scores], finals: list[Any]) -> None:
             "will do worse until it is fine-tuned. Train the scores at a "
             "larger learning rate, the one of `score_optimizer`, or for more "
             "steps.",
+            SparsityWarning,
             stacklevel=4,
         )
+
+
+def _count(scores: list[Scores], finals: list[Any]) -> int:
+    """Returns how many weights a final mask keeps."""
+    return sum(s.count(f) for s, f in zip(scores, finals, strict=True))
 
 
 def _fresh(

@@ -13,17 +13,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_gumbel import _keras_private
+from keras_gumbel._scores import is_final
+from keras_gumbel._scores import mark_final
 from keras_gumbel.masks import Mask
+from keras_gumbel.sparsity._budget_keeping import bring_back
+from keras_gumbel.sparsity._budget_keeping import warn_of_plain_optimizer
 from keras_gumbel.sparsity._masked_weight import MaskedWeight
 from keras_gumbel.sparsity._masked_weight import make_maskable
 from keras_gumbel.sparsity._masked_weight import make_plain
 from keras_gumbel.sparsity._masked_weight import masks_drawn
 from keras_gumbel.sparsity._masked_weight import masks_put_back
 
-# Marks the variables of layers with masks in a file of weights.
+# Marks the variables of layers with masks in a file of weights, and says
+# which of the masks are final.
 _PREFIX = "with_mask_"
+_FINAL = _PREFIX + "final"
+
+_NAME = "keras_gumbel>MaskedLayer"
 
 
 class Attachment:
@@ -42,6 +51,8 @@ class Attachment:
         self.quantize = vars(layer).pop("quantize", None)
         self.reasons: dict[int, str] = {}
         self.trainable: bool | None = None
+        # The optimizer that a warning was given of.
+        self.unfit: Any = None
 
 
 class MaskedLayer:
@@ -85,12 +96,19 @@ class MaskedLayer:
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         raise _strip_first(self, "quantized")
 
+    def set_weights(self, weights: Any) -> None:
+        super().set_weights(weights)  # type: ignore[misc]
+        bring_back(self)
+
     def save_own_variables(self, store: Any) -> None:
         own: dict[str, Any] = {}
         super().save_own_variables(own)  # type: ignore[misc]
         prefix = _PREFIX if _owns_masks(self) else ""
         for key, value in own.items():
             store[prefix + key] = value
+        if _owns_masks(self):
+            final = [is_final(mask.mask_scores) for mask in self.weight_masks]
+            store[_FINAL] = np.array(final)
 
     def load_own_variables(self, store: Any) -> None:
         keys = list(store.keys())
@@ -102,6 +120,9 @@ class MaskedLayer:
                     "`keras_gumbel.sparsify`."
                 )
             store = {key.removeprefix(_PREFIX): store[key] for key in keys}
+            final = store.pop(_FINAL.removeprefix(_PREFIX), None)
+            for i, mask in enumerate(self.weight_masks):
+                mark_final(mask.mask_scores, final is not None and final[i])
         super().load_own_variables(store)  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
@@ -123,6 +144,35 @@ class MaskedLayer:
     def __reduce__(self) -> Any:
         # Pickle looks up classes by name, and would find the user's.
         return keras.Layer._unpickle_model, super().__reduce__()[1]
+
+
+class _WithTraining:
+    """What a model with masks has beside a layer with masks."""
+
+    optimizer: Any
+    attachment: Attachment
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        super().compile(*args, **kwargs)  # type: ignore[misc]
+        # A model that is only to be evaluated needs a loss alone.
+        if args or "optimizer" in kwargs:
+            warn_of_plain_optimizer(self)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        # Keras leaves models alone whose `compile` is not its own.
+        plain: Any = self._plain_class  # type: ignore[attr-defined]
+        with plain_classes(self):
+            plain.compile_from_config(self, config)
+        warn_of_plain_optimizer(self)
+
+    def make_train_function(self, *args: Any, **kwargs: Any) -> Any:
+        # The model may have been compiled before it was given masks.
+        warn_of_plain_optimizer(self)
+        return super().make_train_function(*args, **kwargs)  # type: ignore[misc]
+
+    def load_weights(self, *args: Any, **kwargs: Any) -> None:
+        super().load_weights(*args, **kwargs)  # type: ignore[misc]
+        bring_back(self)
 
 
 class _WithLora:
@@ -226,6 +276,8 @@ def _masked_class(kind: type[keras.Layer]) -> type[keras.Layer]:
         bases.append(_WithLora)
     if hasattr(kind, "layers"):
         bases.append(_WithLayers)
+    if hasattr(kind, "make_train_function"):
+        bases.append(_WithTraining)
     names = {
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
@@ -233,7 +285,25 @@ def _masked_class(kind: type[keras.Layer]) -> type[keras.Layer]:
         "_plain_class": kind,
         "call": _with_signature_of(kind.call),
     }
-    return _register(type(kind.__name__, (*bases, kind), names))
+    base: Any = type(kind)
+    metaclass = _metaclass(base)
+    return _register(metaclass(kind.__name__, (*bases, kind), names))
+
+
+@functools.cache
+def _metaclass(kind: Any) -> Any:
+    """Returns the metaclass of layers with masks.
+
+    Legacy files name the class of a model by its `__name__`, where it has to
+    be the name that is registered.
+    """
+
+    def name(cls: Any) -> str:
+        if _keras_private.is_saving_legacy_file():
+            return _NAME
+        return type.__dict__["__name__"].__get__(cls)
+
+    return type(kind.__name__, (kind,), {"__name__": property(name)})
 
 
 def _with_signature_of(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -247,9 +317,7 @@ def _with_signature_of(call: Callable[..., Any]) -> Callable[..., Any]:
     return masked_call
 
 
-_register = keras.saving.register_keras_serializable(
-    "keras_gumbel", "MaskedLayer"
-)
+_register = keras.saving.register_keras_serializable(*_NAME.split(">"))
 
 # For files that are read before anything has been masked.
 _register(MaskedLayer)

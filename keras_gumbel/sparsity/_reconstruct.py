@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_gumbel._moments import moments_of
+from keras_gumbel._validation import SparsityWarning
 from keras_gumbel.sparsity._calibrated import calibrated
 from keras_gumbel.sparsity._calibrated import why_unknown
 from keras_gumbel.sparsity._choices import Choice
@@ -183,5 +184,6 @@ def _warn_of_unknown(scores: list[Scores]) -> None:
         warnings.warn(
             "`harden` does not reconstruct these weights, which stay as they "
             f"are: {listed}",
+            SparsityWarning,
             stacklevel=5,
         )

@@ -10,6 +10,7 @@ from keras import ops
 from keras_gumbel.sparsity._choices import count_undecided
 from keras_gumbel.sparsity._choices import find_decisions
 from keras_gumbel.sparsity._choices import projected_optimizer
+from keras_gumbel.sparsity._choices import warn_of_empty
 from keras_gumbel.sparsity._found import Scores
 from keras_gumbel.sparsity._found import sum_scores
 from keras_gumbel.sparsity._masked_layer import is_masked
@@ -68,7 +69,7 @@ class SparsityReport:
 
     Attributes:
         rows: Tuple of `SparsityRow`, one for each mask.
-        budget: Integer K, the number of ones the final mask has.
+        budget: Integer K, the number of weights that are kept.
         budget_used: Float, the sum of the scores over K, or of what they cost
             over what they may cost.
         skipped: Dictionary, names of weight matrices that have no mask, or
@@ -98,6 +99,11 @@ class SparsityReport:
             undecided=sum(row.undecided for row in self.rows),
             size=sum((row.size for row in self.rows), NOTHING),
         )
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """The names of the weights of which nothing is kept."""
+        return tuple(row.name for row in self.rows if not row.kept)
 
     @property
     def weights(self) -> int:
@@ -157,6 +163,7 @@ class SparsityReport:
             f"sum s / K: {self.budget_used:.4f}",
             f"weights without a mask: {self.other_bytes:,} bytes",
         ]
+        lines += [f"nothing is kept of: {name}" for name in self.empty]
         if self.score_steps and self.score_steps < _FEWEST_STEPS:
             lines.append(
                 f"too few steps: scores were trained in {self.score_steps}, "
@@ -184,11 +191,13 @@ class SparsityReport:
 def sparsity_report(model: keras.Layer) -> SparsityReport:
     """Reports what is kept of each masked weight of a model, and its size.
 
-    `kept` counts the mask that `keras_gumbel.harden` would choose now: the K
-    largest scores of the model, with the K of the `ProjectedOptimizer` the
-    model is compiled with, or else the sum of the scores, the number a drawn
-    mask keeps on average (Eq. 19). In a hardened model it is the mask itself.
-    The sizes are those of the weights under this mask.
+    `kept` counts the K largest scores of the model, with the K of the
+    `ProjectedOptimizer` that it is compiled with where training stands: once
+    the schedule has ended, this is the mask that `keras_gumbel.harden`
+    chooses. Without one, K is the sum of the scores, the number a drawn mask
+    keeps on average (Eq. 19). In a hardened model it is the mask itself. The
+    sizes are those of the weights under this mask. A warning lists the weights
+    of which nothing is kept.
 
     Args:
         model: Keras model or layer with masks.
@@ -208,6 +217,7 @@ def sparsity_report(model: keras.Layer) -> SparsityReport:
     (32, 128)
     """
     decisions = find_decisions("sparsity_report", model)
+    warn_of_empty(decisions.empty, stacklevel=2)
     optimizer = getattr(model, "optimizer", None)
     rows = [
         SparsityRow(

@@ -155,7 +155,9 @@ def copy_of(mask: Mask, **changes: Any) -> Mask:
 
 def _describe(matrix: WeightMatrix) -> list[Any]:
     shape = [int(n) for n in matrix.weight.shape]
-    return [type(matrix.layer).__name__, matrix.weight.name, *shape]
+    kind: Any = type(matrix.layer)
+    kind = getattr(kind, "_plain_class", kind)
+    return [kind.__name__, matrix.weight.name, *shape]
 
 
 def _unshared(config: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from keras_gumbel import granularities
 from keras_gumbel import masks
 from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import spawn_seeds
+from keras_gumbel._validation import SparsityWarning
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel.granularities import Granularity
 from keras_gumbel.granularities import Unit
@@ -243,6 +244,7 @@ def _warn_of_unmasked(reasons: dict[str, str | None]) -> None:
         warnings.warn(
             "`sparsify` left these weights as they are: "
             + ", ".join(f"{name} ({why})" for name, why in unmasked.items()),
+            SparsityWarning,
             stacklevel=3,
         )
 
@@ -282,6 +284,7 @@ def _warn_of_normalized(model: keras.Layer, masked: set[int]) -> None:
             "`keras_gumbel.masks.LearnedMask` layers after the normalization, "
             "and give each layer a density of its own: see "
             "`keras_gumbel.layer_densities`.",
+            SparsityWarning,
             stacklevel=3,
         )
 

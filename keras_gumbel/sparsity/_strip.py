@@ -7,6 +7,8 @@ from keras_gumbel import _keras_private
 from keras_gumbel._scores import marked_scores
 from keras_gumbel._scores import set_mark
 from keras_gumbel.masks import Mask
+from keras_gumbel.sparsity._choices import empty
+from keras_gumbel.sparsity._choices import warn_of_empty
 from keras_gumbel.sparsity._found import SAVED
 from keras_gumbel.sparsity._found import Replaced
 from keras_gumbel.sparsity._found import find_scores
@@ -25,7 +27,10 @@ def strip(model: keras.Layer) -> keras.Layer:
     it is after `keras_gumbel.harden`.
 
     A model that was not hardened is hardened first, with the budget of the
-    `ProjectedOptimizer` that it is compiled with. To remove the units that
+    `ProjectedOptimizer` that it is compiled with, where its schedule ends:
+    exactly K weights are kept wherever training has stopped, and a warning
+    says if that was too early. A model that was saved with a final mask can be
+    loaded and stripped without its optimizer. To remove the units that
     are dead without the masked weights, pass the result to
     `keras_gumbel.shrink`.
 
@@ -38,7 +43,8 @@ def strip(model: keras.Layer) -> keras.Layer:
     Raises:
         TypeError: If `model` is not a Keras model or layer.
         ValueError: If the model has no mask, a score is NaN, or the model is
-            neither hardened nor compiled with a `ProjectedOptimizer`.
+            neither hardened nor compiled with a `ProjectedOptimizer`, nor was
+            its mask final when it was saved.
 
     Example:
 
@@ -52,7 +58,9 @@ def strip(model: keras.Layer) -> keras.Layer:
         detach(model)  # a model whose parts were stripped one by one
         return model
     scores = find_scores("strip", model)
-    if not all(s.hardened for s in scores):
+    if all(s.hardened for s in scores):
+        warn_of_empty(empty(scores, [s.values() for s in scores]), stacklevel=2)
+    else:
         harden_for("strip", model)
     for s in scores:
         if s.weight is not None:

@@ -145,12 +145,17 @@ def test_harden_before_the_schedule_has_ended_warns():
     schedule = LinearAnnealing(1.0, 0.1, steps=4)
     sparse = compiled(kg.sparsify(sequential()), density=schedule)
 
-    with pytest.warns(UserWarning, match="keeps 42 scores.* ends at 4") as got:
+    with pytest.warns(
+        kg.SparsityWarning,
+        match="keeps 4 weights.* ends at 4 weights, .*stands at 42",
+    ) as got:
         hard = kg.harden(sparse)
 
-    assert [x.filename for x in got if x.category is UserWarning] == [__file__]
-    assert flat(finals_of(hard)).sum() == 42
-    assert flat(finals_of(kg.harden(sparse, budget=4))).sum() == 4
+    assert [x.filename for x in got if x.category is kg.SparsityWarning] == [
+        __file__
+    ]
+    assert flat(finals_of(hard)).sum() == 4
+    assert flat(finals_of(kg.harden(sparse, budget=42))).sum() == 42
 
 
 def test_harden_keeps_the_budget_of_every_layer():
@@ -537,7 +542,7 @@ def test_harden_warns_of_undecided_scores():
     with pytest.warns(UserWarning, match="10 weights, .* of 42 are") as got:
         kg.harden(sparse)
 
-    (warning,) = (x for x in got if x.category is UserWarning)
+    (warning,) = (x for x in got if x.category is kg.SparsityWarning)
     assert warning.filename == __file__
     assert "`score_optimizer`" in str(warning.message)
 

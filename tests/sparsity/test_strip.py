@@ -117,7 +117,9 @@ def test_strip_warns_where_it_is_called():
     with pytest.warns(UserWarning, match="10 weights, .* of 42 are") as got:
         kg.strip(sparse)
 
-    assert [x.filename for x in got if x.category is UserWarning] == [__file__]
+    assert [x.filename for x in got if x.category is kg.SparsityWarning] == [
+        __file__
+    ]
 
 
 def test_sparsify_masks_a_stripped_model_anew():

@@ -1,0 +1,74 @@
+"""What a model with masks looks after: that its scores have a budget."""
+
+import warnings
+from typing import Any
+
+import keras
+
+from keras_gumbel._scores import marked_scores
+from keras_gumbel._scores import name_of
+from keras_gumbel._validation import SparsityWarning
+from keras_gumbel.optimizers import ProjectedOptimizer
+
+
+def find_projected(
+    optimizer: keras.optimizers.Optimizer | None,
+) -> ProjectedOptimizer | None:
+    """Returns the `ProjectedOptimizer` in what a model is compiled with."""
+    if optimizer is None or isinstance(optimizer, ProjectedOptimizer):
+        return optimizer
+    inner = getattr(optimizer, "inner_optimizer", None)
+    parts = [inner, *getattr(optimizer, "optimizers", [])]
+    found = (find_projected(part) for part in parts if part is not None)
+    return next((part for part in found if part is not None), None)
+
+
+def bring_back(model: Any) -> None:
+    """Brings weights that were restored back under the budget.
+
+    Callbacks such as `EarlyStopping(restore_best_weights=True)` restore the
+    weights of an earlier epoch, and leave the optimizer where it is.
+    """
+    optimizer = find_projected(getattr(model, "optimizer", None))
+    if optimizer is not None and optimizer.bring_back():
+        what = "a final mask" if optimizer.is_final() else "the budget"
+        warnings.warn(
+            f"The weights that {model.name!r} was given are those of another "
+            "moment of its training: its scores were not within "
+            f"{what} of step {optimizer.steps:,}, where its optimizer stands. "
+            "They have been brought back under it, and the model may do "
+            "worse. Restore the optimizer with the weights, or look for the "
+            "best epoch once the mask is final: see "
+            "`keras_gumbel.callbacks.OnceFinal`.",
+            SparsityWarning,
+            stacklevel=3,
+        )
+
+
+def budget_is_missing(model: Any) -> str | None:
+    """Says that nothing holds scores under a budget in training, if so."""
+    optimizer = model.optimizer
+    loose = [
+        name_of(scores)
+        for scores in marked_scores(model.trainable_variables)
+        if scores.constraint is None
+    ]
+    if optimizer is None or not loose or find_projected(optimizer) is not None:
+        return None
+    return (
+        f"The model {model.name!r} has masks and is compiled with "
+        f"`{type(optimizer).__name__}`, which knows no budget: training will "
+        f"not prune {', '.join(loose)}. Compile it with "
+        "`keras_gumbel.optimizers.ProjectedOptimizer`, or call "
+        "`keras_gumbel.harden` first to train with a final mask."
+    )
+
+
+def warn_of_plain_optimizer(model: Any) -> None:
+    """Warns, once each, of optimizers that know no budget."""
+    if model.optimizer is model.attachment.unfit:
+        return
+    message = budget_is_missing(model)
+    if message is not None:
+        model.attachment.unfit = model.optimizer
+        warnings.warn(message, SparsityWarning, stacklevel=3)
