@@ -11,6 +11,7 @@ mean on validation data in every cell; nothing else is tuned.
 Tasks:
 
 - `mlp`: 784-300-100-10 units on 5 000 images of MNIST, fine-tuned.
+- `mlp-few`: the same network, which has 60 of these images to be pruned on.
 - `residual`: a residual network with batch normalization, `--data` an `.npz`
   file of the arrays of `keras.datasets.fashion_mnist`, at 14 x 14 pixels.
 - `language`: a character transformer on text that comes with Python. The
@@ -62,9 +63,21 @@ from timing import versions
 
 import keras_gumbel as kg
 from keras_gumbel._moments import moments_of
+from keras_gumbel._moments import scale_shape
 
 RECORDS = pathlib.Path(__file__).parent / "records"
 SGD = functools.partial(keras.optimizers.SGD, momentum=0.9)
+
+
+TASKS = (
+    "mlp",
+    "mlp-few",
+    "residual",
+    "language",
+    "language-tuned",
+    "mlpnet",
+    "edges",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +97,7 @@ class Task:
         rates: Learning rates to choose from.
         filters: Regex of the weights that are pruned, or `None` for all.
         frozen: Whether the weights stay as they are.
+        few: Number of examples that pruning trains on, or `None` for all.
         samples: Number of examples for calibration.
         accuracy: Whether accuracies are compared, or else losses above that
             of the dense network.
@@ -106,6 +120,7 @@ class Task:
     rates: tuple
     filters: str | None = None
     frozen: bool = False
+    few: int | None = None
     samples: int = 64
     accuracy: bool = True
     loss: object = LOSS
@@ -134,6 +149,35 @@ class Method:
     reconstruct: bool = False
 
 
+class PriorMask(kg.masks.LearnedMask):
+    """Learned scores that start from a ranking of the weights of each layer.
+
+    Args:
+        saliency: "magnitude", "wanda" or "obs", what ranks the weights.
+        prior: The scores start evenly spaced between 1 - `prior` and 1.
+        **kwargs: Arguments of `LearnedMask`.
+    """
+
+    def __init__(self, saliency="magnitude", prior=0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.by = saliency
+        self.prior = prior
+
+    def attach_to(self, weight, layout, input_axes):
+        magnitudes = np.abs(ops.convert_to_numpy(weight))
+        if self.by != "magnitude":
+            moments = moments_of(weight)
+            shape = scale_shape(tuple(weight.shape), moments.axes)
+            magnitudes *= moments.scale(self.by).reshape(shape)
+        ranks = np.argsort(np.argsort(magnitudes, axis=None))
+        shares = ranks.reshape(magnitudes.shape) / (ranks.size - 1)
+        self.mask_scores.assign(1.0 - self.prior * (1.0 - shares))
+
+    def get_config(self):
+        own = {"saliency": self.by, "prior": self.prior}
+        return {**super().get_config(), **own}
+
+
 DENSE_GRADIENT = kg.masks.MagnitudeMask(gradient="dense")
 METHODS = {
     "ours": Method("learned"),
@@ -143,6 +187,9 @@ METHODS = {
     "magnitude, dense gradient, at once": Method(
         DENSE_GRADIENT, falling=False, live=0.8
     ),
+    "ours, magnitude prior": Method(PriorMask("magnitude")),
+    "ours, Wanda prior": Method(PriorMask("wanda")),
+    "ours, OBS prior": Method(PriorMask("obs")),
     # One shot.
     "ours, one shot": Method("obs", scope="uniform", reconstruct=True),
     "ours, global": Method("obs", reconstruct=True),
@@ -154,7 +201,7 @@ METHODS = {
     "SparseGPT": Method("sparsegpt"),
 }
 TUNED = tuple(METHODS)[:5]
-ONE_SHOT = tuple(METHODS)[5:]
+ONE_SHOT = tuple(METHODS)[8:]
 
 
 def mlp(units):
@@ -322,8 +369,8 @@ def edge_f1(model, part):
 
 
 def make_task(name, path):
-    if name == "mlp":
-        return Task(
+    if name in ("mlp", "mlp-few"):
+        task = Task(
             functools.partial(mlp, (300, 100)),
             **split(*mnist_5k(), 1000, 500),
             optimizer=SGD,
@@ -333,6 +380,15 @@ def make_task(name, path):
             densities=(0.5, 0.1, 0.02),
             methods=TUNED,
             rates=(0.01, 0.05, 0.2),
+        )
+        if name == "mlp":
+            return task
+        return dataclasses.replace(
+            task,
+            few=60,
+            steps=(24, 96),
+            densities=(0.2, 0.05),
+            rates=(0.002, 0.01, 0.05),
         )
     if name == "residual":
         return Task(
@@ -448,7 +504,12 @@ def prune(task, method, model, density, steps, rate, seed):
     if method.mask == "sparsegpt":
         sparsegpt(task, model, final, granularity, seed)
         return
-    if not steps:
+    if task.few is not None:
+        # Those that a seed draws.
+        rows = np.random.default_rng(seed).permutation(len(task.train[0]))
+        train = tuple(part[rows[: task.few]] for part in task.train)
+        task = dataclasses.replace(task, train=train, batch_size=10)
+    if not steps or isinstance(method.mask, PriorMask):
         calibrate(task, model, seed)
     kg.sparsify(
         model,
@@ -713,8 +774,7 @@ def density_or_granularity(text):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    tasks = ("mlp", "residual", "language", "language-tuned", "mlpnet", "edges")
-    parser.add_argument("--task", choices=tasks, required=True)
+    parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--data", type=pathlib.Path)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seeds", type=int)

@@ -36,8 +36,9 @@ class SaliencyMask(RankedMask):
     `keras_gumbel.harden(model, density=d, reconstruct=True)` does.
 
     Saliencies are in the units of a layer's own outputs, which differ between
-    layers. Give every layer a density of its own:
-    `density=keras_gumbel.layer_densities(model, d, "owl")`.
+    layers. Whether all layers should share a budget depends on the model: try
+    `density=d` and
+    `density=keras_gumbel.layer_densities(model, d, "uniform")`.
 
     What depends on the data is one number for each input. It is computed when
     the mask is put on, and saved with it. A weight that was not calibrated is
