@@ -17,6 +17,7 @@ import pytest
 
 import keras_gumbel as kg
 from tests.newer_keras import require_keras
+from tests.statistics import require_frequencies
 
 # What converters warn of is between them and their dependencies.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -76,6 +77,16 @@ MODELS = {
     "SubsetSampler_marginals": lambda x: kg.layers.SubsetSampler(
         k=2, inference="marginals"
     )(_logits(x)),
+    # Samples of noise that is an input too.
+    "GumbelSoftmax_noise": lambda x: kg.layers.GumbelSoftmax(
+        hard=True, inference="sample"
+    )(_logits(x), noise=x[:, 1:]),
+    "StraightThroughArgmax_noise": lambda x: kg.layers.StraightThroughArgmax(
+        inference="sample"
+    )(_logits(x), noise=x[:, 1:]),
+    "SubsetSampler_noise": lambda x: kg.layers.SubsetSampler(
+        k=2, inference="sample"
+    )(_logits(x), noise=x[:, 1:]),
 }
 
 # Their outputs are zeros and ones or indices, to the last bit.
@@ -85,6 +96,9 @@ CHOICES = {
     "StraightThroughArgmax",
     "StraightThroughArgmax_index",
     "SubsetSampler",
+    "GumbelSoftmax_noise",
+    "StraightThroughArgmax_noise",
+    "SubsetSampler_noise",
 }
 
 
@@ -186,6 +200,90 @@ def test_exported_model_predicts_the_same(name, layer, tmp_path):
     expected, found = _predictions(layer, export, tmp_path)
 
     _check_same(layer, expected, found)
+
+
+SAMPLERS = {
+    "GumbelSoftmax": lambda: kg.layers.GumbelSoftmax(
+        hard=True, inference="sample", seed=1
+    ),
+    "StraightThroughArgmax": lambda: kg.layers.StraightThroughArgmax(
+        inference="sample", seed=1
+    ),
+    "SubsetSampler": lambda: kg.layers.SubsetSampler(
+        k=1, inference="sample", seed=1
+    ),
+    "relaxed_SubsetSampler": lambda: kg.layers.SubsetSampler(
+        k=1,
+        estimator="relaxed_top_k",
+        hard=True,
+        inference="sample",
+        seed=1,
+    ),
+}
+SAMPLED_FORMATS = ["tf_saved_model"]
+
+
+@pytest.mark.parametrize("layer", SAMPLERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.backends(*FORMATS[name][1]))
+        for name in SAMPLED_FORMATS
+    ],
+)
+def test_exported_model_draws_samples(name, layer, tmp_path):
+    p = [0.5, 0.3, 0.2]
+    features = keras.Input((3,))
+    model = keras.Model(features, SAMPLERS[layer]()(features))
+    inputs = np.tile(np.log(p), (2000, 1)).astype("float32")
+    model.predict(inputs, verbose=0)
+    export, _ = FORMATS[name]
+
+    drawn = export(model, inputs, tmp_path)
+
+    assert (drawn.max(axis=-1) == 1).all()
+    require_frequencies(drawn.sum(axis=0), p)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.backends(*FORMATS[name][1]))
+        for name in SAMPLED_FORMATS
+    ],
+)
+def test_exported_mask_draws_samples(name, tmp_path):
+    features = keras.Input((2000,))
+    mask = kg.layers.ConcreteMask(
+        hard=True,
+        scores_initializer=keras.initializers.Constant(0.3),
+        inference="sample",
+        seed=1,
+    )
+    model = keras.Model(features, mask(features))
+    inputs = np.ones((2, 2000), "float32")
+    model.predict(inputs, verbose=0)
+    export, _ = FORMATS[name]
+
+    drawn = export(model, inputs, tmp_path)
+
+    kept = drawn[0].sum()
+    require_frequencies([kept, 2000 - kept], [0.3, 0.7])
+
+
+@pytest.mark.backends("tensorflow")
+def test_saved_model_draws_anew_in_every_call(tmp_path):
+    import tensorflow as tf
+
+    features = keras.Input((3,))
+    layer = SAMPLERS["GumbelSoftmax"]()
+    model = keras.Model(features, layer(features))
+    model.export(str(tmp_path), format="tf_saved_model", verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path))
+
+    one, other = (loaded.serve(np.zeros((99, 3), "float32")) for _ in "ab")
+
+    assert (one.numpy() != other.numpy()).any()
 
 
 def export_every_layer(folder):

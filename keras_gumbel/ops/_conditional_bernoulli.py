@@ -121,13 +121,11 @@ def drawn_items(
     for level in _downwards(sums):
         nodes, length = level.shape[1:]
         pairs = ops.stop_gradient(_pairs(level))
-        left = ops.arange(length, dtype="int32")
-        right = counts[..., None] - left
-        possible = ops.logical_and(right >= 0, right < length)
-        weight = pairs[:, :, 0] * ops.take_along_axis(
-            pairs[:, :, 1], ops.clip(right, 0, length - 1), axis=-1
-        )
-        weight = ops.where(possible, weight, 0.0)
+        some = ops.arange(length, dtype="int32")
+        # Compared with all, as `take_along_axis` does not export from torch.
+        fits = some[:, None] + some == counts[..., None, None]
+        right = ops.where(fits, pairs[:, :, 1][..., None, :], 0.0)
+        weight = pairs[:, :, 0] * ops.sum(right, axis=-1)
         upto = ops.cumsum(weight, axis=-1)
         above = ops.flip(ops.cumsum(ops.flip(weight, axis=-1), axis=-1), -1)
         above = ops.pad(above[..., 1:], [(0, 0), (0, 0), (0, 1)])
@@ -140,7 +138,11 @@ def drawn_items(
         counts = ops.reshape(counts, (-1, nodes))
     drawn = counts[:, : logits.shape[-1]] > 0
     forced = allowed_count(logits, -1) <= k
-    return ops.where(forced, is_allowed(logits), drawn)
+    # ONNX Runtime has no `where` of booleans.
+    return ops.logical_or(
+        ops.logical_and(forced, is_allowed(logits)),
+        ops.logical_and(ops.logical_not(forced), drawn),
+    )
 
 
 def allowed_count(logits: Tensor, axis: int) -> Tensor:

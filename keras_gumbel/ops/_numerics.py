@@ -168,8 +168,9 @@ def positive_temperature(
             f"a number, or broadcastable to shape {tuple(values.shape)}",
             tuple(temperature.shape),
         )
-    known = ops.nan_to_num(temperature, nan=_COLDEST)
-    return ops.clip(known, _COLDEST, _HOTTEST)
+    # NaN is not above. OpenVINO has no `nan_to_num`.
+    warm = ops.where(temperature > _COLDEST, temperature, _COLDEST)
+    return ops.minimum(warm, _HOTTEST)
 
 
 def _require_all_positive(owner: str, name: str, known: Any, all_: Any) -> None:
