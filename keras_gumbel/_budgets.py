@@ -107,16 +107,26 @@ class BudgetGroup:
         """Returns zeros and ones that fit the budget from now on."""
         return self.final_masks(values, self.final_budget_at(step))
 
-    def remain(self, values: list[Tensor], step: Any) -> list[Tensor]:
+    def remain(
+        self, values: list[Tensor], step: Any, settled: Any
+    ) -> list[Tensor]:
         """Returns a final mask as it is, or chooses one where it is none.
 
-        It is none where scores were written from outside: weights of an
-        earlier epoch that a callback restores.
+        Args:
+            values: List of float tensors.
+            step: Integer or tensor, the number of steps so far.
+            settled: Boolean or tensor, whether they were made a final mask
+                before. They are none all the same where scores were written
+                from outside: weights of an earlier epoch that a callback
+                restores.
         """
         fits = self._fits(values, self.final_budget_at(step))
-        if _keras_private.is_eager(fits):
-            return values if fits else self.finish(values, step)
-        return ops.cond(fits, lambda: values, lambda: self.finish(values, step))
+        remains = ops.logical_and(settled, fits)
+        if _keras_private.is_eager(remains):
+            return values if remains else self.finish(values, step)
+        return ops.cond(
+            remains, lambda: values, lambda: self.finish(values, step)
+        )
 
     def allows(self, values: list[Tensor], step: Any, final: bool) -> bool:
         """Whether scores are within the budget, or NaN, which is to show.

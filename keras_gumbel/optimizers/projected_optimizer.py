@@ -500,13 +500,26 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             ]
         settled = self._by_stage(
             learning=lambda: self._in_groups(BudgetGroup.project, values),
-            hardening=lambda: self._in_groups(BudgetGroup.finish, values),
-            final=None
-            if before is None
-            else lambda: self._in_groups(BudgetGroup.remain, before),
+            final=lambda: self._finish(values, before),
         )
         for score, value in zip(scores, settled, strict=True):
             score.assign(value)
+
+    def _finish(
+        self, values: list[Tensor], before: list[Tensor] | None
+    ) -> list[Tensor]:
+        """Returns the final mask; from the next step on it is what it was."""
+        if before is None:
+            return self._in_groups(BudgetGroup.finish, values)
+        after = self._iterations > self.harden_step
+        if _keras_private.is_eager(after):
+            source = before if after else values
+        else:
+            pairs = zip(before, values, strict=True)
+            source = [ops.where(after, old, new) for old, new in pairs]
+        return self._in_groups(
+            lambda group, own, step: group.remain(own, step, after), source
+        )
 
     def _settle_averages(self, scores: list[keras.Variable]) -> None:
         """Brings moving averages under the budget, or to a final mask."""
@@ -520,7 +533,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         ]
         settled = self._by_stage(
             learning=lambda: self._in_groups(BudgetGroup.project, means),
-            hardening=lambda: values,
+            final=lambda: values,
         )
         for average, mean in zip(averages, settled, strict=True):
             if average is not None:
@@ -529,18 +542,12 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
     def _by_stage(
         self,
         learning: Callable[[], list[Tensor]],
-        hardening: Callable[[], list[Tensor]],
-        final: Callable[[], list[Tensor]] | None = None,
+        final: Callable[[], list[Tensor]],
     ) -> list[Tensor]:
-        """Does what is due before, at and after the step of the final mask."""
+        """Does what is due before the mask is final, or from then on."""
         if self.harden_step is None:
             return learning()
-        step, last = self._iterations, self.harden_step
-        if final is None:
-            return _cond(step < last, learning, hardening)
-        return _cond(
-            step < last, learning, lambda: _cond(step > last, final, hardening)
-        )
+        return _cond(self._iterations < self.harden_step, learning, final)
 
     def _in_groups(
         self,

@@ -170,6 +170,10 @@ class _WithTraining:
         warn_of_plain_optimizer(self)
         return super().make_train_function(*args, **kwargs)  # type: ignore[misc]
 
+    def set_state_tree(self, *args: Any, **kwargs: Any) -> None:
+        super().set_state_tree(*args, **kwargs)  # type: ignore[misc]
+        bring_back(self)
+
     def load_weights(self, *args: Any, **kwargs: Any) -> None:
         super().load_weights(*args, **kwargs)  # type: ignore[misc]
         bring_back(self)
