@@ -331,9 +331,8 @@ def _log_rest(
 def _as_rows(values: Tensor, axis: int) -> tuple[Tensor, Any]:
     """Returns values of shape `(rows, n)`, and what puts such back."""
     values = moved_axis(values, axis, -1)
-    shape = ops.shape(values)
 
     def restore(rows: Tensor) -> Tensor:
-        return moved_axis(ops.reshape(rows, shape), -1, axis)
+        return moved_axis(ops.reshape(rows, ops.shape(values)), -1, axis)
 
     return ops.reshape(values, (-1, values.shape[-1])), restore
