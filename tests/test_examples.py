@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import pathlib
 import re
@@ -89,6 +90,17 @@ def check_prune_channels(output):
     assert others[2][2:5] == others[0][2:5]
 
 
+def check_prune_language_model(output):
+    _, dense, *sparse = table(output)
+    texts = dict(re.findall(r"^(dense|learned|loaded): (.+)$", output, re.M))
+
+    assert dense[1] == "98,304"
+    assert [row[1] for row in sparse] == ["19,660"] * 4
+    for row in sparse:
+        assert number(row[3]) < number(dense[3])
+    assert texts["loaded"] == texts["learned"] != texts["dense"]
+
+
 def check_sparsify_digits(output):
     total = re.search(r"total\D+50,200\D+([\d,]+)", output)[1]
     saved = re.search(r"sparse\.keras: ([\d,]+) non-zero", output)[1]
@@ -106,6 +118,7 @@ CHECKS = {
     "explain_instances": check_explain_instances,
     "hash_codes": check_hash_codes,
     "prune_channels": check_prune_channels,
+    "prune_language_model": check_prune_language_model,
     "sparsify_digits": check_sparsify_digits,
 }
 
@@ -114,9 +127,15 @@ def test_every_example_has_a_check():
     assert set(CHECKS) == {path.stem for path in EXAMPLES.glob("*.py")}
 
 
+# Packages that an example needs and the others do not.
+NEEDS = {"prune_language_model": "keras_hub"}
+
+
 # One test an example: it runs once, wherever xdist sends the tests.
 @pytest.mark.parametrize("name", CHECKS)
 def test_example_runs(name, tmp_path):
+    if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
+        pytest.skip(f"needs {NEEDS[name]}")
     environment = {
         **os.environ,
         "KERAS_MAX_EPOCHS": "2",
