@@ -110,14 +110,6 @@ def require_temperature(
         )
 
 
-def require_budget(owner: str, budget: Any) -> None:
-    """Raises for a number K below 0 or NaN; tensors pass."""
-    if is_number(budget) and not budget >= 0:
-        raise invalid_argument(
-            owner, "budget", "a number of at least 0", budget
-        )
-
-
 def require_density(owner: str, name: str, value: Any) -> None:
     """Raises unless `value` is a number in (0, 1]."""
     if not is_number(value) or not 0 < value <= 1:
@@ -134,7 +126,7 @@ def require_choice(
     owner: str, name: str, value: Any, choices: tuple[str, ...]
 ) -> None:
     """Raises unless `value` is one of `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
         raise invalid_argument(owner, name, f"one of {listed}", value)
 

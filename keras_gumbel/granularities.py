@@ -261,8 +261,10 @@ def get(identifier: Any) -> Granularity:
     """
     if isinstance(identifier, Granularity):
         return identifier
-    if isinstance(identifier, dict):
-        return keras.saving.deserialize_keras_object(identifier)
+    if isinstance(identifier, dict) and "class_name" in identifier:
+        found = keras.saving.deserialize_keras_object(identifier)
+        if isinstance(found, Granularity):
+            return found
     if identifier == "weight":
         return Weight()
     if identifier == "unit":

@@ -24,6 +24,7 @@ from keras_gumbel.diagnostics._estimates import exact_gradient
 from keras_gumbel.diagnostics._estimates import mask_outcomes
 from keras_gumbel.diagnostics._estimates import moments
 from keras_gumbel.diagnostics._estimates import one_hot_outcomes
+from keras_gumbel.ops._numerics import as_tensor
 from keras_gumbel.ops.bernoulli import BERNOULLI_ESTIMATORS
 from keras_gumbel.ops.sampling import ESTIMATORS
 
@@ -175,6 +176,9 @@ def gradient_report(
         if probs is None
         else (probs, mask_outcomes, _BERNOULLI)
     )
+    given = as_tensor(owner, "logits" if probs is None else "probs", point)
+    if probs is None and not given.shape:
+        raise invalid_argument(owner, "logits", "of shape `(..., K)`", point)
     point = np.asarray(ops.convert_to_numpy(point), "float64")
     exact = exact_gradient(function, *outcomes(point))
     scale = float(np.linalg.norm(exact))

@@ -35,13 +35,14 @@ def as_tensor(
 ) -> Tensor:
     """Returns a tensor of real numbers or booleans, or raises."""
     try:
-        tensor = ops.convert_to_tensor(value, dtype)
+        # Not to a dtype at once: JAX takes any object for a boolean.
+        tensor = ops.convert_to_tensor(value)
         kind = dtype_of(tensor)
     except Exception as error:  # each backend has its own
         raise not_a_tensor(owner, name, value) from error
     if kind == "string" or "complex" in kind:
         raise not_a_tensor(owner, name, value)
-    return tensor
+    return tensor if dtype is None else ops.cast(tensor, dtype)
 
 
 def not_a_tensor(owner: str, name: str, value: Any) -> Exception:
@@ -126,6 +127,31 @@ def largest(values: Tensor, axis: int) -> Tensor:
         # Keras refuses an empty batch there, unlike on the other backends.
         return ops.sum(values, axis=axis, keepdims=True)
     return ops.stop_gradient(ops.amax(values, axis=axis, keepdims=True))
+
+
+def as_budget(owner: str, budget: Any, shape: Shape = ()) -> Any:
+    """Checks a budget and returns it as a number or a tensor.
+
+    Args:
+        owner: String, the function that was called.
+        budget: Number of at least 0, or a tensor.
+        shape: Tuple, what a tensor must broadcast to. Defaults to `()`.
+    """
+    if is_number(budget):
+        if not budget >= 0:
+            raise invalid_argument(
+                owner, "budget", "a number of at least 0", budget
+            )
+        return budget
+    tensor = as_tensor(owner, "budget", budget)
+    if not is_broadcastable(tensor.shape, shape):
+        raise invalid_argument(
+            owner,
+            "budget",
+            f"a number, or a tensor that broadcasts to shape {shape}",
+            tuple(tensor.shape),
+        )
+    return tensor
 
 
 def positive_temperature(

@@ -13,7 +13,8 @@ from keras_gumbel import _keras_private
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
-from keras_gumbel._validation import require_budget
+from keras_gumbel.ops._numerics import as_budget
+from keras_gumbel.ops._numerics import as_tensor
 
 
 def top_k_mask(
@@ -60,12 +61,12 @@ def top_k_mask(
     [1.0, 0.0, 1.0]
     """
     owner = "top_k_mask"
-    require_budget(owner, budget)
+    budget = as_budget(owner, budget)
     several = isinstance(values, (list, tuple)) and any(
         map(ops.is_tensor, values)
     )
     tensors = [
-        ops.stop_gradient(ops.convert_to_tensor(v))
+        ops.stop_gradient(as_tensor(owner, "values", v))
         for v in (values if several else [values])
     ]
     prices: list[Any] = [1.0] * len(tensors) if costs is None else list(costs)
@@ -76,6 +77,11 @@ def top_k_mask(
             f"a list of {len(tensors)}, one for each of `values`",
             costs,
         )
+    for price in prices:
+        if not is_number(price) or not 0 < price < math.inf:
+            raise invalid_argument(
+                owner, "costs", "positive finite numbers", costs
+            )
     if all(0 in v.shape for v in tensors):
         return tensors if several else tensors[0]
     dtypes = [keras.backend.standardize_dtype(v.dtype) for v in tensors]
@@ -83,9 +89,16 @@ def top_k_mask(
     deciding = None
     if ties is not None:
         deciding = [
-            ops.stop_gradient(ops.cast(ops.convert_to_tensor(t), "float32"))
+            ops.stop_gradient(ops.cast(as_tensor(owner, "ties", t), "float32"))
             for t in (ties if several else [ties])
         ]
+        shapes, expected = (
+            [tuple(t.shape) for t in group] for group in (deciding, wide)
+        )
+        if shapes != expected:
+            raise invalid_argument(
+                owner, "ties", f"of the shapes of values, {expected}", shapes
+            )
     if all(price == prices[0] for price in prices):
         limit, prices = _whole(budget / prices[0]), [1] * len(prices)
     else:

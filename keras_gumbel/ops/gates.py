@@ -9,6 +9,7 @@ import math
 import keras
 from keras import ops
 
+from keras_gumbel._seeds import separated
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
@@ -127,7 +128,7 @@ def stochastic_gate(
     probs, dtype = widen(owner, "probs", probs)
     if noise is None:
         noise = keras.random.normal(
-            ops.shape(probs), dtype=probs.dtype, seed=seed
+            ops.shape(probs), dtype=probs.dtype, seed=separated(owner, seed)
         )
     else:
         noise = given_noise(owner, noise, probs)

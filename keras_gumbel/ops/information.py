@@ -5,6 +5,7 @@ from keras import ops
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_broadcastable
+from keras_gumbel.ops._numerics import as_tensor
 from keras_gumbel.ops._numerics import is_allowed
 from keras_gumbel.ops._numerics import masked_logits
 from keras_gumbel.ops._numerics import tempered_log_softmax
@@ -89,7 +90,8 @@ def categorical_kl(
         # Equal logits for the allowed classes.
         prior = ops.where(allowed, 0.0, logits)
     else:
-        prior = ops.convert_to_tensor(prior_logits, logits.dtype)
+        prior = as_tensor("categorical_kl", "prior_logits", prior_logits)
+        prior = ops.cast(prior, logits.dtype)
         if not is_broadcastable(prior.shape, logits.shape):
             raise invalid_argument(
                 "categorical_kl",

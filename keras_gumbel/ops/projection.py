@@ -9,10 +9,13 @@ from keras import ops
 
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_broadcastable
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import require_axis
-from keras_gumbel._validation import require_budget
 from keras_gumbel.ops import _capped_box
+from keras_gumbel.ops._numerics import as_budget
+from keras_gumbel.ops._numerics import as_tensor
+from keras_gumbel.ops._numerics import not_a_tensor
 
 # What rounding to nearest may add to a score: a share of it, and a constant.
 _ROUNDING = {"float16": (2.0**-11, 2.0**-25), "bfloat16": (2.0**-8, 0.0)}
@@ -86,14 +89,18 @@ def project_capped_box(
         - [Chandrupatla, 1997](https://doi.org/10.1016/S0965-9978(96)00051-8)
     """
     owner = "project_capped_box"
-    require_budget(owner, budget)
     several = isinstance(values, (list, tuple))
     tensors = [
-        ops.convert_to_tensor(z) for z in (values if several else [values])
+        as_tensor(owner, "values", z) for z in (values if several else [values])
     ]
     if not tensors:
         raise invalid_argument(owner, "values", "at least one tensor", values)
     all_costs = _require_costs(owner, costs, tensors, several)
+    for z in tensors:
+        rows = [] if axis is None else list(z.shape)
+        if axis is not None:
+            rows[require_axis(owner, axis, z.shape)] = 1
+        budget = as_budget(owner, budget, tuple(rows))
     if axis is None:
         projected = _project(
             tensors, budget, all_costs, equality, True, differentiable
@@ -261,10 +268,19 @@ def _require_costs(
             f"a list of {len(tensors)}, one for each of `values`",
             costs,
         )
-    for cost in costs:
-        if ops.is_tensor(cost):
-            continue
-        if not (np.isfinite(cost) & (np.asarray(cost) > 0)).all():
+    for cost, z in zip(costs, tensors, strict=True):
+        known = not ops.is_tensor(cost)
+        array = np.asarray(cost) if known else cost
+        if known and array.dtype.kind not in "iuf":
+            raise not_a_tensor(owner, "costs", cost)
+        if not is_broadcastable(array.shape, z.shape):
+            raise invalid_argument(
+                owner,
+                "costs",
+                f"numbers, or arrays that broadcast to {tuple(z.shape)}",
+                tuple(array.shape),
+            )
+        if known and not (np.isfinite(array) & (array > 0)).all():
             raise invalid_argument(owner, "costs", "positive and finite", costs)
     return costs
 
