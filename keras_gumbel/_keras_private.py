@@ -122,21 +122,114 @@ def without_rematerialization(model: keras.Layer) -> Iterator[None]:
             layer._remat_mode = mode
 
 
-def training_in_context() -> bool | None:
-    """Returns the `training` of the call that is being made, if it is known.
+def current_call() -> Any:
+    """Returns the call of the outermost layer that is being made, if known.
 
-    Not every layer has such an argument.
+    Its `entry_layer` is that layer, and it takes more attributes.
     """
     try:
         from keras.src.backend.common import global_state
     except ImportError:
         return None
-    context = global_state.get_global_attribute("current_call_ctx")
+    return global_state.get_global_attribute("current_call_ctx")
+
+
+def is_first_in_call(variable: keras.Variable) -> bool:
+    """Marks a variable, and says if this is new to the outermost call."""
+    call = _stateless_scope_of(variable) or current_call()
+    if call is None:
+        return True
+    counted = vars(call).setdefault("keras_gumbel_counted", set())
+    is_first = id(variable) not in counted
+    counted.add(id(variable))
+    return is_first
+
+
+def is_counted(variable: keras.Variable) -> bool:
+    """Whether a variable has been marked in the outermost call."""
+    call = _stateless_scope_of(variable) or current_call()
+    return id(variable) in getattr(call, "keras_gumbel_counted", ())
+
+
+def _stateless_scope_of(variable: keras.Variable) -> Any:
+    """Returns the innermost stateless scope with a value of a variable."""
+    try:
+        from keras.src.backend.common import stateless_scope
+    except ImportError:
+        return None
+    scope = stateless_scope.get_stateless_scope()
+    while scope is not None and scope.get_current_value(variable) is None:
+        scope = getattr(scope, "original_scope", None)
+    return scope
+
+
+@contextlib.contextmanager
+def in_scope_of(variable: keras.Variable, enter: bool) -> Iterator[None]:
+    """Leaves the stateless scopes that have no value of a variable.
+
+    On JAX, recurrent layers open one, and drop what is assigned in it.
+    """
+    try:
+        from keras.src.backend.common import global_state
+    except ImportError:
+        enter = False
+    if not enter:
+        yield
+        return
+    before = global_state.get_global_attribute("stateless_scope")
+    scope = _stateless_scope_of(variable)
+    global_state.set_global_attribute("stateless_scope", scope)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("stateless_scope", before)
+
+
+def calls_per_update(model: Any) -> int | None:
+    """Returns how many calls of a model make an update of it, if known.
+
+    They are those over which its optimizer accumulates gradients.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        return None
+    while optimizer is not None:
+        steps = getattr(optimizer, "gradient_accumulation_steps", None)
+        if steps:
+            return int(steps)
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    return 1
+
+
+def training_in_context() -> bool | None:
+    """Returns the `training` of the call that is being made, if it is known.
+
+    Not every layer has such an argument.
+    """
+    context = current_call()
     if context is None:
         return None
     if hasattr(context, "get_value"):
         return context.get_value("training")
     return getattr(context, "training", None)
+
+
+def in_symbolic_scope() -> bool:
+    """Whether Keras makes a call only to see the shapes that it returns."""
+    try:
+        from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+    except ImportError:
+        return False
+    return bool(in_symbolic_scope())
+
+
+def global_seed() -> Tensor:
+    """Draws the next seed of Keras itself, for `seed=None`."""
+    try:
+        from keras.src.random.seed_generator import draw_seed
+    except ImportError:
+        return keras.random.randint((2,), 0, 2**31 - 1)
+    return draw_seed(None)
 
 
 def without_autocast() -> contextlib.AbstractContextManager[Any]:

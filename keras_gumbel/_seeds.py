@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_gumbel import _calls
+from keras_gumbel import _keras_private
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_integer
@@ -15,9 +17,18 @@ _GOLDEN = 0x9E3779B9
 
 
 def require_seed(owner: str, seed: Any) -> int | None:
-    """Returns `seed` as a Python integer or `None`, or raises."""
+    """Returns `seed` as a Python integer or `None`, or raises.
+
+    A tensor or key is made an integer, which a config can hold.
+    """
     if seed is None:
         return None
+    if _is_tensor(seed):
+        words = _calls.concrete_words(seed)
+        if words is not None and len(words) == 1:
+            seed = words[0]
+        elif words is not None:
+            seed = np.random.SeedSequence(words).generate_state(1)[0]
     if not is_integer(seed) or not 0 <= seed <= _WORD:
         raise invalid_argument(
             owner, "seed", "`None` or an integer in [0, 2**32)", seed
@@ -59,54 +70,103 @@ def restore_generator(
     generator.state.assign(words.view("int32") if _is_signed() else words)
 
 
-def separated(owner: str, seed: Any) -> Any:
-    """Checks a seed and returns it as one that shares no stream.
+class PerExample(keras.random.SeedGenerator):
+    """The seeds of a generator, others in every replica of a model.
 
-    On torch, Keras seeds its generator with the sum of seed and counter, so
-    that call i + 1 of seed s gives the numbers of call i of seed s + 1. On
-    TensorFlow it takes both modulo 2**31 - 2.
+    For noise of examples, of which every replica has its own. Masks of weights
+    are the same on all of them.
     """
-    own = isinstance(seed, keras.random.SeedGenerator)
-    if not own:
-        seed = require_seed(owner, seed)
-    if keras.backend.backend() == "torch" and own:
-        return _HashedSeeds(seed)
-    if keras.backend.backend() == "tensorflow" and seed is not None:
-        return _SignedSeeds(seed)
-    return seed if own else _as_word(seed)
+
+    def __init__(self, source: keras.random.SeedGenerator) -> None:
+        self.source = source
 
 
-class _DerivedSeeds(keras.random.SeedGenerator):
-    """Hands out another form of an integer's or a generator's seeds."""
+def next_seed(owner: str, seed: Any) -> keras.random.SeedGenerator:
+    """Returns a seed for one call of `keras.random`.
+
+    The seeds of two sources share no stream. On torch, Keras seeds its
+    generator with the sum of seed and counter, so that call i + 1 of seed s
+    would give the numbers of call i of seed s + 1. On TensorFlow it takes both
+    modulo 2**31 - 2.
+
+    Args:
+        owner: String, for error messages.
+        seed: Integer, `None`, a `keras.random.SeedGenerator`, a key of JAX, or
+            an integer tensor of shape `()` or `(2,)`.
+    """
+    if not isinstance(seed, keras.random.SeedGenerator):
+        seed = seed if _is_tensor(seed) else require_seed(owner, seed)
+    return _NextSeed(seed)
+
+
+class _NextSeed(keras.random.SeedGenerator):
+    """Draws when Keras asks for it: to see shapes alone, it does not."""
 
     def __init__(self, source: Any) -> None:
         self.source = source
 
+    def next(self, ordered: bool = True) -> Any:
+        seed, per_example = self.source, isinstance(self.source, PerExample)
+        if per_example:
+            seed = seed.source
+        words = _calls.once(lambda: _words(seed))
+        if keras.backend.backend() == "torch":
+            return _hashed(words, per_example)
+        if not _is_tensor(seed) or keras.backend.backend() == "jax":
+            state = getattr(seed, "state", None)
+            words = _calls.seed_of_iteration(words, state)
+        if per_example:
+            words = _calls.seed_of_replica(words)
+        return words
 
-class _HashedSeeds(_DerivedSeeds):
-    """One word from seed and counter."""
 
-    def next(self, ordered: bool = True) -> tuple[int, int]:
-        drawn = ops.convert_to_numpy(self.source.next(ordered))
-        seed, counter = (int(word) & _WORD for word in drawn)
-        # The constant sets (s, i) apart from (i, s).
-        counter = _mixed((counter + _GOLDEN) & _WORD)
-        word = _mixed(_mixed(seed) ^ counter)
-        # Keras adds the two up to a number: a tensor would go to the GPU and
-        # back.
-        return word, 0
-
-
-class _SignedSeeds(_DerivedSeeds):
-    """The same bits as int32, which Keras leaves as they are."""
-
-    def next(self, ordered: bool = True) -> Tensor:
-        if isinstance(self.source, int):
-            words = ops.convert_to_tensor([self.source, 0], dtype="int64")
-        else:
-            words = self.source.next(ordered)
+def _words(seed: Any) -> Tensor:
+    """Returns two words, as the backend has seeds, or a key of JAX."""
+    if isinstance(seed, keras.random.SeedGenerator):
+        with _calls.updating(seed.state):
+            words = seed.next()
+    elif seed is None:
+        words = _keras_private.global_seed()
+    elif isinstance(seed, int):
+        words = np.array([seed, 0], "uint32")
+    elif len(seed.shape) == 0 and not _is_key(seed):
+        words = ops.stack([seed, ops.zeros_like(seed)])
+    else:
+        words = seed
+    if keras.backend.backend() == "torch" or _is_key(words):
+        return words
+    if keras.backend.backend() == "tensorflow":
+        # The same bits as int32, which Keras leaves as they are.
+        words = ops.cast(words, "int64")
         words = ops.where(words > _WORD // 2, words - (_WORD + 1), words)
         return ops.cast(words, "int32")
+    return ops.cast(words, "uint32")
+
+
+def _hashed(words: Tensor, per_example: bool) -> tuple[int, int]:
+    """Returns one word made of two, for torch, and of the process."""
+    seed, counter = (int(word) & _WORD for word in ops.convert_to_numpy(words))
+    # The constant sets (s, i) apart from (i, s).
+    counter = _mixed((counter + _GOLDEN) & _WORD)
+    word = _mixed(_mixed(seed) ^ counter)
+    rank = _calls.process_rank() if per_example else 0
+    if rank:
+        word = _mixed(word ^ _mixed((rank + _GOLDEN) & _WORD))
+    # Keras adds the two up to a number: a tensor would go to the GPU and back.
+    return word, 0
+
+
+def _is_tensor(seed: Any) -> bool:
+    """Whether a seed is a key, or a tensor of one or two integers."""
+    if is_integer(seed) or not hasattr(seed, "shape"):
+        return False
+    shape, dtype = tuple(seed.shape), str(seed.dtype)
+    return _is_key(seed) or ("int" in dtype and shape in ((), (2,)))
+
+
+def _is_key(seed: Any) -> bool:
+    """Whether a seed is a typed key, as `jax.random.key` makes them."""
+    return str(getattr(seed, "dtype", "")).startswith("key<")
 
 
 def _mixed(word: int) -> int:

@@ -6,6 +6,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gumbel import _keras_private
+from keras_gumbel._calls import counting
+from keras_gumbel._calls import once
+from keras_gumbel._calls import outermost_layer
 from keras_gumbel._seeds import generator_state
 from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import restore_generator
@@ -20,6 +24,9 @@ from keras_gumbel._validation import require_temperature
 from keras_gumbel.random import PRECISION
 
 _NOISE_KEY = "noise_state"
+
+# The temperatures at which values and gradients are finite.
+_LOG_TEMPERATURES = (math.log(1e-10), math.log(1e30))
 
 
 class NoiseLayer(keras.layers.Layer):
@@ -71,12 +78,13 @@ class NoiseLayer(keras.layers.Layer):
 class StochasticLayer(NoiseLayer):
     """A layer whose noise has a temperature, with a step counter for it.
 
-    The step counter advances by one with every call in training, and is saved
-    with the layer.
+    A step is a step of training: the counter advances by one with every call
+    of the outermost layer or model in training, however often that calls this
+    layer. It is saved with the layer.
 
     Args:
         temperature: Positive number, or a `LearningRateSchedule` of the
-            layer's own step.
+            training step.
         inference: String, as in `NoiseLayer`.
         seed: Integer or `None`.
         learn_temperature: Boolean, whether the temperature is a trainable
@@ -110,6 +118,7 @@ class StochasticLayer(NoiseLayer):
         self.temperature = temperature
         self.learn_temperature = learn_temperature
         self.precision = precision
+        self._calls_per_update = 1
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
@@ -132,22 +141,49 @@ class StochasticLayer(NoiseLayer):
                 autocast=False,
             )
 
-    def current_temperature(self) -> Tensor:
-        """Returns the temperature at the layer's own step.
+    def current_temperature(self, step: Tensor | None = None) -> Any:
+        """Returns the temperature, a number or a scalar float32 tensor.
 
-        Returns:
-            A scalar float32 tensor.
+        Args:
+            step: Integer tensor, the step of training at hand, or `None` for
+                the next one. Defaults to `None`.
         """
         if self.learn_temperature:
-            return ops.exp(ops.convert_to_tensor(self.log_temperature))
-        if is_schedule(self.temperature):
-            return ops.cast(self.temperature(self.step), "float32")
-        return ops.full((), self.temperature, dtype="float32")
+            logarithm = ops.convert_to_tensor(self.log_temperature)
+            # The gradient is the one it has where it is not clipped.
+            beyond = logarithm - ops.clip(logarithm, *_LOG_TEMPERATURES)
+            return ops.exp(logarithm - ops.stop_gradient(beyond))
+        return self.at_step(self.temperature, step)
 
-    def advance(self, training: bool | None) -> None:
-        """Counts a step of training."""
-        if training:
+    def at_step(self, value: Any, step: Tensor | None = None) -> Any:
+        """Returns the value of a schedule at a step, or what is no schedule."""
+        if not is_schedule(value):
+            return value
+        step = self._completed() if step is None else step
+        # Known in calls of a compiled model alone.
+        calls = _keras_private.calls_per_update(outermost_layer())
+        self._calls_per_update = calls or self._calls_per_update
+        return ops.cast(value(step // self._calls_per_update), "float32")
+
+    def count(self, training: bool | None) -> Tensor:
+        """Counts the step of training that a call belongs to, once.
+
+        Returns:
+            An integer tensor, the number of the step from 0 on.
+        """
+        return once(self._count) if training else self._completed()
+
+    def _count(self) -> Tensor:
+        if not _keras_private.is_first_in_call(self.step):
+            return self._completed()
+        with counting(self.step):
+            step = ops.copy(self.step)
             self.step.assign_add(1)
+        return step
+
+    def _completed(self) -> Tensor:
+        """Returns how many steps came before the one at hand."""
+        return self.step - _keras_private.is_counted(self.step)
 
     def get_config(self) -> dict[str, Any]:
         return {

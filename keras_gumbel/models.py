@@ -131,8 +131,8 @@ class MonteCarloModel(keras.Model):
         for step in marked_steps(self.model.variables):
             state[id(step)] = (step, ops.maximum(step - 1, 0))
         with keras.StatelessScope(state.values(), collect_losses=True) as scope:
-            outputs = self.model(inputs, training=True)
-            losses = self.model.losses
+            outputs = self(inputs, training=True)
+            losses = self.losses
         weights = {id(v) for v in self.model.weights}
         for variable in self.model.variables:
             if id(variable) not in weights:  # the state of a seed generator

@@ -12,7 +12,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_gumbel._seeds import separated
+from keras_gumbel import _calls
+from keras_gumbel._seeds import next_seed
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
@@ -45,8 +46,10 @@ def gumbel(
         shape: Sequence of integers, the shape of the result.
         dtype: String, a float dtype, or `None` for `keras.config.floatx()`.
             Defaults to `None`.
-        seed: Integer in [0, 2**32), `keras.random.SeedGenerator` or `None`,
-            as in `keras.random`. Defaults to `None`.
+        seed: Integer in [0, 2**32), `keras.random.SeedGenerator`, integer
+            tensor of shape `()` or `(2,)`, key of JAX, or `None` for one of
+            Keras's own. Under `jax.vmap` and `tf.vectorized_map` every row
+            has its own noise. Defaults to `None`.
         precision: String, `"standard"` or `"high"`. Defaults to
             `"standard"`.
 
@@ -96,8 +99,10 @@ def logistic(
         shape: Sequence of integers, the shape of the result.
         dtype: String, a float dtype, or `None` for `keras.config.floatx()`.
             Defaults to `None`.
-        seed: Integer in [0, 2**32), `keras.random.SeedGenerator` or `None`,
-            as in `keras.random`. Defaults to `None`.
+        seed: Integer in [0, 2**32), `keras.random.SeedGenerator`, integer
+            tensor of shape `()` or `(2,)`, key of JAX, or `None` for one of
+            Keras's own. Under `jax.vmap` and `tf.vectorized_map` every row
+            has its own noise. Defaults to `None`.
         precision: String, `"standard"` or `"high"`. Defaults to
             `"standard"`.
 
@@ -145,6 +150,9 @@ def _split_uniform(shape: Sequence[Any], seed: Seed) -> tuple[Tensor, Tensor]:
 
 def _cells(shape: Sequence[Any], seed: Seed) -> Tensor:
     """Draws indices of cells, as floats."""
+    exported = _calls.exported_noise(shape)
+    if exported is not None:
+        return ops.floor(_CELLS * exported)
     u = keras.random.uniform(shape, 0.0, _CELLS, dtype="float32", seed=seed)
     return ops.floor(u)
 
@@ -157,4 +165,4 @@ def _checked(
     dtype = keras.backend.standardize_dtype(dtype or keras.config.floatx())
     if "float" not in dtype:
         raise invalid_argument(owner, "dtype", "a float dtype", dtype)
-    return dtype, separated(owner, seed)
+    return dtype, next_seed(owner, seed)

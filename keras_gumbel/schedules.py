@@ -1,8 +1,8 @@
 """Temperature and density as functions of the training step.
 
 They are Keras `LearningRateSchedule` objects, and any other such object can
-take their place. The layers evaluate the temperature at their own step, the
-optimizer the density at its own: nothing has to be called between steps.
+take their place. The layers count the steps of training themselves, and so does
+the optimizer: nothing has to be called between steps.
 """
 
 import math

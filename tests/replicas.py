@@ -10,7 +10,6 @@ Processes that wait for each other longer than `PATIENCE` seconds print where
 they are, and stop.
 """
 
-import contextlib
 import datetime
 import faulthandler
 import json
@@ -75,6 +74,34 @@ def own_part(array, world, rank):
     return parts[:, rank].reshape(-1, array.shape[-1])
 
 
+def samplers():
+    """Returns a layer that samples for each example, and a mask for all."""
+    sampler = kg.layers.GumbelSoftmax(
+        kg.schedules.LinearAnnealing(1.0, 0.5, steps=100), seed=5
+    )
+    gate = kg.layers.ConcreteMask(
+        scores_initializer=keras.initializers.Constant(0.5), seed=6
+    )
+    return sampler, gate
+
+
+def drawn(sampler, gate):
+    """Draws twice for examples that are all the same."""
+    x = keras.ops.zeros((4, 8))
+    choices = [sampler(x, training=True) for _ in range(2)]
+    return keras.ops.concatenate(choices), gate(x + 1.0, training=True)
+
+
+def fit_sampler(sampler):
+    """Trains the layer, and returns how many steps it has counted."""
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(8), sampler]
+    )
+    model.compile("sgd", loss="mse")
+    model.fit(X, X, batch_size=BATCH, epochs=EPOCHS, verbose=0)
+    return int(keras.ops.convert_to_numpy(sampler.step))
+
+
 def score_variables(model):
     return [v for v in model.trainable_variables if "mask_scores" in v.path]
 
@@ -112,7 +139,14 @@ def on_jax(kind, world=1, rank=0, address=None):
         "devices": len(scores[0].sharding.device_set),
         "gathered": gathered_sizes(scores),
         "replicas": [as_lists(scores)],
+        # The layout is one of kernels.
+        **({} if kind == "model" else drawn_on_jax()),
     }
+
+
+def drawn_on_jax():
+    choices, gates = drawn(*samplers())
+    return {"drawn": as_lists([choices]), "gates": as_lists([gates])}
 
 
 def gathered_sizes(scores):
@@ -135,18 +169,29 @@ def on_tensorflow(kind):
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * 2
     )
-    scope = contextlib.nullcontext()
+    strategy = tf.distribute.get_strategy()
     if kind == "mirrored":
         strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-        scope = strategy.scope()
-    with scope:
+    with strategy.scope():
         model = compiled_model()
     loss = fit(model)
     copies = [
         getattr(v.value, "values", [v.value]) for v in score_variables(model)
     ]
     replicas = [as_lists(r) for r in zip(*copies, strict=True)]
-    return {"loss": loss, "replicas": replicas}
+    with strategy.scope():
+        layers = samplers()
+        drawn(*layers)  # builds them
+        steps = fit_sampler(samplers()[0])
+    run = tf.function(lambda: strategy.run(drawn, layers))
+    choices, gates = map(strategy.experimental_local_results, run())
+    return {
+        "loss": loss,
+        "replicas": replicas,
+        "drawn": as_lists(choices),
+        "gates": as_lists(gates),
+        "steps": steps,
+    }
 
 
 def on_torch(kind, world=1, rank=0, file=None):
@@ -180,13 +225,19 @@ def on_torch(kind, world=1, rank=0, file=None):
             with torch.no_grad():
                 projected.apply([v.value.grad for v in variables], variables)
             losses.append(loss.item())
+    choices, gates = drawn(*samplers())
     if kind == "ddp":
         # Before its group: torch joins the group's threads when the last
         # holder goes, and waits for ever where it does so under the GIL.
         del spread
         torch.distributed.destroy_process_group()
     scores = [v.value.detach() for v in score_variables(model)]
-    return {"loss": losses, "replicas": [as_lists(scores)]}
+    return {
+        "loss": losses,
+        "replicas": [as_lists(scores)],
+        "drawn": as_lists([choices]),
+        "gates": as_lists([gates.detach()]),
+    }
 
 
 def main(kind, world="1", rank="0", meeting=None):

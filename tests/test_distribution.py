@@ -94,6 +94,16 @@ def require_same(spread, alone):
     assert len(set(expected[0])) > 50  # scores that have moved
 
 
+def require_own_noise(spread, count):
+    """Checks that no two examples share noise, and all replicas a mask."""
+    choices = np.reshape(spread["drawn"], (-1, 8))
+    assert len(choices) == count
+    assert len(np.unique(choices, axis=0)) == count
+    gates = np.reshape(spread["gates"], (-1, 8))
+    assert len(np.unique(gates, axis=0)) == 1
+    assert len(np.unique(gates)) > 4
+
+
 @pytest.mark.backends("jax")
 def test_data_and_model_parallel_train_as_one_device_does():
     alone, data, model = run_together("alone", "data", "model")
@@ -102,6 +112,7 @@ def test_data_and_model_parallel_train_as_one_device_does():
     for spread in (data, model):
         require_same(spread, alone)
         np.testing.assert_allclose(spread["loss"], alone["loss"], rtol=1e-5)
+    require_own_noise(data, 8)
     # Scalars may be gathered, scores not: the smaller tensor has 64.
     assert all(size < 64 for size in model["gathered"])
 
@@ -113,6 +124,8 @@ def test_mirrored_strategy_trains_as_one_device_does():
     assert len(mirrored["replicas"]) == 2
     require_same(mirrored, alone)
     np.testing.assert_allclose(mirrored["loss"], alone["loss"], rtol=1e-5)
+    require_own_noise(mirrored, 16)
+    assert mirrored["steps"] == alone["steps"] == 6
 
 
 @pytest.mark.backends("jax")
@@ -149,9 +162,11 @@ def test_distributed_data_parallel_trains_as_one_process_does(tmp_path):
     )
 
     require_same(joined(first, second), alone)
+    require_own_noise(joined(first, second), 16)
     means = np.mean([first["loss"], second["loss"]], axis=0)
     np.testing.assert_allclose(means, alone["loss"], rtol=1e-5)
 
 
 def joined(first, second):
-    return {"replicas": first["replicas"] + second["replicas"]}
+    names = ("replicas", "drawn", "gates")
+    return {name: first[name] + second[name] for name in names}

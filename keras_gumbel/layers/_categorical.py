@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_gumbel import _keras_private
 from keras_gumbel import random
+from keras_gumbel._seeds import PerExample
 from keras_gumbel._stochastic import StochasticLayer
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
@@ -21,7 +22,7 @@ from keras_gumbel.ops.sampling import gumbel_softmax
 class CategoricalLayer(StochasticLayer):
     """Axis, mask and inference of a choice among K classes.
 
-    Subclasses implement `sample(logits, temperature, mask, noise)`.
+    Subclasses implement `sample(logits, temperature, mask, noise, step)`.
     """
 
     INFERENCE = ("argmax", "softmax", "sample")
@@ -70,19 +71,18 @@ class CategoricalLayer(StochasticLayer):
             self.add_loss(self.logits_regularizer(logits))
         if not self.draws(training):
             return self.infer(inputs, mask)
+        # With noise that is given, no state is touched.
+        step = self.count(training) if noise is None else None
         if temperature is None:
-            temperature = self.current_temperature()
+            temperature = self.current_temperature(step)
         if noise is None:
             noise = self.draw_noise(ops.shape(inputs))
-        outputs = self.sample(inputs, temperature, mask, noise)
-        self.advance(training)
-        return outputs
+        return self.sample(inputs, temperature, mask, noise, step)
 
     def draw_noise(self, shape: Any) -> Tensor:
         """Draws noise in float32: every dtype has the same stream."""
-        return random.gumbel(
-            shape, "float32", self.seed_generator, self.precision
-        )
+        seeds = PerExample(self.seed_generator)
+        return random.gumbel(shape, "float32", seeds, self.precision)
 
     def infer(self, logits: Tensor, mask: Tensor | None) -> Tensor:
         """Returns what the layer computes without noise."""
@@ -101,6 +101,7 @@ class CategoricalLayer(StochasticLayer):
         temperature: Tensor,
         mask: Tensor | None,
         noise: Tensor,
+        step: Tensor | None,
     ) -> Tensor:
         raise NotImplementedError
 

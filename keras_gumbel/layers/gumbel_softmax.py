@@ -6,7 +6,6 @@ import keras
 
 from keras_gumbel._stochastic import serialize_temperature
 from keras_gumbel._typing import Tensor
-from keras_gumbel._validation import is_schedule
 from keras_gumbel._validation import require_temperature
 from keras_gumbel.layers._categorical import CategoricalLayer
 from keras_gumbel.ops.sampling import gumbel_softmax
@@ -32,7 +31,7 @@ class GumbelSoftmax(CategoricalLayer):
     `inference` says.
 
     Args:
-        temperature: Positive number, or a schedule of the layer's own step
+        temperature: Positive number, or a schedule of the training step
             such as `keras_gumbel.schedules.ExponentialAnnealing`. Defaults
             to `1.0`.
         hard: Boolean, whether the output is one-hot, with the gradient of the
@@ -63,8 +62,9 @@ class GumbelSoftmax(CategoricalLayer):
         training: Boolean, whether to draw noise.
         temperature: Positive tensor that broadcasts to `inputs`, in place of
             the layer's own temperature, or `None`. Defaults to `None`.
-        noise: Gumbel noise of the shape of `inputs` to use instead of drawing
-            some, or `None`. Defaults to `None`.
+        noise: Gumbel noise that broadcasts to `inputs`, to use instead of
+            drawing some, or `None`. No state is then read or written. Defaults
+            to `None`.
 
     Input shape:
         `(..., K)`, with K on `axis`.
@@ -124,8 +124,8 @@ class GumbelSoftmax(CategoricalLayer):
         temperature: Tensor,
         mask: Tensor | None,
         noise: Tensor,
+        step: Tensor | None,
     ) -> Tensor:
-        backward = self.backward_temperature
         return gumbel_softmax(
             logits,
             temperature,
@@ -133,9 +133,7 @@ class GumbelSoftmax(CategoricalLayer):
             axis=self.axis,
             mask=mask,
             noise=noise,
-            backward_temperature=(
-                backward(self.step) if is_schedule(backward) else backward
-            ),
+            backward_temperature=self.at_step(self.backward_temperature, step),
         )
 
     def get_config(self) -> dict[str, Any]:

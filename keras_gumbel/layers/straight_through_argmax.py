@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gumbel._seeds import PerExample
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
@@ -41,7 +42,7 @@ class StraightThroughArgmax(CategoricalLayer):
     `inference` says.
 
     Args:
-        temperature: Positive number, or a schedule of the layer's own step
+        temperature: Positive number, or a schedule of the training step
             such as `keras_gumbel.schedules.ExponentialAnnealing`. Defaults
             to `1.0`.
         estimator: String, the gradient: `"straight_through_gumbel"`,
@@ -77,8 +78,9 @@ class StraightThroughArgmax(CategoricalLayer):
         training: Boolean, whether to draw noise.
         temperature: Positive tensor that broadcasts to `inputs`, in place of
             the layer's own temperature, or `None`. Defaults to `None`.
-        noise: Gumbel noise of the shape of `inputs` to use instead of drawing
-            some, or `None`. Defaults to `None`.
+        noise: Gumbel noise that broadcasts to `inputs`, to use instead of
+            drawing some, or `None`. No state is then read or written, but by
+            `"gumbel_rao"`. Defaults to `None`.
 
     Input shape:
         `(..., K)`, with K on `axis`.
@@ -160,6 +162,7 @@ class StraightThroughArgmax(CategoricalLayer):
         temperature: Tensor,
         mask: Tensor | None,
         noise: Tensor,
+        step: Tensor | None,
     ) -> Tensor:
         if self.output_mode == "index":
             return gumbel_max(logits, self.axis, mask, noise)
@@ -172,7 +175,7 @@ class StraightThroughArgmax(CategoricalLayer):
             self.axis,
             mask,
             noise,
-            self.seed_generator,
+            PerExample(self.seed_generator),
         )
 
     def compute_output_spec(self, inputs: Tensor, **kwargs: Any) -> Any:

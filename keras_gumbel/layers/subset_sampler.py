@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_gumbel import random
+from keras_gumbel._seeds import PerExample
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
@@ -42,7 +43,7 @@ class SubsetSampler(CategoricalLayer):
 
     Args:
         k: Positive integer, the number of items to choose.
-        temperature: Positive number, or a schedule of the layer's own step
+        temperature: Positive number, or a schedule of the training step
             such as `keras_gumbel.schedules.ExponentialAnnealing`. For the
             estimator `"relaxed_top_k"` alone, which wants it well below 1
             unless `hard`. Defaults to `1.0`.
@@ -77,9 +78,9 @@ class SubsetSampler(CategoricalLayer):
         training: Boolean, whether to draw noise.
         temperature: Positive tensor that broadcasts to `inputs`, in place of
             the layer's own temperature, or `None`. Defaults to `None`.
-        noise: Tensor of the shape of `inputs` to use instead of drawing some,
-            logistic for `"simple"` and Gumbel for `"relaxed_top_k"`, or
-            `None`. Defaults to `None`.
+        noise: Tensor that broadcasts to `inputs`, to use instead of drawing
+            some, logistic for `"simple"` and Gumbel for `"relaxed_top_k"`, or
+            `None`. No state is then read or written. Defaults to `None`.
 
     Input shape:
         `(..., n)`, with n on `axis`, at least k.
@@ -165,9 +166,8 @@ class SubsetSampler(CategoricalLayer):
     def draw_noise(self, shape: Any) -> Tensor:
         if self.estimator == "relaxed_top_k":
             return super().draw_noise(shape)
-        return random.logistic(
-            shape, "float32", self.seed_generator, self.precision
-        )
+        seeds = PerExample(self.seed_generator)
+        return random.logistic(shape, "float32", seeds, self.precision)
 
     def infer(self, logits: Tensor, mask: Tensor | None) -> Tensor:
         if self.inference == "marginals":
@@ -180,6 +180,7 @@ class SubsetSampler(CategoricalLayer):
         temperature: Tensor,
         mask: Tensor | None,
         noise: Tensor,
+        step: Tensor | None,
     ) -> Tensor:
         if self.estimator == "simple":
             return sample_subset(logits, self.k, self.axis, mask, noise)

@@ -46,7 +46,7 @@ class ConcreteMask(StochasticLayer, SampledMask):
             input that have scores of their own; a mask is shared along all
             others. `None` gives every entry a score, for masks on weights.
             Defaults to `-1`.
-        temperature: Positive number, or a schedule of the layer's own step
+        temperature: Positive number, or a schedule of the training step
             such as `keras_gumbel.schedules.LinearAnnealing`. Defaults to
             `2 / 3`.
         hard: Boolean, whether the mask in training is 0 or 1, with the
@@ -148,8 +148,7 @@ class ConcreteMask(StochasticLayer, SampledMask):
         noise = random.logistic(
             scores.shape, "float32", self.seed_generator, self.precision
         )
-        temperature = self.current_temperature()
-        self.advance(training)
+        temperature = self.current_temperature(self.count(training))
         if self.hard:
             return sample_bernoulli(scores, temperature, self.estimator, noise)
         return relaxed_bernoulli(scores, temperature, noise=noise)

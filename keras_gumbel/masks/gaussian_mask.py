@@ -62,7 +62,4 @@ class GaussianMask(SampledMask):
         super().__init__(inference, seed, **kwargs)
 
     def sample(self, scores: Tensor, training: bool | None) -> Tensor:
-        noise = keras.random.normal(
-            scores.shape, dtype="float32", seed=self.seed_generator
-        )
-        return stochastic_gate(scores, noise=noise)
+        return stochastic_gate(scores, seed=self.seed_generator)

@@ -26,7 +26,7 @@ class HardConcreteMask(StochasticLayer, SampledMask):
     probability. One mask is drawn for all examples of a batch.
 
     Args:
-        temperature: Positive number, or a schedule of the layer's own step.
+        temperature: Positive number, or a schedule of the training step.
             Defaults to `2 / 3`.
         inference: String, the mask in inference: `"mean"` for s, `"mode"` for
             1 where s > 0.5 and 0 elsewhere, `"sample"` for a sample as in
@@ -85,6 +85,5 @@ class HardConcreteMask(StochasticLayer, SampledMask):
         noise = random.logistic(
             scores.shape, "float32", self.seed_generator, self.precision
         )
-        temperature = self.current_temperature()
-        self.advance(training)
+        temperature = self.current_temperature(self.count(training))
         return hard_concrete(scores, temperature, noise=noise)

@@ -45,7 +45,7 @@ class PatternMask(StochasticLayer, SampledMask):
     with the largest scores, or what `inference` says.
 
     Args:
-        temperature: Positive number, or a schedule of the mask's own step such
+        temperature: Positive number, or a schedule of the training step such
             as `keras_gumbel.schedules.LinearAnnealing`. Defaults to `1.0`.
         scale: Positive number, how far apart the logits of patterns are at
             most, for each weight in which they differ. Defaults to `10.0`.
@@ -137,8 +137,7 @@ class PatternMask(StochasticLayer, SampledMask):
             noise = random.gumbel(
                 logits.shape, "float32", self.seed_generator, self.precision
             )
-            temperature = self.current_temperature()
-            self.advance(training)
+            temperature = self.current_temperature(self.count(training))
             chosen = gumbel_softmax(logits, temperature, noise=noise)
         elif self.inference == "mode":
             chosen = one_hot_argmax(logits, -1)

@@ -57,8 +57,8 @@ def relaxed_bernoulli(
         hard: Boolean, whether the value is 0 or 1. Defaults to `False`.
         noise: Tensor of the shape of `probs`, logistic noise to use instead
             of drawing some, or `None`. Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
+            in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
         A tensor of the shape and dtype of `probs`, in [0, 1].
@@ -109,8 +109,8 @@ def logit_relaxed_bernoulli(
             Defaults to `1.0`.
         noise: Tensor of the shape of `logits`, logistic noise to use instead
             of drawing some, or `None`. Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
+            in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
         A tensor of the shape and dtype of `logits`.
@@ -166,8 +166,8 @@ def sample_bernoulli(
         estimator: String, one of the above. Defaults to `"binary_concrete"`.
         noise: Tensor of the shape of `probs`, logistic noise to use instead
             of drawing some, or `None`. Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
+            in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
         A tensor of zeros and ones, of the shape and dtype of `probs`.

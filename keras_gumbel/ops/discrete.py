@@ -42,8 +42,8 @@ def gumbel_max(
             may be chosen, or `None`. Defaults to `None`.
         noise: Tensor of the shape of `logits`, Gumbel noise to use instead of
             drawing some, or `None`. Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
+            in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
         An int32 tensor of the shape of `logits` without `axis`. Where no
@@ -83,8 +83,8 @@ def categorical(
         axis: Integer, the axis of the K classes. Defaults to `-1`.
         mask: Boolean tensor that broadcasts to `logits`, true where a class
             may be chosen, or `None`. Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
+            in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
         An int32 tensor of the shape of `logits` without `axis`. Where no

@@ -144,8 +144,8 @@ def gumbel_rao(
         axis: Integer, the axis of the K classes. Defaults to `-1`.
         noise: Tensor of shape `(num_samples, *logits.shape)`, Gumbel noise to
             use instead of drawing some, or `None`. Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
+            in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
         A tensor equal to `hard`, of the dtype of `logits`.

@@ -5,11 +5,13 @@ expected number of gates that are open (Eq. 19), whatever the relaxation.
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_gumbel._seeds import separated
+from keras_gumbel import _calls
+from keras_gumbel._seeds import next_seed
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
@@ -49,8 +51,8 @@ def hard_concrete(
         high: Number above 1 that 1 is stretched to. Defaults to `1.1`.
         noise: Tensor of the shape of `probs`, logistic noise to use instead
             of drawing some, or `None`. Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
+            in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
         A tensor of the shape and dtype of `probs`, in [0, 1].
@@ -105,8 +107,8 @@ def stochastic_gate(
             it is clipped. Defaults to `0.5`.
         noise: Tensor of the shape of `probs`, normal noise to use instead of
             drawing some, or `None`. Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
+            in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
         A tensor of the shape and dtype of `probs`, in [0, 1].
@@ -127,11 +129,17 @@ def stochastic_gate(
     require_positive(owner, "sigma", sigma)
     probs, dtype = widen(owner, "probs", probs)
     if noise is None:
-        noise = keras.random.normal(
-            ops.shape(probs), dtype=probs.dtype, seed=separated(owner, seed)
-        )
+        noise = ops.cast(_normal(ops.shape(probs), seed), probs.dtype)
     else:
         noise = given_noise(owner, noise, probs)
     quantile = math.sqrt(2.0) * ops.erfinv(2.0 * safe_probs(probs) - 1.0)
     mask = ops.clip(sigma * (quantile + noise), 0.0, 1.0)
     return ops.cast(exact_at_edges(probs, mask), dtype)
+
+
+def _normal(shape: Any, seed: Seed) -> Tensor:
+    exported = _calls.exported_noise(shape, normal=True)
+    if exported is not None:
+        return exported
+    seed = next_seed("stochastic_gate", seed)
+    return keras.random.normal(shape, dtype="float32", seed=seed)

@@ -65,8 +65,8 @@ def gumbel_softmax(
             may be chosen, or `None`. Defaults to `None`.
         noise: Tensor of the shape of `logits`, Gumbel noise to use instead of
             drawing some, or `None`. Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
+            in `keras_gumbel.random`. Defaults to `None`.
         backward_temperature: Positive number or tensor, the temperature of
             the sample whose gradient is returned, or `None` for
             `temperature`. Defaults to `None`.
@@ -138,8 +138,8 @@ def gumbel_log_softmax(
             may be chosen, or `None`. Defaults to `None`.
         noise: Tensor of the shape of `logits`, Gumbel noise to use instead of
             drawing some, or `None`. Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
+            in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
         A tensor of the shape and dtype of `logits`, -inf for forbidden
@@ -209,8 +209,8 @@ def sample_one_hot(
             may be chosen, or `None`. Defaults to `None`.
         noise: Tensor of the shape of `logits`, Gumbel noise to use instead of
             drawing some, or `None`. Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
+            in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
         A one-hot tensor of the shape and dtype of `logits`; zeros where no

@@ -64,8 +64,8 @@ def gumbel_top_k(
             may be drawn, or `None`. Defaults to `None`.
         noise: Tensor of the shape of `logits`, Gumbel noise to use instead of
             drawing some, or `None`. Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
+            in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
         A tensor of the shape and dtype of `logits` with exactly k ones and
@@ -127,8 +127,8 @@ def relaxed_top_k(
             may be drawn, or `None`. Defaults to `None`.
         noise: Tensor of the shape of `logits`, Gumbel noise to use instead of
             drawing some, or `None`. Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
+            in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
         A tensor of the shape and dtype of `logits`, at least 0, with sum k.
@@ -236,8 +236,8 @@ def sample_subset(
             may be drawn, or `None`. Defaults to `None`.
         noise: Tensor of the shape of `logits`, logistic noise to use instead
             of drawing some, or `None`. Defaults to `None`.
-        seed: Integer, `keras.random.SeedGenerator` or `None`, as in
-            `keras.random`. Defaults to `None`.
+        seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
+            in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
         A tensor of the shape and dtype of `logits` with exactly k ones and
