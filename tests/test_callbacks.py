@@ -304,7 +304,9 @@ def test_schedule_that_ends_after_the_fit_warns(case, count):
     name = "budget" if case == "budget" else "density"
     schedule = SCHEDULES[case][name]
     schedule = schedule["only"] if case == "dictionary" else schedule
-    assert f"the {name} is at {float(schedule(10)):.4g}" in message
+    reached = float(schedule(10))
+    shown = math.floor(reached) if name == "budget" else f"{reached:.4g}"
+    assert f"the {name} is at {shown};" in message
     assert "ends at step 10," in message
     assert f"it ends at {schedule.final:.4g}" in message
     assert "`steps=10`" in message

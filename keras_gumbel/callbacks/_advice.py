@@ -1,5 +1,6 @@
 """Warnings that say what to change, once each."""
 
+import math
 import warnings
 from typing import Any
 
@@ -7,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_gumbel._budgets import LAST_STEP
+from keras_gumbel._budgets import WHOLE
 from keras_gumbel._budgets import limits_of
 from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import marked_scores
@@ -129,11 +131,18 @@ class Advice:
                 continue
             reached, final = _at(limit, end), _at(limit, LAST_STEP)
             if reached > final * _CLOSE:
+                # A budget in whole weights, as the final mask rounds it.
+                at, last = (
+                    f"{math.floor(value + WHOLE):,}"
+                    if name == "budget"
+                    else f"{value:.4g}"
+                    for value in (reached, final)
+                )
                 self._too_short = True
                 self._warn(
                     "density",
                     f"This `fit` ends at step {end:,}, where the schedule of "
-                    f"the {name} is at {reached:.4g}; it ends at {final:.4g}. "
+                    f"the {name} is at {at}; it ends at {last}. "
                     f"Let it end by then, with `steps={end}` if it is one of "
                     "`keras_gumbel.schedules`, or raise `epochs`.",
                 )
