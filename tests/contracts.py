@@ -6,6 +6,7 @@ a batch of inputs. It raises if the layer does not keep the promise.
 
 import contextlib
 import inspect
+import itertools
 import json
 import pathlib
 import tempfile
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tests.gradients import gradient
 from tests.gradients import to_numpy
 
 
@@ -260,6 +262,87 @@ def check_models(make, inputs):
     for model in (functional, sequential):
         np.testing.assert_array_equal(to_numpy(model(inputs)), expected)
         assert len(model.weights) == len(layer.weights)
+
+
+def check_two_calls_are_one_step(make, inputs):
+    layer = make()
+    entrance = keras.Input(inputs.shape[1:], dtype=inputs.dtype)
+    model = keras.Model(entrance, [layer(entrance), layer(entrance)])
+
+    for _ in range(2):
+        model(inputs, training=True)
+
+    counters = values_of(step_counters(layer))
+    assert all(counter == 2 for counter in counters)
+
+
+def check_given_noise_leaves_no_trace(make, inputs):
+    layer = make()
+    layer(inputs)
+    if "noise" not in inspect.signature(layer.call).parameters:
+        return
+    before = values_of(layer.variables)
+
+    drawn = [
+        to_numpy(layer(inputs, training=True, noise=np.ones_like(inputs)))
+        for _ in range(2)
+    ]
+
+    np.testing.assert_array_equal(*drawn)
+    for old, new in zip(before, values_of(layer.variables), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def check_cell_draws_in_every_time_step(make, inputs):
+    layer = make()
+    layer(inputs)
+    recurrent = keras.layers.RNN(_Cell(layer), return_sequences=True)
+    steps = np.stack([inputs] * 3, axis=1)
+
+    first, second = (to_numpy(recurrent(steps, training=True)) for _ in "12")
+
+    for one, other in itertools.combinations(
+        [*np.moveaxis(first, 1, 0), *np.moveaxis(second, 1, 0)], 2
+    ):
+        assert (one != other).any()
+    # Nothing that belongs to a trace stays in the layer.
+    assert np.isfinite(to_numpy(layer(inputs, training=True))).all()
+
+
+class _Cell(keras.layers.Layer):
+    """A cell that keeps no state of its own."""
+
+    state_size = 1
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.built = True
+
+    def call(self, inputs, states, training=None):
+        return self.layer(inputs, training=training), states
+
+
+def check_rematerialization_repeats_noise(make, inputs):
+    def loss_of(layer, around):
+        def block(scale):
+            y = ops.cast(layer(inputs, training=True), "float32")
+            return ops.sum(ops.square(scale * y))
+
+        return lambda scale: around(block)(scale)
+
+    plain, again = make(), make()
+    for layer in (plain, again):
+        layer(inputs)
+
+    (expected,) = gradient(loss_of(plain, lambda block: block), 1.0)
+    (found,) = gradient(loss_of(again, keras.remat), 1.0)
+
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    for one, other in zip(
+        values_of(plain.variables), values_of(again.variables), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
 
 
 def check_variable_counts(make, inputs, trainable, non_trainable, seeds):
