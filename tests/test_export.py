@@ -221,17 +221,18 @@ SAMPLERS = {
         seed=1,
     ),
 }
-SAMPLED_FORMATS = ["tf_saved_model"]
+SAMPLED = [
+    pytest.param(name, marks=pytest.mark.backends(backend))
+    for name, backend in [
+        ("tf_saved_model", "tensorflow"),
+        ("onnx", "torch"),
+        ("torch", "torch"),
+    ]
+]
 
 
 @pytest.mark.parametrize("layer", SAMPLERS)
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.backends(*FORMATS[name][1]))
-        for name in SAMPLED_FORMATS
-    ],
-)
+@pytest.mark.parametrize("name", SAMPLED)
 def test_exported_model_draws_samples(name, layer, tmp_path):
     p = [0.5, 0.3, 0.2]
     features = keras.Input((3,))
@@ -246,13 +247,7 @@ def test_exported_model_draws_samples(name, layer, tmp_path):
     require_frequencies(drawn.sum(axis=0), p)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.backends(*FORMATS[name][1]))
-        for name in SAMPLED_FORMATS
-    ],
-)
+@pytest.mark.parametrize("name", SAMPLED)
 def test_exported_mask_draws_samples(name, tmp_path):
     features = keras.Input((2000,))
     mask = kg.layers.ConcreteMask(
@@ -285,6 +280,25 @@ def test_saved_model_draws_anew_in_every_call(tmp_path):
     one, other = (loaded.serve(np.zeros((99, 3), "float32")) for _ in "ab")
 
     assert (one.numpy() != other.numpy()).any()
+
+
+@pytest.mark.backends("torch")
+def test_exported_program_draws_anew_in_every_call(tmp_path):
+    import torch
+
+    require_keras("3.15", "an export to torch")
+    features = keras.Input((3,))
+    layer = SAMPLERS["GumbelSoftmax"]()
+    model = keras.Model(features, layer(features))
+    path = str(tmp_path / "model.pt2")
+    model.export(path, format="torch", verbose=False)
+    program = torch.export.load(path).module()
+    (size, _) = program.graph.find_nodes(op="placeholder")[0].meta["val"].shape
+    inputs = torch.zeros((int(size), 3))
+
+    drawn = [program(inputs) for _ in range(200)]
+
+    assert len({tuple(y[0].tolist()) for y in drawn}) == 3
 
 
 def export_every_layer(folder):
