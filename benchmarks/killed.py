@@ -34,8 +34,8 @@ import keras_gumbel as kg
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "export.md"
 BATCHES, BATCH = 4, 16
-# A killed process gets half as far, on average.
-EPOCHS_PER_KILL = 1
+# A killed process gets less far than this, on average.
+EPOCHS_PER_KILL = 3
 
 # A process that is forked starts at once. Before that, this one must not even
 # ask a backend for its devices.
