@@ -119,9 +119,7 @@ its own steps. And two that show the decoder exact one-hot codes all along.
 
 samplers = {
     "relaxed, annealed": kg.layers.GumbelSoftmax(
-        temperature=kg.schedules.ExponentialAnnealing(
-            1.0, FINAL_TEMPERATURE, steps
-        ),
+        temperature=kg.schedules.ExponentialAnnealing(1.0, FINAL_TEMPERATURE),
         logits_regularizer=kl,
         seed=0,
     ),

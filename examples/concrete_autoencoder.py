@@ -66,7 +66,6 @@ x_train, x_test = train_test_split(
     stratify=labels,
     random_state=0,
 )
-steps = EPOCHS * int(np.ceil(len(x_train) / BATCH_SIZE))
 
 
 def decoder():
@@ -93,7 +92,7 @@ masked = keras.Sequential(
 masked.compile(
     kg.optimizers.ProjectedOptimizer(
         keras.optimizers.Adam(3e-3),
-        density=kg.schedules.CubicDensity(BUDGET / PIXELS, steps),
+        density=kg.schedules.CubicDensity(BUDGET / PIXELS),
     ),
     loss="mse",
 )
@@ -134,9 +133,7 @@ class Selectors(layers.Layer):
 
 def picked_by_selectors(learning_rate, final_temperature):
     keras.utils.set_random_seed(0)
-    temperature = kg.schedules.ExponentialAnnealing(
-        10.0, final_temperature, steps
-    )
+    temperature = kg.schedules.ExponentialAnnealing(10.0, final_temperature)
     selectors = Selectors(BUDGET, kg.layers.GumbelSoftmax(temperature, seed=0))
     model = keras.Sequential([keras.Input((PIXELS,)), selectors, *decoder()])
     model.compile(keras.optimizers.Adam(learning_rate), loss="mse")

@@ -123,7 +123,7 @@ kept.
 
 
 def falling(density):
-    return kg.schedules.CubicDensity(density, EPOCHS * steps_per_epoch)
+    return kg.schedules.CubicDensity(density)
 
 
 masked = copy.deepcopy(dense)

@@ -99,7 +99,7 @@ sparse.compile(
         keras.optimizers.SGD(
             keras.optimizers.schedules.CosineDecay(0.1, steps), momentum=0.9
         ),
-        density=kg.schedules.CubicDensity(DENSITY, steps),
+        density=kg.schedules.CubicDensity(DENSITY),
     ),
     loss=loss,
     metrics=["accuracy"],

@@ -76,7 +76,7 @@ class BudgetGroup:
         """Returns K, a number or a scalar tensor, after a number of steps."""
         limit = self.budget if self.density is None else self.density
         if is_schedule(limit):
-            limit = ops.cast(limit(step), "float32")
+            limit = _value_at(limit, step)
         return limit if self.density is None else limit * self.total_cost
 
     def project(self, values: list[Tensor], step: Any) -> list[Tensor]:
@@ -243,6 +243,17 @@ class BudgetGroup:
             for kept, mask in zip(allowed, chosen, strict=True)
         ]
         return nan_if_any(chosen, values)
+
+
+def _value_at(schedule: Any, step: Any) -> Any:
+    """Returns the value of a schedule, whose steps may not be known yet."""
+    known = isinstance(step, int) or _keras_private.is_eager(step)
+    if hasattr(schedule, "value_at_end") and known:
+        if int(step) in (0, LAST_STEP):
+            value = schedule.value_at_end(begins=int(step) == 0)
+            if value is not None:
+                return ops.convert_to_tensor(value, "float32")
+    return ops.cast(schedule(step), "float32")
 
 
 def budget_groups(

@@ -191,8 +191,11 @@ def calls_per_update(model: Any) -> int | None:
     They are those over which its optimizer accumulates gradients.
     """
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is None:
-        return None
+    return None if optimizer is None else calls_per_update_by(optimizer)
+
+
+def calls_per_update_by(optimizer: Any) -> int:
+    """Returns over how many calls an optimizer accumulates gradients."""
     while optimizer is not None:
         steps = getattr(optimizer, "gradient_accumulation_steps", None)
         if steps:

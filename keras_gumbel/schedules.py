@@ -2,7 +2,8 @@
 
 They are Keras `LearningRateSchedule` objects, and any other such object can
 take their place. The layers count the steps of training themselves, and so does
-the optimizer: nothing has to be called between steps.
+the optimizer: nothing has to be called between steps. A step is an update of
+the weights.
 """
 
 import math
@@ -11,6 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gumbel._calls import training_steps
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
@@ -45,20 +47,61 @@ class Constant(keras.optimizers.schedules.LearningRateSchedule):
         return {"value": self.value}
 
 
-class _Annealing(keras.optimizers.schedules.LearningRateSchedule):
+class _Timed(keras.optimizers.schedules.LearningRateSchedule):
+    """Base of the schedules that end after a number of steps."""
+
+    initial: float
+    final: float
+
+    def __init__(self, steps: int | None) -> None:
+        if steps is not None:
+            require_positive(type(self).__name__, "steps", steps)
+        self.steps = steps
+
+    def value_at_end(self, begins: bool) -> float | None:
+        """Returns the first or last value while the steps are not known.
+
+        Neither depends on them. `None` if the steps are known.
+        """
+        if self.steps is None:
+            self.steps = training_steps()
+        if self.steps is None:
+            return self.initial if begins else self.final
+        return None
+
+    def known_steps(self) -> float:
+        """Returns `steps`, those of the `fit` that is running if left out.
+
+        They are the schedule's from then on, and are saved with it.
+        """
+        if self.steps is None:
+            self.steps = training_steps()
+        if self.steps is None:
+            raise ValueError(
+                f"`{type(self).__name__}` does not know how many steps the "
+                "training takes. `fit` knows it from its epochs and batches; "
+                "a loop of your own does not, nor does `fit` on a generator "
+                "without `steps_per_epoch`. Pass `steps=`, the number of "
+                "updates of the weights in the whole training."
+            )
+        return self.steps
+
+
+class _Annealing(_Timed):
     """Base of the schedules that go from one value to another."""
 
-    def __init__(self, initial: float, final: float, steps: int) -> None:
+    def __init__(
+        self, initial: float, final: float, steps: int | None = None
+    ) -> None:
         owner = type(self).__name__
         require_positive(owner, "initial", initial)
         require_positive(owner, "final", final)
-        require_positive(owner, "steps", steps)
+        super().__init__(steps)
         self.initial = initial
         self.final = final
-        self.steps = steps
 
     def __call__(self, step: Tensor) -> Tensor:
-        return self._interpolate(_fraction(step, self.steps))
+        return self._interpolate(_fraction(step, self.known_steps()))
 
     def _interpolate(self, fraction: Tensor) -> Tensor:
         raise NotImplementedError
@@ -82,10 +125,13 @@ class LinearAnnealing(_Annealing):
     Args:
         initial: Positive number, the value at step 0.
         final: Positive number, the value from `steps` on.
-        steps: Positive number of training steps between the two.
+        steps: Positive number of training steps between the two, or `None`
+            for all the steps of the first `fit`. Defaults to `None`.
 
     Raises:
-        ValueError: If an argument is not a positive finite number.
+        ValueError: If an argument is not a positive finite number; when
+            called, if `steps` was left out and no `fit` is running, or one
+            that does not know its length.
 
     Example:
 
@@ -109,10 +155,13 @@ class ExponentialAnnealing(_Annealing):
     Args:
         initial: Positive number, the value at step 0.
         final: Positive number, the value from `steps` on.
-        steps: Positive number of training steps between the two.
+        steps: Positive number of training steps between the two, or `None`
+            for all the steps of the first `fit`. Defaults to `None`.
 
     Raises:
-        ValueError: If an argument is not a positive finite number.
+        ValueError: If an argument is not a positive finite number; when
+            called, if `steps` was left out and no `fit` is running, or one
+            that does not know its length.
 
     Example:
 
@@ -140,10 +189,13 @@ class CosineAnnealing(_Annealing):
     Args:
         initial: Positive number, the value at step 0.
         final: Positive number, the value from `steps` on.
-        steps: Positive number of training steps between the two.
+        steps: Positive number of training steps between the two, or `None`
+            for all the steps of the first `fit`. Defaults to `None`.
 
     Raises:
-        ValueError: If an argument is not a positive finite number.
+        ValueError: If an argument is not a positive finite number; when
+            called, if `steps` was left out and no `fit` is running, or one
+            that does not know its length.
 
     Example:
 
@@ -158,7 +210,7 @@ class CosineAnnealing(_Annealing):
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
-class CubicDensity(keras.optimizers.schedules.LearningRateSchedule):
+class CubicDensity(_Timed):
     """Lowers the density fast at first, then ever more slowly.
 
     ```
@@ -168,7 +220,8 @@ class CubicDensity(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         final: Number in (0, 1], the density from `end` on.
-        steps: Positive number of training steps of the whole run.
+        steps: Positive number of training steps of the whole run, or `None`
+            for all the steps of the first `fit`. Defaults to `None`.
         initial: Number in (0, 1], the density up to `begin`. Defaults to
             `1.0`.
         begin: Number in [0, 1), the share of `steps` after which the density
@@ -177,7 +230,8 @@ class CubicDensity(keras.optimizers.schedules.LearningRateSchedule):
             Defaults to `0.6`.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range; when called, as the
+            other schedules if `steps` was left out.
 
     Example:
 
@@ -192,13 +246,12 @@ class CubicDensity(keras.optimizers.schedules.LearningRateSchedule):
     def __init__(
         self,
         final: float,
-        steps: int,
+        steps: int | None = None,
         initial: float = 1.0,
         begin: float = 0.0,
         end: float = 0.6,
     ) -> None:
         require_density("CubicDensity", "final", final)
-        require_positive("CubicDensity", "steps", steps)
         require_density("CubicDensity", "initial", initial)
         if not is_number(begin) or not 0 <= begin < 1:
             raise invalid_argument(
@@ -208,15 +261,16 @@ class CubicDensity(keras.optimizers.schedules.LearningRateSchedule):
             raise invalid_argument(
                 "CubicDensity", "end", f"a share in ({begin}, 1]", end
             )
+        super().__init__(steps)
         self.final = final
-        self.steps = steps
         self.initial = initial
         self.begin = begin
         self.end = end
 
     def __call__(self, step: Tensor) -> Tensor:
-        begin = self.begin * self.steps
-        length = (self.end - self.begin) * self.steps
+        steps = self.known_steps()
+        begin = self.begin * steps
+        length = (self.end - self.begin) * steps
         step = ops.cast(step, "float32") - begin
         remaining = 1.0 - _fraction(step, length)
         return self.final + (self.initial - self.final) * remaining**3

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_gumbel as kg
 from keras_gumbel import schedules
 from tests.gradients import MODES
 from tests.gradients import compiled
@@ -201,7 +202,7 @@ def test_constant_refuses_a_bad_value(bad):
         schedules.Constant(bad)
 
 
-@pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf"), None])
+@pytest.mark.parametrize("bad", [0, -1.0, float("nan"), float("inf"), "1"])
 @pytest.mark.parametrize("name", ["initial", "final", "steps"])
 def test_annealing_refuses_bad_arguments(name, bad):
     arguments = {"initial": 2.0, "final": 0.5, "steps": 100, name: bad}
@@ -232,3 +233,112 @@ def test_cubic_density_refuses_bad_arguments(name, bad):
 
     with pytest.raises(ValueError, match=f"`{name}` of `CubicDensity`"):
         schedules.CubicDensity(**arguments)
+
+
+# Steps that were left out.
+
+X = np.random.default_rng(0).normal(size=(12, 8)).astype("float32")
+
+
+def choosing(schedule):
+    sampler = kg.layers.GumbelSoftmax(schedule, seed=0)
+    layers = [keras.Input((8,)), keras.layers.Dense(8), sampler]
+    return keras.Sequential(layers), sampler
+
+
+def pruned(schedule, **options):
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8)])
+    kg.sparsify(model, seed=0)
+    optimizer = kg.optimizers.ProjectedOptimizer(
+        keras.optimizers.SGD(0.1, **options), density=schedule
+    )
+    model.compile(optimizer, loss="mse")
+    return model
+
+
+@pytest.mark.parametrize("accumulated", [None, 2])
+def test_fit_tells_samplers_how_long_it_is(accumulated):
+    schedule = schedules.LinearAnnealing(1.0, 0.5)
+    model, sampler = choosing(schedule)
+    optimizer = keras.optimizers.SGD(
+        0.1, gradient_accumulation_steps=accumulated
+    )
+    model.compile(optimizer, loss="mse")
+
+    model.fit(X, X, batch_size=3, epochs=2, verbose=0)
+
+    assert schedule.steps == 8 // (accumulated or 1)
+    assert float(sampler.current_temperature()) == pytest.approx(0.5)
+    again = schedules.LinearAnnealing.from_config(schedule.get_config())
+    assert again.steps == schedule.steps
+
+
+@pytest.mark.parametrize("accumulated", [None, 2])
+def test_fit_tells_the_optimizer_how_long_it_is(accumulated):
+    found = []
+    for steps in (None, 20 // (accumulated or 1)):
+        keras.utils.set_random_seed(0)
+        schedule = schedules.CubicDensity(0.25, steps)
+        model = pruned(schedule, gradient_accumulation_steps=accumulated)
+        model.fit(X, X, batch_size=3, epochs=5, shuffle=False, verbose=0)
+        optimizer = model.optimizer
+        found.append(
+            (
+                schedule.steps,
+                optimizer.harden_step,
+                optimizer.get_config()["score_optimizer"],
+            )
+        )
+        np.testing.assert_equal(kg.sparsity_report(model).budget, 16)
+
+    assert found[0] == found[1]
+    assert found[0][1] == math.ceil(0.7 * found[0][0])
+
+
+def test_resumed_fit_keeps_the_steps_of_the_first(tmp_path):
+    model = pruned(schedules.CubicDensity(0.25))
+    model.fit(X, X, batch_size=3, epochs=5, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+
+    loaded.fit(X, X, batch_size=3, epochs=50, initial_epoch=49, verbose=0)
+
+    assert loaded.optimizer.density.steps == 20
+    assert loaded.optimizer.harden_step == 14
+
+
+def test_config_of_an_optimizer_that_waits_for_fit():
+    optimizer = pruned(schedules.CubicDensity(0.25)).optimizer
+
+    again = type(optimizer).from_config(optimizer.get_config())
+
+    assert again.get_config() == optimizer.get_config()
+    assert again.harden_step == again.score_optimizer == "auto"
+
+
+def test_ends_are_known_before_fit():
+    model = pruned(schedules.CubicDensity(0.25))
+
+    assert kg.sparsity_report(model).budget == 64
+    assert kg.sparsity_report(kg.harden(model)).budget == 16
+
+
+def test_length_that_cannot_be_known_is_an_error():
+    def endless():
+        while True:
+            yield X[:3], X[:3]
+
+    model, sampler = choosing(schedules.LinearAnnealing(1.0, 0.5))
+    model.compile("sgd", loss="mse")
+    for train in (
+        lambda: sampler(X, training=True),
+        lambda: model.train_on_batch(X, X),
+        lambda: model.fit(endless(), shuffle=False, verbose=0),
+        lambda: pruned(schedules.CubicDensity(0.5)).train_on_batch(X, X),
+    ):
+        with pytest.raises(ValueError, match="how many steps.*Pass `steps=`"):
+            train()
+
+    options = {"steps_per_epoch": 6, "epochs": 2, "shuffle": False}
+    model.fit(endless(), verbose=0, **options)
+    assert sampler.temperature.steps == 12

@@ -1,6 +1,7 @@
 """The functions that are running."""
 
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -8,7 +9,7 @@ from keras_gumbel import _keras_private
 
 
 def frames(
-    file: str, *functions: str, until: bool = False
+    file: str, *functions: str, until: bool = False, everywhere: bool = False
 ) -> Iterator[FrameType]:
     """Yields the frames of functions that run, the innermost first.
 
@@ -16,14 +17,28 @@ def frames(
         file: String, how the path of the file of the functions ends.
         *functions: Strings, their names.
         until: Boolean, whether to stop at the outermost call of a layer.
+            Defaults to `False`.
+        everywhere: Boolean, whether to go on with the main thread, for which
+            `tf.distribute` works in others. Defaults to `False`.
     """
     call = _keras_private.current_call() if until else None
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        code = frame.f_code
-        if code.co_name in functions and code.co_filename.endswith(file):
+        if _is_one_of(frame, file, functions):
             yield frame
-        if call is not None and code.co_name == "__call__":
+        if call is not None and frame.f_code.co_name == "__call__":
             if frame.f_locals.get("self") is call.entry_layer:
                 return
         frame = frame.f_back
+    main = threading.main_thread().ident
+    if everywhere and threading.get_ident() != main:
+        frame = sys._current_frames().get(main or 0)
+        while frame is not None:
+            if _is_one_of(frame, file, functions):
+                yield frame
+            frame = frame.f_back
+
+
+def _is_one_of(frame: FrameType, file: str, functions: tuple[str, ...]) -> bool:
+    code = frame.f_code
+    return code.co_name in functions and code.co_filename.endswith(file)

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gumbel import _keras_private
 from keras_gumbel._budgets import LAST_STEP
 from keras_gumbel._budgets import WHOLE
 from keras_gumbel._budgets import limits_of
@@ -61,16 +62,18 @@ class Advice:
 
         Args:
             model: Compiled model.
-            steps: Integer, the training steps to come.
+            steps: Integer, the batches to come.
         """
         optimizer = find_projected(model.optimizer)
         if optimizer is None:
             self._warn("plain", budget_is_missing(model))
             return
-        end = steps_taken(model) + steps
+        optimizer.complete()
+        calls = _keras_private.calls_per_update_by(optimizer)
+        end = optimizer.steps + steps // calls
         self._too_short = False
         self._look_at_densities(optimizer, end)
-        self._look_at_length(optimizer, optimizer.steps + steps)
+        self._look_at_length(optimizer, end)
         scores = marked_scores(model.trainable_variables)
         if any(not mark_of(v).ranked for v in scores):
             self._look_at_learning_rate(optimizer, end)
@@ -181,12 +184,11 @@ class Advice:
 
 
 def steps_taken(model: keras.Model) -> int:
-    """Returns the training steps of a model under `ProjectedOptimizer`."""
+    """Returns the batches a model has seen under `ProjectedOptimizer`."""
     optimizer = find_projected(model.optimizer)
     if optimizer is None:
         return 0
-    updates = int(ops.convert_to_numpy(optimizer.iterations))
-    return updates * _steps_per_update(optimizer.inner_optimizer)
+    return optimizer.steps * _keras_private.calls_per_update_by(optimizer)
 
 
 def _is_early(optimizer: ProjectedOptimizer) -> str | None:
@@ -202,10 +204,6 @@ def _is_early(optimizer: ProjectedOptimizer) -> str | None:
         "will do worse. Train to the end of the schedule. Wrap callbacks that "
         "stop training in `keras_gumbel.callbacks.OnceFinal`."
     )
-
-
-def _steps_per_update(optimizer: keras.optimizers.Optimizer) -> int:
-    return optimizer.gradient_accumulation_steps or 1
 
 
 def _step_length(optimizer: keras.optimizers.Optimizer) -> float | None:
@@ -228,7 +226,7 @@ def _sum_of_rates(optimizer: keras.optimizers.Optimizer, steps: int) -> float:
         schedule = keras.saving.deserialize_keras_object(rate)
         points = [(i + 0.5) * steps / _POINTS for i in range(_POINTS)]
         rate = sum(_at(schedule, int(point)) for point in points) / _POINTS
-    return rate * steps / _steps_per_update(optimizer)
+    return rate * steps
 
 
 def _at(schedule: Any, step: int) -> float:

@@ -110,14 +110,24 @@ class CategoricalLayer(StochasticLayer):
         if mask is None:
             return None
         rank = len(mask.shape)
-        if rank < len(inputs.shape) and (
-            _keras_private.is_propagated_mask(mask, inputs)
-            or (
-                tuple(mask.shape) == tuple(inputs.shape[:rank])
-                and not is_broadcastable(mask.shape, inputs.shape)
-            )
-        ):
+        if rank >= len(inputs.shape):
+            return mask
+        if _keras_private.is_propagated_mask(mask, inputs):
             return None
+        if tuple(mask.shape) != tuple(inputs.shape[:rank]):
+            return mask
+        if not is_broadcastable(mask.shape, inputs.shape):
+            return None
+        if rank > 1:
+            raise invalid_argument(
+                self.name,
+                "mask",
+                "a mask of classes, of the rank of `inputs`, as this may as "
+                "well be one of time steps",
+                tuple(mask.shape),
+                f"Pass it in the shape {(1, *mask.shape)} if it is one of "
+                "classes, or not at all if it is one of time steps.",
+            )
         return mask
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

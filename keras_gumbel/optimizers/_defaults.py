@@ -35,6 +35,21 @@ def schedule_end(limits: list[Any]) -> float | None:
     return max(ends, default=None) or None
 
 
+def has_unknown_steps(limits: list[Any]) -> bool:
+    """Whether a schedule takes its steps from the `fit` that is to come."""
+    return any(
+        hasattr(limit, "known_steps") and limit.steps is None
+        for limit in limits
+    )
+
+
+def find_steps(limits: list[Any]) -> None:
+    """Gives schedules whose steps were left out those of the running `fit`."""
+    for limit in limits:
+        if has_unknown_steps([limit]):
+            limit.known_steps()
+
+
 def _length(limit: Any) -> float | None:
     """Returns the steps of a schedule of ours or of Keras, if it has an end."""
     schedules = keras.optimizers.schedules

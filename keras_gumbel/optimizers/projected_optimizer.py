@@ -26,6 +26,8 @@ from keras_gumbel._validation import require_positive
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.optimizers._defaults import default_harden_step
 from keras_gumbel.optimizers._defaults import default_score_optimizer
+from keras_gumbel.optimizers._defaults import find_steps
+from keras_gumbel.optimizers._defaults import has_unknown_steps
 from keras_gumbel.optimizers._defaults import schedule_steps
 from keras_gumbel.optimizers._requirements import leaves_of
 from keras_gumbel.optimizers._requirements import require_optimizer
@@ -149,13 +151,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         for cost in (costs or {}).values():
             require_positive("ProjectedOptimizer", "costs", cost)
         inner_optimizer = require_optimizer("inner_optimizer", inner_optimizer)
-        limits = limits_of(density) + limits_of(budget)
-        # For `build`, which knows whether there are weights to fine-tune.
-        last_step = None
-        if harden_step == "auto":
-            harden_step = default_harden_step(limits)
-            last_step = default_harden_step(limits, live=1.0)
-        if harden_step is not None:
+        if harden_step not in (None, "auto"):
             require_positive_integer(
                 "ProjectedOptimizer", "harden_step", harden_step
             )
@@ -163,18 +159,11 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             require_positive(
                 "ProjectedOptimizer", "global_clipnorm", global_clipnorm
             )
-        if score_optimizer == "auto":
-            score_optimizer = default_score_optimizer(
-                inner_optimizer, schedule_steps(limits)
-            )
-        if score_optimizer is not None:
+        if score_optimizer not in (None, "auto"):
             score_optimizer = require_optimizer(
                 "score_optimizer", score_optimizer
             )
             require_partner(inner_optimizer, score_optimizer)
-            score_optimizer.loss_scale_factor = (
-                inner_optimizer.loss_scale_factor
-            )
         super().__init__(
             learning_rate=0.0, global_clipnorm=global_clipnorm, name=name
         )
@@ -185,8 +174,11 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         self.inner_optimizer = inner_optimizer
         self.score_optimizer = score_optimizer
         self.harden_step = harden_step
-        self._last_step = last_step
+        # For `build`, which knows whether there are weights to fine-tune.
+        self._last_step: int | None = None
         self.regrow = regrow
+        if not has_unknown_steps(self._limits()):
+            self.complete()
 
     @property
     def optimizers(self) -> list[keras.optimizers.Optimizer]:
@@ -227,10 +219,33 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             for part in self._parts():
                 part.loss_scale_factor = factor
 
+    def complete(self) -> None:
+        """Puts what it stands for in the place of "auto".
+
+        If `steps` was left out in a schedule, it is found in the `fit` that is
+        running.
+
+        Raises:
+            ValueError: If `steps` was left out and cannot be found.
+        """
+        limits = self._limits()
+        find_steps(limits)
+        if self.harden_step == "auto":
+            self.harden_step = default_harden_step(limits)
+            self._last_step = default_harden_step(limits, live=1.0)
+        if self.score_optimizer == "auto":
+            self.score_optimizer = default_score_optimizer(
+                self.inner_optimizer, schedule_steps(limits)
+            )
+        if self.score_optimizer is not None:
+            factor = self.inner_optimizer.loss_scale_factor
+            self.score_optimizer.loss_scale_factor = factor
+
     def build(self, variables: Sequence[keras.Variable]) -> None:
         variables = list(variables)
         if not variables:
             return  # Keras, as it loads a legacy file; `apply` builds then.
+        self.complete()
         scores = _trained_scores(variables)
         require_scores(scores)
         self._groups = self.groups(scores)
@@ -302,10 +317,10 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         changed = False
         for group in self._live_groups():
             values = [ops.convert_to_tensor(v) for v in group.variables]
-            if group.allows(values, self._iterations, final):
+            if group.allows(values, self._step, final):
                 continue
             settle = group.finish if final else group.project
-            settled = settle(values, self._iterations)
+            settled = settle(values, self._step)
             for score, value in zip(group.variables, settled, strict=True):
                 score.assign(value)
             changed = True
@@ -317,8 +332,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     @property
     def steps(self) -> int:
-        """The steps taken so far, as the schedules count them."""
-        return int(_number(self._iterations))
+        """The updates so far, as the schedules count them."""
+        return int(_number(self._step))
 
     def final_budget(self) -> float:
         """Returns K, summed over all budgets, at the end of the schedules."""
@@ -340,7 +355,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
                 trained. Defaults to `None`.
         """
         groups = self._live_groups() if scores is None else self.groups(scores)
-        return [(_number(g.budget_at(self._iterations)), g) for g in groups]
+        return [(_number(g.budget_at(self._step)), g) for g in groups]
 
     def final_budgets(
         self, scores: list[keras.Variable]
@@ -351,7 +366,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             scores: List of variables to sort.
         """
         groups = self.groups(scores)
-        step = self._iterations
+        step = self._step
         return [(_number(g.final_budget_at(step)), g) for g in groups]
 
     def is_final(self) -> bool:
@@ -417,7 +432,11 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             "inner_optimizer": serialize(self.inner_optimizer),
             "density": serialize(self.density),
             "budget": serialize(self.budget),
-            "score_optimizer": serialize(self.score_optimizer),
+            "score_optimizer": (
+                "auto"
+                if self.score_optimizer == "auto"
+                else serialize(self.score_optimizer)
+            ),
             "harden_step": self.harden_step,
             "regrow": self.regrow,
             "costs": self.costs,
@@ -437,8 +456,17 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             }
         )
 
+    @property
+    def _step(self) -> Any:
+        """The updates so far: with accumulated gradients, not every step."""
+        calls = _keras_private.calls_per_update_by(self.inner_optimizer)
+        return self._iterations // calls
+
+    def _limits(self) -> list[Any]:
+        return limits_of(self.density) + limits_of(self.budget)
+
     def _parts(self) -> list[keras.optimizers.Optimizer]:
-        if self.score_optimizer is None:
+        if self.score_optimizer in (None, "auto"):
             return [self.inner_optimizer]
         return [self.inner_optimizer, self.score_optimizer]
 
@@ -471,9 +499,9 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     def _mask_is_final(self) -> Any:
         """Returns a boolean, or in a graph a tensor."""
-        if self.harden_step is None:
+        if self.harden_step in (None, "auto"):
             return False
-        final = self._iterations >= self.harden_step
+        final = self._step >= self.harden_step
         return bool(final) if _keras_private.is_eager(final) else final
 
     def _settle(
@@ -511,7 +539,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         """Returns the final mask; from the next step on it is what it was."""
         if before is None:
             return self._in_groups(BudgetGroup.finish, values)
-        after = self._iterations > self.harden_step
+        after = self._step > self.harden_step
         if _keras_private.is_eager(after):
             source = before if after else values
         else:
@@ -547,7 +575,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         """Does what is due before the mask is final, or from then on."""
         if self.harden_step is None:
             return learning()
-        return _cond(self._iterations < self.harden_step, learning, final)
+        return _cond(self._step < self.harden_step, learning, final)
 
     def _in_groups(
         self,
@@ -560,7 +588,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         for group in self._live_groups():
             keys = [id(v) for v in group.variables]
             own = [found[key] for key in keys]
-            settled = settle(group, own, self._iterations)
+            settled = settle(group, own, self._step)
             found.update(zip(keys, settled, strict=True))
         return [found[id(v)] for v in scores]
 

@@ -5,7 +5,6 @@ import io
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_gumbel.sparsity._choices import count_undecided
 from keras_gumbel.sparsity._choices import find_decisions
@@ -78,7 +77,7 @@ class SparsityReport:
             ones, biases and statistics.
         score_steps: Integer, the steps that trained the scores under the
             `ProjectedOptimizer` the model is compiled with; or `None` without
-            one, and if no scores are learned.
+            one, and if no scores are learned. Defaults to `None`.
     """
 
     rows: tuple[SparsityRow, ...]
@@ -86,7 +85,8 @@ class SparsityReport:
     budget_used: float
     skipped: dict[str, str]
     other_bytes: int
-    score_steps: int | None = None
+    # Of the training, not of the model: one that is loaded is the same.
+    score_steps: int | None = dataclasses.field(default=None, compare=False)
 
     @property
     def total(self) -> SparsityRow:
@@ -247,12 +247,9 @@ def _score_steps(model: keras.Layer, scores: list[Scores]) -> int | None:
     optimizer = projected_optimizer(model)
     if optimizer is None or all(s.mark.ranked for s in scores):
         return None
-    updates = int(ops.convert_to_numpy(optimizer.iterations))
-    if optimizer.harden_step is None:
-        return updates
-    inner = optimizer.inner_optimizer
-    rate = inner.gradient_accumulation_steps or 1
-    return min(updates, optimizer.harden_step // rate)
+    if optimizer.harden_step in (None, "auto"):
+        return optimizer.steps
+    return min(optimizer.steps, optimizer.harden_step)
 
 
 def _skipped(model: keras.Layer, frozen: list[Scores]) -> dict[str, str]:

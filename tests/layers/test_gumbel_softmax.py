@@ -258,6 +258,17 @@ def test_gumbel_softmax_explicit_mask_wins_over_time_steps():
     np.testing.assert_allclose(outputs, expected, atol=1e-6)
 
 
+def test_gumbel_softmax_refuses_a_mask_of_two_meanings():
+    layer = GumbelSoftmax(inference="softmax")
+    allowed = np.array([[1, 1, 0], [0, 1, 1], [1, 0, 1]], bool)
+
+    with pytest.raises(ValueError, match=r"`mask`.*in the shape \(1, 3, 3\)"):
+        layer(STEPS, mask=allowed)
+
+    outputs = infer(layer, STEPS, mask=allowed[None])
+    np.testing.assert_array_equal(outputs > 0, np.stack([allowed] * 3))
+
+
 def test_gumbel_softmax_anneals_with_every_training_call():
     annealed = GumbelSoftmax(LinearAnnealing(1.0, 0.5, steps=2), seed=0)
     constant = GumbelSoftmax(1.0, seed=0)

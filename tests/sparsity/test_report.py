@@ -298,7 +298,7 @@ def trained(steps, mask="learned", accumulated=None):
     """A model that is trained to half of its weights in a number of steps."""
     sparse = kg.sparsify(build("sequential"), mask)
     inner = keras.optimizers.SGD(0.01, gradient_accumulation_steps=accumulated)
-    schedule = kg.schedules.CubicDensity(0.5, steps)
+    schedule = kg.schedules.CubicDensity(0.5, steps // (accumulated or 1))
     compiled(sparse, ProjectedOptimizer(inner, density=schedule))
     x = np.ones((steps, *sparse.input_shape[1:]))
     y = np.ones((steps, *sparse.output_shape[1:]))
@@ -309,7 +309,7 @@ def trained(steps, mask="learned", accumulated=None):
 @pytest.mark.parametrize(
     ("steps", "accumulated", "live"),
     # The mask is final after 0.7 of the steps.
-    [(10, None, 7), (30, None, 21), (30, 2, 10)],
+    [(10, None, 7), (30, None, 21), (30, 2, 11)],
 )
 def test_report_says_that_too_few_steps_were_given(steps, accumulated, live):
     sparse = trained(steps, accumulated=accumulated)
