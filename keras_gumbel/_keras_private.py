@@ -145,6 +145,13 @@ def is_first_in_call(variable: keras.Variable) -> bool:
     return is_first
 
 
+def mark_as_counted(
+    scope: keras.StatelessScope, variables: list[keras.Variable]
+) -> None:
+    """Marks variables, so that no call in a stateless scope counts them."""
+    vars(scope)["keras_gumbel_counted"] = set(map(id, variables))
+
+
 def is_counted(variable: keras.Variable) -> bool:
     """Whether a variable has been marked in the outermost call."""
     call = _stateless_scope_of(variable) or current_call()

@@ -14,7 +14,6 @@ from keras_gumbel._seeds import generator_state
 from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import restore_generator
 from keras_gumbel._seeds import seed_generator
-from keras_gumbel._steps import mark_step
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
@@ -129,7 +128,6 @@ class StochasticLayer(NoiseLayer):
             initializer="zeros",
             trainable=False,
         )
-        mark_step(self.step)
         if self.learn_temperature:
             self.log_temperature = self.add_weight(
                 name="log_temperature",

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras import ops
 
-from keras_gumbel._steps import marked_steps
+from keras_gumbel import _keras_private
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_positive_integer
@@ -127,12 +126,11 @@ class MonteCarloModel(keras.Model):
             The outputs, and the losses that layers have added.
         """
         state = {id(v): (v, v.value) for v in self.model.variables}
-        # The first draw has counted the step that they all belong to.
-        for step in marked_steps(self.model.variables):
-            state[id(step)] = (step, ops.maximum(step - 1, 0))
         with keras.StatelessScope(state.values(), collect_losses=True) as scope:
+            # The first draw has counted the step that they all belong to.
+            _keras_private.mark_as_counted(scope, self.model.variables)
             outputs = self(inputs, training=True)
-            losses = self.losses
+            losses = self.model.losses
         weights = {id(v) for v in self.model.weights}
         for variable in self.model.variables:
             if id(variable) not in weights:  # the state of a seed generator

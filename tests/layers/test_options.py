@@ -130,6 +130,41 @@ def test_learned_temperature_starts_where_asked_and_stays_positive():
     assert float(to_numpy(layer.current_temperature())) > 0
 
 
+@pytest.mark.parametrize("logarithm", [-1e4, -90.0, 90.0, 1e4])
+@pytest.mark.parametrize("layer_class", CHOOSERS)
+def test_learned_temperature_stays_where_samples_are_finite(
+    layer_class, logarithm
+):
+    layer = layer_class(0.7, learn_temperature=True, seed=0)
+    layer.build(LOGITS.shape)
+
+    def total(x, logarithm):
+        with keras.StatelessScope([(layer.log_temperature, logarithm)]):
+            y = layer(x, training=True, noise=numpy_noise())
+        return ops.sum(ops.multiply(y, WEIGHTS))
+
+    value = total(
+        ops.convert_to_tensor(LOGITS), ops.convert_to_tensor(logarithm)
+    )
+    slopes = gradient(total, LOGITS, np.float32(logarithm))
+
+    assert np.isfinite(to_numpy(value))
+    assert all(np.isfinite(slope).all() for slope in slopes)
+
+
+def test_learned_temperature_comes_back_from_the_edge():
+    layer = GumbelSoftmax(learn_temperature=True)
+    layer.build(LOGITS.shape)
+
+    def temperature(logarithm):
+        with keras.StatelessScope([(layer.log_temperature, logarithm)]):
+            return layer.current_temperature()
+
+    (slope,) = gradient(temperature, np.float32(-50.0))
+
+    assert slope == pytest.approx(1e-10, rel=1e-4)
+
+
 def test_learned_temperature_refuses_a_schedule():
     schedule = LinearAnnealing(1.0, 0.5, steps=3)
 
