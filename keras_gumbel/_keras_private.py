@@ -391,6 +391,20 @@ def outside_graph() -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
+def has_values(variable: keras.Variable) -> bool:
+    """Whether a variable has been initialized.
+
+    One that is created while TensorFlow traces a function is not, until the
+    function runs.
+    """
+    if keras.config.backend() != "tensorflow":
+        return True
+    import tensorflow
+
+    with tensorflow.init_scope():
+        return bool(variable.value.is_initialized())
+
+
 def is_eager(tensor: Tensor) -> bool:
     """Whether the tensor has a value now: no trace, graph or symbol."""
     if isinstance(tensor, keras.KerasTensor):

@@ -162,7 +162,10 @@ def _checked(
 ) -> tuple[str, Seed]:
     owner = f"keras_gumbel.random.{name}"
     require_choice(owner, "precision", precision, PRECISION)
-    dtype = keras.backend.standardize_dtype(dtype or keras.config.floatx())
-    if "float" not in dtype:
+    try:
+        name = keras.backend.standardize_dtype(dtype or keras.config.floatx())
+    except ValueError:
+        name = ""
+    if "float" not in name:
         raise invalid_argument(owner, "dtype", "a float dtype", dtype)
-    return dtype, next_seed(owner, seed)
+    return name, next_seed(owner, seed)

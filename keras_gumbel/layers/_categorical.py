@@ -15,6 +15,7 @@ from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_broadcastable
 from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import require_axis
+from keras_gumbel.ops._numerics import as_tensor
 from keras_gumbel.ops._numerics import masked_logits
 from keras_gumbel.ops.sampling import gumbel_softmax
 
@@ -109,6 +110,7 @@ class CategoricalLayer(StochasticLayer):
         """Tells a mask of classes from the time steps Keras passes along."""
         if mask is None:
             return None
+        mask = as_tensor(type(self).__name__, "mask", mask)
         rank = len(mask.shape)
         if rank >= len(inputs.shape):
             return mask

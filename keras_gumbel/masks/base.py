@@ -188,14 +188,17 @@ class Mask(keras.layers.Layer):
                 self.axis,
             )
         self.input_spec = keras.InputSpec(ndim=len(input_shape))
-        self.mask_scores = self.add_weight(
-            name="mask_scores",
-            shape=[input_shape[axis] for axis in axes],
-            initializer=self.scores_initializer,
-            constraint=self.scores_constraint,
-            dtype="float32",
-            autocast=False,
-        )
+        # A variable made while TensorFlow traces the first step has no values
+        # until then: the optimizer could not bring it under the budget.
+        with _keras_private.outside_graph():
+            self.mask_scores = self.add_weight(
+                name="mask_scores",
+                shape=[input_shape[axis] for axis in axes],
+                initializer=self.scores_initializer,
+                constraint=self.scores_constraint,
+                dtype="float32",
+                autocast=False,
+            )
         set_mark(self.mask_scores, Mark())
 
     def call(self, inputs: Tensor, training: bool | None = False) -> Tensor:

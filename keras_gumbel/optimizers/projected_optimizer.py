@@ -265,8 +265,11 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             _keras_private.forgo_needless_weight_decay(leaf)
         for score in scores:
             train_by(score, self)
-        with _keras_private.outside_graph():
-            self._settle(scores)
+        # Scores of a layer that TensorFlow builds as it traces the first step
+        # have no values yet. They are settled at the end of that step.
+        if all(map(_keras_private.has_values, scores)):
+            with _keras_private.outside_graph():
+                self._settle(scores)
 
     def apply(
         self,

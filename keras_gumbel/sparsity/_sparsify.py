@@ -230,7 +230,13 @@ def _selection(filters: Filters) -> Callable[[WeightMatrix], bool]:
             filters,
             error=TypeError,
         )
-    return lambda matrix: any(re.search(p, matrix.name) for p in patterns)
+    try:
+        expressions = [re.compile(pattern) for pattern in patterns]
+    except re.error as error:
+        raise invalid_argument(
+            "sparsify", "filters", f"a valid regex ({error})", filters
+        ) from error
+    return lambda matrix: any(e.search(matrix.name) for e in expressions)
 
 
 def _warn_of_unmasked(reasons: dict[str, str | None]) -> None:
