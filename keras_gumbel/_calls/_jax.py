@@ -100,6 +100,12 @@ def _folded(seed: Tensor, trace: Any, in_loops: bool) -> Tensor:
             rows = jax.numpy.arange(trace.axis_data.size)
         index = batching.BatchTracer(trace, rows, 0)
     elif in_loops and _traced_for(trace) in _REPEATED:
+        if not hasattr(jax, "new_ref"):
+            raise RuntimeError(
+                "Noise is drawn in a loop or branch, which this version of "
+                f"JAX, {jax.__version__}, cannot do with another draw in each "
+                f"iteration. Update JAX. Or: {PASS_NOISE}"
+            )
         with core.set_current_trace(_without_gradients(trace.parent_trace)):
             iterations = jax.new_ref(jax.numpy.int32(0))
         with core.set_current_trace(trace):
