@@ -33,6 +33,7 @@ from keras_gumbel.sparsity import layer_densities as layer_densities
 from keras_gumbel.sparsity import (
     recalibrate_batch_normalization as recalibrate_batch_normalization,
 )
+from keras_gumbel.sparsity import save_compressed as save_compressed
 from keras_gumbel.sparsity import soften as soften
 from keras_gumbel.sparsity import sparsify as sparsify
 from keras_gumbel.sparsity import sparsity_costs as sparsity_costs

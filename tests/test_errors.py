@@ -238,6 +238,14 @@ BAD_VALUES = {
         lambda: kg.callbacks.SparsityLogger(batch_size=0),
         "batch_size",
     ),
+    "file of another kind": (
+        lambda: kg.save_compressed(_model(), "a.h5"),
+        "path",
+    ),
+    "no folder to save in": (
+        lambda: kg.save_compressed(_model(), "no such folder/a.keras"),
+        "path",
+    ),
     "plot of two classes": (
         lambda: kg.visualization.plot_simplex(logits=[0.0, 1.0]),
         "logits",
@@ -283,6 +291,10 @@ WRONG_KINDS = {
     "list for axes": (
         lambda: kg.register_weight_axes(keras.layers.ReLU, ["kernel"]),
         "axes",
+    ),
+    "layer to save": (
+        lambda: kg.save_compressed(keras.layers.Dense(2), "a.keras"),
+        "model",
     ),
     "layer to draw from": (
         lambda: kg.models.MonteCarloModel(keras.layers.Dense(2)),
@@ -336,6 +348,10 @@ STRUCTURE = {
     "no mask to soften": lambda: kg.soften(_model()),
     "ranked between layers": lambda: kg.masks.MagnitudeMask()(ops.ones(2)),
     "masks to quantize": lambda: _sparse().quantize("int8"),
+    "masks to save": lambda: kg.save_compressed(_sparse(), "a.keras"),
+    "not built to save": lambda: kg.save_compressed(
+        keras.Sequential([keras.layers.Dense(2)]), "a.keras"
+    ),
     "masks to shrink": lambda: kg.shrink(_sparse()),
     "not built to shrink": lambda: kg.shrink(
         keras.Sequential([keras.layers.Dense(2)])

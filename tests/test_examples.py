@@ -108,7 +108,7 @@ def check_sparsify_digits(output):
     assert saved == total
     assert re.search(r"test accuracy, dense:  \d+\.\d\d%", output)
     assert re.search(r"test accuracy, sparse: \d+\.\d\d%", output)
-    assert len(re.findall(r"[\d,]+ bytes gzipped", output)) == 2
+    assert len(re.findall(r"weights, [\d,]+ bytes", output)) == 2
 
 
 # What each example must print.

@@ -14,6 +14,9 @@ from keras_gumbel.sparsity._recalibrate import (
 from keras_gumbel.sparsity._report import SparsityReport as SparsityReport
 from keras_gumbel.sparsity._report import SparsityRow as SparsityRow
 from keras_gumbel.sparsity._report import sparsity_report as sparsity_report
+from keras_gumbel.sparsity._save_compressed import (
+    save_compressed as save_compressed,
+)
 from keras_gumbel.sparsity._size import SparsitySize as SparsitySize
 from keras_gumbel.sparsity._sparsify import sparsify as sparsify
 from keras_gumbel.sparsity._strip import strip as strip

@@ -1,0 +1,113 @@
+"""A `.keras` file in which zeros take no room."""
+
+import pathlib
+import shutil
+import tempfile
+import zipfile
+from typing import Any
+
+import keras
+
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel.sparsity._masked_layer import attached_masks
+from keras_gumbel.sparsity._scan import require_built
+
+# Keras refuses a member of an archive that is larger than this and is stored in
+# less than a hundredth of its size.
+LARGE = 1 << 32
+
+
+def save_compressed(model: keras.Model, path: str | pathlib.Path) -> None:
+    """Saves a model as a compressed `.keras` file.
+
+    Keras stores the weights of a model uncompressed, and zeros take as much
+    room as other numbers. This file is the same archive, compressed by
+    `zipfile`. `keras.saving.load_model` loads it where `keras_gumbel` is not
+    installed, and every weight is equal to the last bit.
+
+    A file that exists is replaced when the new one is complete. If the process
+    is killed before, the old file stays as it was.
+
+    Weights of more than 4 GiB that would shrink to less than a hundredth stay
+    uncompressed, because Keras refuses to load such a file.
+
+    Args:
+        model: Built Keras model without masks on its weights.
+        path: String or path that ends in `.keras`.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If the model is not built or still has masks on its
+            weights, or if `path` does not end in `.keras` or is in a folder
+            that does not exist.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(64)])
+    >>> model = keras_gumbel.harden(keras_gumbel.sparsify(model), density=0.05)
+    >>> keras_gumbel.save_compressed(keras_gumbel.strip(model), "small.keras")
+    >>> small = keras.saving.load_model("small.keras")
+    """
+    _require_plain("save_compressed", model)
+    target = _require_path("save_compressed", path)
+    # Beside the target, since a file moves in one step within a disk only.
+    with tempfile.TemporaryDirectory(
+        dir=target.parent, prefix=f".{target.stem}-"
+    ) as folder:
+        stored = pathlib.Path(folder) / "stored.keras"
+        deflated = pathlib.Path(folder) / "deflated.keras"
+        keras.saving.save_model(model, stored)
+        _deflate(stored, deflated)
+        (stored if _is_refused(deflated) else deflated).replace(target)
+
+
+def _require_plain(owner: str, model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise invalid_argument(
+            owner, "model", "a Keras model", model, error=TypeError
+        )
+    require_built(owner, model)
+    if attached_masks(model):
+        raise ValueError(
+            f"The model {model.name!r} has masks on its weights, and the "
+            f"weights below them are not zero. Before `{owner}`, call "
+            "`keras_gumbel.strip` on it. To go on with training later, save it "
+            "with `model.save`."
+        )
+
+
+def _require_path(owner: str, path: Any) -> pathlib.Path:
+    known = isinstance(path, str | pathlib.PurePath)
+    if not known or not str(path).endswith(".keras"):
+        raise invalid_argument(
+            owner, "path", "a path that ends in '.keras'", path
+        )
+    target = pathlib.Path(path).resolve()
+    if not target.parent.is_dir():
+        raise invalid_argument(
+            owner, "path", "a path in a folder that exists", path
+        )
+    return target
+
+
+def _deflate(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Writes a compressed copy of an archive."""
+    with (
+        zipfile.ZipFile(source) as before,
+        zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as after,
+    ):
+        for name in before.namelist():
+            with (
+                before.open(name) as stored,
+                after.open(name, "w", force_zip64=True) as deflated,
+            ):
+                shutil.copyfileobj(stored, deflated)
+
+
+def _is_refused(path: pathlib.Path) -> bool:
+    """Whether Keras takes an archive for a decompression bomb."""
+    with zipfile.ZipFile(path) as archive:
+        return any(
+            member.file_size > max(LARGE, 100 * member.compress_size)
+            for member in archive.infolist()
+        )
