@@ -96,6 +96,12 @@ class MonteCarloModel(keras.Model):
         drawn = self.__dict__.get("_losses_of_draw")
         return super().losses if drawn is None else drawn
 
+    def make_train_function(self, *args: Any, **kwargs: Any) -> Any:
+        # A model with masks is not compiled itself, and would not warn.
+        if hasattr(self.model, "_warn_of"):
+            self.model._warn_of(self.optimizer)
+        return super().make_train_function(*args, **kwargs)
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return self.model(inputs, training=training)
 

@@ -498,6 +498,14 @@ def test_fit_of_a_model_that_was_compiled_before_it_had_masks_warns():
         model.train_on_batch(X, Y)
 
 
+def test_fit_of_a_model_around_one_with_masks_warns():
+    model = kg.models.MonteCarloModel(kg.sparsify(dense()))
+    model.compile("adam", loss="sparse_categorical_crossentropy")
+
+    with pytest.warns(kg.SparsityWarning, match=PLAIN):
+        model.train_on_batch(X, Y)
+
+
 def test_plain_optimizers_of_models_that_need_no_budget_are_silent(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", kg.SparsityWarning)

@@ -66,7 +66,7 @@ class Advice:
         """
         optimizer = find_projected(model.optimizer)
         if optimizer is None:
-            self._warn("plain", budget_is_missing(model))
+            self._warn("plain", budget_is_missing(model, model.optimizer))
             return
         optimizer.complete()
         calls = _keras_private.calls_per_update_by(optimizer)

@@ -45,9 +45,8 @@ def bring_back(model: Any) -> None:
         )
 
 
-def budget_is_missing(model: Any) -> str | None:
+def budget_is_missing(model: Any, optimizer: Any) -> str | None:
     """Says that nothing holds scores under a budget in training, if so."""
-    optimizer = model.optimizer
     loose = [
         name_of(scores)
         for scores in marked_scores(model.trainable_variables)
@@ -64,11 +63,11 @@ def budget_is_missing(model: Any) -> str | None:
     )
 
 
-def warn_of_plain_optimizer(model: Any) -> None:
+def warn_of_plain_optimizer(model: Any, optimizer: Any) -> None:
     """Warns, once each, of optimizers that know no budget."""
-    if model.optimizer is model.attachment.unfit:
+    if optimizer is model.attachment.unfit:
         return
-    message = budget_is_missing(model)
+    message = budget_is_missing(model, optimizer)
     if message is not None:
-        model.attachment.unfit = model.optimizer
-        warnings.warn(message, SparsityWarning, stacklevel=3)
+        model.attachment.unfit = optimizer
+        warnings.warn(message, SparsityWarning, stacklevel=4)

@@ -156,18 +156,22 @@ class _WithTraining:
         super().compile(*args, **kwargs)  # type: ignore[misc]
         # A model that is only to be evaluated needs a loss alone.
         if args or "optimizer" in kwargs:
-            warn_of_plain_optimizer(self)
+            self._warn_of(self.optimizer)
+
+    def _warn_of(self, optimizer: Any) -> None:
+        """Says if an optimizer, also one of a model around, has no budget."""
+        warn_of_plain_optimizer(self, optimizer)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         # Keras leaves models alone whose `compile` is not its own.
         plain: Any = self._plain_class  # type: ignore[attr-defined]
         with plain_classes(self):
             plain.compile_from_config(self, config)
-        warn_of_plain_optimizer(self)
+        self._warn_of(self.optimizer)
 
     def make_train_function(self, *args: Any, **kwargs: Any) -> Any:
         # The model may have been compiled before it was given masks.
-        warn_of_plain_optimizer(self)
+        self._warn_of(self.optimizer)
         return super().make_train_function(*args, **kwargs)  # type: ignore[misc]
 
     def set_state_tree(self, *args: Any, **kwargs: Any) -> None:
