@@ -200,11 +200,69 @@ def dropped_out(x, draw):
 
 
 def computed(x, draw):
+    """Applies a function of each number to one or more tensors."""
+    array = draw.rng.normal(size=x.shape[-1]).astype("float32")
+    other = draw.like(x)
     return draw.one_of(
         lambda: 0.5 * x + 0.25,
-        lambda: x + draw.like(x),
         lambda: 1.0 - x,
-        lambda: x * x,
+        lambda: x * array + array,
+        lambda: ops.abs(-x),
+        lambda: ops.add(x, other),
+        lambda: ops.clip(x, -0.5, 0.5),
+        lambda: ops.divide(x, ops.square(other) + 1.0),
+        lambda: ops.maximum(x, 0.1),
+        lambda: ops.multiply(other, ops.sigmoid(x)),
+        lambda: ops.relu(x),
+        lambda: ops.subtract(array, x),
+        lambda: ops.where(x > other, x, 0.1 * x),
+        lambda: keras.activations.silu(x),
+    )()
+
+
+def arranged(x, draw):
+    """Moves channels or positions, or leaves some out."""
+    rank, width = len(x.shape), x.shape[-1]
+    last = (*range(1, rank - 1), rank - 1)
+    choices = [
+        lambda: ops.concatenate([x, draw.like(x, slice(-1))], axis=-1),
+        lambda: ops.flip(x, axis=-1),
+        lambda: ops.repeat(x, 2, axis=-1),
+        lambda: ops.reshape(x, (-1, *x.shape[1:])),
+        lambda: ops.squeeze(ops.expand_dims(x, 1), 1),
+        lambda: ops.tile(x, (*(1 for _ in last), 2)),
+        lambda: x[..., : draw.one_of(1, 2)],
+        lambda: x[..., width // 2 :],
+    ]
+    if rank > 2:
+        choices += [
+            lambda: ops.concatenate([x, draw.like(x)], axis=1),
+            lambda: ops.pad(x, ((0, 0), (1, 0), *((0, 0) for _ in last[1:]))),
+            lambda: ops.reshape(x, (-1, x.shape[1], math.prod(x.shape[2:]))),
+            lambda: ops.sum(x, axis=1, keepdims=True),
+            lambda: x[:, 1:],
+        ]
+    if rank == 4:
+        choices += [
+            lambda: ops.average_pool(x, 2, 1),
+            lambda: ops.max_pool(x, 2, 1, padding="same"),
+            lambda: ops.max(ops.stack([x, draw.like(x)], axis=2), axis=2),
+            lambda: ops.mean(x, axis=2),
+            lambda: ops.moveaxis(ops.swapaxes(x, 1, 3), 1, 3),
+            lambda: ops.transpose(x, (0, 2, 1, 3)),
+            lambda: x[:, 0],
+        ]
+    return draw.one_of(*choices)()
+
+
+def mixed(x, draw):
+    """Operations that need all channels."""
+    return draw.one_of(
+        lambda: ops.softmax(x),
+        lambda: ops.roll(x, 1, axis=-1),
+        lambda: x - ops.mean(x, axis=-1, keepdims=True),
+        lambda: ops.matmul(x, ops.ones((x.shape[-1], 3)) * 0.5),
+        lambda: ops.split(ops.concatenate([x, x], -1), 2, axis=-1)[1],
     )()
 
 
@@ -213,6 +271,7 @@ PIECES = {
     **dict.fromkeys(
         (activation, computed, dense, dropped_out, joined, merged), ANY
     ),
+    **dict.fromkeys((arranged, mixed), ANY),
     **dict.fromkeys((nested, normalized, rescaled, shared), ANY),
     **dict.fromkeys((block, conv, cropped, depthwise, enlarged), SPATIAL),
     **dict.fromkeys((excited, grouped, padded, pooled), SPATIAL),

@@ -33,6 +33,8 @@ class Link:
             output channel comes from, or -1.
         layouts: Tuple of `Layout`, one for each weight.
         config: Function from kept outputs to the arguments that change.
+        arguments: Function from kept inputs and kept outputs to what an
+            operation is called with instead.
     """
 
     layer: keras.Layer
@@ -40,6 +42,9 @@ class Link:
     sources: tuple[np.ndarray, ...]
     layouts: tuple[Layout, ...] = ()
     config: Callable[[np.ndarray], dict[str, Any]] = lambda kept: {}
+    arguments: Callable[[np.ndarray, np.ndarray], dict[int | str, Any]] = (
+        lambda kept_inputs, kept: {}
+    )
 
     @property
     def constants(self) -> np.ndarray:
@@ -54,19 +59,21 @@ class Link:
     def has_edits(self) -> bool:
         """Whether the layer changes with its channels."""
         every = np.ones(self.output.size, bool)
-        return bool(self.layouts or self.config(every))
+        return bool(
+            self.layouts or self.config(every) or self.arguments(every, every)
+        )
 
     def edit(self, kept_inputs: np.ndarray, kept: np.ndarray) -> Edit | None:
         """Returns the layer without the other channels."""
-        config = self.config(kept)
-        if not self.layouts and not config:
+        config, arguments = self.config(kept), self.arguments(kept_inputs, kept)
+        if not (self.layouts or config or arguments):
             return None
         weights = values_of(self.layer, len(self.layouts))
         selected = [
             layout.select(weight, kept_inputs, kept)
             for layout, weight in zip(self.layouts, weights, strict=True)
         ]
-        return Edit(self.layer, config, selected)
+        return Edit(self.layer, config, selected, arguments)
 
 
 def only(call: Call) -> Channels:

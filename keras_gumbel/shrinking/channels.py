@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_gumbel._typing import Shape
+from keras_gumbel._typing import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +45,13 @@ class Call:
     """A layer where it is called.
 
     Attributes:
-        layer: The layer.
+        layer: The layer, or the operation of `keras.ops`.
         inputs: Tuple of `Channels` or `None`, one for each input.
         shapes: Tuple of shapes, one for each input.
         output_shape: The shape of the first output.
         in_training: Boolean, whether it was called with `training=True`.
-        numbers: Tuple of the plain numbers it was called with.
+        tensors: Tuple of symbolic tensors, the inputs.
+        arguments: Dictionary of all arguments, by their places or names.
     """
 
     layer: keras.Layer
@@ -57,7 +59,8 @@ class Call:
     shapes: tuple[Shape, ...]
     output_shape: Shape
     in_training: bool
-    numbers: tuple[float, ...]
+    tensors: tuple[Tensor, ...]
+    arguments: dict[int | str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +71,14 @@ class Edit:
         layer: The layer.
         config: Dictionary, the arguments that change.
         weights: List of arrays, all weights.
+        arguments: Dictionary, what it is called with instead, by places or
+            names.
     """
 
     layer: keras.Layer
     config: dict[str, Any]
     weights: list[np.ndarray]
+    arguments: dict[int | str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +105,10 @@ class Layout:
         if self.outputs is not None:
             weight = np.compress(kept, weight, self.outputs)
         return weight
+
+
+# Why most layers keep their shapes.
+UNKNOWN = "is not known to keep channels apart"
 
 
 class BarrierError(Exception):
@@ -155,7 +165,7 @@ def channel_axis(layer: keras.Layer, rank: int) -> int:
 
 def values_of(layer: keras.Layer, count: int) -> list[np.ndarray]:
     """Returns the weights of a layer that should have `count` of them."""
-    weights = [ops.convert_to_numpy(w) for w in layer.weights]
+    weights = [ops.convert_to_numpy(w) for w in getattr(layer, "weights", ())]
     if len(weights) != count:
         raise BarrierError(f"has {len(weights)} weights, not {count}")
     return weights

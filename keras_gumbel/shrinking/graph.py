@@ -17,43 +17,69 @@ Replace = Callable[[keras.Layer], keras.Layer]
 Fill = Callable[[keras.Layer, keras.Layer], None]
 
 
-def rewrite(model: keras.Model, replace: Replace, fill: Fill) -> keras.Model:
+# Returns what an operation is called with instead, by place or name.
+Arguments = Callable[[keras.Operation], dict[int | str, Any]]
+
+
+def rewrite(
+    model: keras.Model, replace: Replace, fill: Fill, arguments: Arguments
+) -> keras.Model:
     """Returns an uncompiled copy of a model with other layers in it.
 
     Args:
         model: Sequential or Functional model, which may contain others.
-        replace: Called with each layer that is not such a model; returns the
-            layer of the copy, with weights of its own.
+        replace: Called with each layer or operation that is not such a model;
+            returns that of the copy, with weights of its own.
         fill: Called with each layer and its replacement once the copy is
             built; carries the weights over.
+        arguments: Called with each operation; returns the arguments that are
+            others in the copy.
 
     Returns:
         A model of the same class, with the same names of inputs.
     """
     copies: dict[int, keras.Operation] = {}
+    originals: dict[int, keras.Operation] = {}
     pairs = []
 
     def clone(layer: keras.Operation) -> keras.Operation:
         if id(layer) not in copies:
             copies[id(layer)] = new(layer)
+            originals[id(copies[id(layer)])] = layer
         return copies[id(layer)]
 
     def new(layer: keras.Operation) -> keras.Operation:
         if not isinstance(layer, keras.Layer):  # `a + b`, an operation
-            return copy_layer(layer)
+            return replace(layer)
         # `clone_model(recursive=True)` reaches every depth from Keras 3.14 on.
         if _keras_private.is_functional(layer):
-            return keras.models.clone_model(layer, clone_function=clone)
+            return keras.models.clone_model(
+                layer, clone_function=clone, call_function=call_of(layer)
+            )
         replacement = replace(layer)
         pairs.append((layer, replacement))
         return replacement
+
+    def call_of(part: keras.Model) -> Callable[..., Any] | None:
+        return None if isinstance(part, keras.Sequential) else call
+
+    def call(copy: keras.Operation, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(copy, keras.Layer):
+            return copy(*args, **kwargs)
+        others = arguments(originals[id(copy)])
+        args = tuple(others.pop(i, x) for i, x in enumerate(args))
+        kwargs.update((str(place), x) for place, x in others.items())
+        return copy(*args, **kwargs)
 
     inputs = None
     if not isinstance(model, keras.Sequential):
         inputs = keras.tree.map_structure(_like, model.input)
     with _uncompiled(model):
         copy = keras.models.clone_model(
-            model, input_tensors=inputs, clone_function=clone
+            model,
+            input_tensors=inputs,
+            clone_function=clone,
+            call_function=call_of(model),
         )
     for layer, replacement in pairs:
         if layer.built and replacement.built:
@@ -79,10 +105,14 @@ def graph_models(model: keras.Model) -> dict[str, keras.Model]:
 def copy_layer(layer: keras.Operation) -> keras.Operation:
     """Returns a layer of the same config, with weights of its own.
 
-    The graph of a model has operations of `keras.ops` in it as well.
+    The graph of a model has operations of `keras.ops` in it as well. One that
+    no config describes has no weights and serves both models.
     """
     if not isinstance(layer, keras.Layer):
-        return type(layer).from_config(layer.get_config())
+        try:
+            return type(layer).from_config(layer.get_config())
+        except NotImplementedError:
+            return layer
     # Classes that are not registered may be inside.
     kinds = {type(x) for x in _keras_private.flatten_layers(layer)}
     own = {

@@ -9,7 +9,6 @@ import numpy as np
 
 from keras_gumbel import _keras_private
 from keras_gumbel._typing import Tensor
-from keras_gumbel._validation import is_number
 from keras_gumbel.shrinking.channel_links import Link
 from keras_gumbel.shrinking.channels import BarrierError
 from keras_gumbel.shrinking.channels import Call
@@ -120,7 +119,8 @@ class Liveness:
             shapes=tuple(tuple(tensor.shape) for tensor in call.inputs),
             output_shape=tuple(call.outputs[0].shape),
             in_training=bool(call.arguments.get("training")),
-            numbers=tuple(filter(is_number, call.arguments.values())),
+            tensors=tuple(call.inputs),
+            arguments=call.arguments,
         )
         try:
             has_units = type(call.layer) in UNIT_LAYERS
@@ -159,10 +159,10 @@ class Liveness:
                 self._pass_back(step)
 
     def _keep_last(self) -> bool:
-        """Keeps a unit of one layer that has none; whether there was one."""
+        """Keeps a channel of one tensor without any; whether there is one."""
         for step in reversed(self.steps):
             kept = self.kept(step)
-            if isinstance(step.rule, UnitSum) and not kept.any():
+            if not kept.any():
                 self._keep(step.output, np.arange(kept.size) == 0, LAST, True)
                 return True
         return False

@@ -1,6 +1,7 @@
 """From a model with dead units to a smaller one."""
 
 import warnings
+from typing import Any
 
 import keras
 
@@ -25,10 +26,13 @@ def shrink(model: keras.Model) -> keras.Model:
     belongs to them in the layers that follow: batch normalization,
     activations, pooling, depthwise convolutions, `Flatten`, `Reshape`,
     `Concatenate`, and sums, of which a channel is removed only if no branch
-    needs it. What a constant unit contributes goes into the biases of the
-    layers that read it. Predictions stay the same, up to rounding; names, and
-    the shapes of the inputs and outputs of the model and of the models in
-    it, are those of the original.
+    needs it. So are the operations of `keras.ops` that do the same, such as
+    `ops.relu(x)`, `x + y`, `x * array`, `ops.reshape` and `x[..., :3]`.
+
+    What a constant unit contributes goes into the biases of the layers that
+    read it. Predictions stay the same, up to rounding; names, and the shapes
+    of the inputs and outputs of the model and of the models in it, are those
+    of the original.
 
     At least one unit of each layer stays. A constant other than 0 that a
     convolution pads with zeros stays as well, and so do the units of layers
@@ -75,7 +79,11 @@ def shrink(model: keras.Model) -> keras.Model:
         else:
             copy_weights(layer, replacement)
 
-    return rewrite(model, replace, fill)
+    def arguments(operation: keras.Operation) -> dict[int | str, Any]:
+        edit = edits.get(id(operation))
+        return {} if edit is None else dict(edit.arguments)
+
+    return rewrite(model, replace, fill, arguments)
 
 
 def _warn_of_dead(report: ShrinkReport) -> None:

@@ -176,6 +176,7 @@ def report_of(model: keras.Model, found: dict[str, Liveness]) -> ShrinkReport:
     removed = sum(
         edit.layer.count_params() - sum(w.size for w in edit.weights)
         for edit in edits_of(found).values()
+        if edit.weights
     )
     kept = parameters - int(removed)
     return ShrinkReport(tuple(rows), parameters, kept, skipped)

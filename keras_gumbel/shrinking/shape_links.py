@@ -12,13 +12,14 @@ from keras_gumbel.shrinking.channel_links import VALUE_RULES
 from keras_gumbel.shrinking.channel_links import Link as Link
 from keras_gumbel.shrinking.channel_links import one_to_one
 from keras_gumbel.shrinking.channel_links import only
+from keras_gumbel.shrinking.channels import UNKNOWN
 from keras_gumbel.shrinking.channels import BarrierError
 from keras_gumbel.shrinking.channels import Call
 from keras_gumbel.shrinking.channels import Channels
 from keras_gumbel.shrinking.channels import channel_axis
 from keras_gumbel.shrinking.channels import finite
-
-_UNKNOWN = "is not known to keep channels apart"
+from keras_gumbel.shrinking.elementwise_links import ELEMENTWISE_RULES
+from keras_gumbel.shrinking.move_links import MOVE_RULES
 
 _PADDING = (
     layers.ZeroPadding1D,
@@ -49,17 +50,14 @@ _SPATIAL = (
 )
 
 # What becomes of constants, stacked along the first axis.
-_MERGES: dict[type | str, Callable[[np.ndarray], np.ndarray]] = {
+_MERGES: dict[type, Callable[[np.ndarray], np.ndarray]] = {
     layers.Add: lambda x: x.sum(axis=0),
     layers.Average: lambda x: x.mean(axis=0),
     layers.Maximum: lambda x: x.max(axis=0),
     layers.Minimum: lambda x: x.min(axis=0),
     layers.Multiply: lambda x: x.prod(axis=0),
     layers.Subtract: lambda x: x[0] - x[1],
-    "Add": lambda x: x.sum(axis=0),
-    "Multiply": lambda x: x.prod(axis=0),
 }
-_PRODUCTS = (layers.Multiply, "Multiply")
 
 
 def link(call: Call) -> Link:
@@ -72,14 +70,18 @@ def link(call: Call) -> Link:
         raise BarrierError("is a model of its own")
     rule = _RULES.get(_kind_of(call.layer))
     if rule is None:
-        raise BarrierError(_UNKNOWN)
+        raise BarrierError(UNKNOWN)
     return rule(call)
 
 
 def _kind_of(layer: Any) -> type | str:
     """Returns the class of a layer, or the name of that of an operation."""
     kind = type(layer)
-    return kind if isinstance(layer, keras.Layer) else kind.__name__
+    if isinstance(layer, keras.Layer) or not kind.__module__.startswith(
+        "keras."
+    ):
+        return kind
+    return kind.__name__
 
 
 def _spatial(call: Call) -> Link:
@@ -140,25 +142,23 @@ def _merge(call: Call) -> Link:
         len(shape) != rank or shape[axis] != size for shape in call.shapes
     ):
         raise BarrierError("broadcasts channels")
-    if len(call.inputs) + len(call.numbers) < 2:  # `a + b`, with an array
-        raise BarrierError(_UNKNOWN)
     unknown = np.full(size, np.nan)
     constants = [unknown if c is None else c.constants for c in call.inputs]
-    constants += [np.full(size, number) for number in call.numbers]
     stacked = np.stack(constants)
-    merged = _MERGES[_kind_of(call.layer)](stacked)
-    if _kind_of(call.layer) in _PRODUCTS:
+    merged = _MERGES[type(call.layer)](stacked)
+    if isinstance(call.layer, layers.Multiply):
         merged = np.where((stacked == 0).any(axis=0), 0.0, merged)
     sources = (np.arange(size),) * len(call.inputs)
     return Link(call.layer, Channels(axis, finite(merged)), sources)
 
 
 def _concatenate(call: Call) -> Link:
+    _require_tensors(call)
     axis = call.layer.axis % len(call.output_shape)
+    if any(c is not None and c.axis != axis for c in call.inputs):
+        return _side_by_side(call, {c.axis for c in call.inputs if c})
     if all(c is None for c in call.inputs):
         raise BarrierError("has inputs that keep their shapes")
-    if any(c is not None and c.axis != axis for c in call.inputs):
-        raise BarrierError("concatenates positions")
     sizes = [shape[axis] for shape in call.shapes]
     constants = [
         np.full(size, np.nan) if c is None else c.constants
@@ -171,8 +171,44 @@ def _concatenate(call: Call) -> Link:
     return Link(call.layer, output, sources)
 
 
+def _require_tensors(call: Call) -> None:
+    if len(keras.tree.flatten(list(call.arguments.values()))) > len(
+        call.inputs
+    ):
+        raise BarrierError("joins channels and an array")
+
+
+def _stack(call: Call) -> Link:
+    _require_tensors(call)
+    axis = call.layer.axis % len(call.output_shape)
+    return _side_by_side(
+        call, {c.axis + (axis <= c.axis) for c in call.inputs if c}
+    )
+
+
+def _side_by_side(call: Call, axes: set[int]) -> Link:
+    """Returns how the positions of several tensors come together."""
+    if not axes:
+        raise BarrierError("has inputs that keep their shapes")
+    sizes = {c.size for c in call.inputs if c is not None}
+    if len(axes) > 1 or len(sizes) > 1:
+        raise BarrierError("concatenates channels and positions")
+    (axis,), (size,) = axes, sizes
+    unknown = np.full(size, np.nan)
+    constants = np.stack(
+        [unknown if c is None else c.constants for c in call.inputs]
+    )
+    same = (constants == constants[0]).all(axis=0)
+    output = Channels(axis, np.where(same, constants[0], np.nan))
+    return Link(call.layer, output, (np.arange(size),) * len(call.inputs))
+
+
 _RULES: dict[type | str, Callable[[Call], Link]] = {
     **VALUE_RULES,  # type: ignore[dict-item]
+    **ELEMENTWISE_RULES,  # type: ignore[dict-item]
+    **MOVE_RULES,  # type: ignore[dict-item]
+    "Concatenate": _concatenate,
+    "Stack": _stack,
     layers.Concatenate: _concatenate,
     layers.Flatten: _reshape,
     layers.Permute: _permute,
