@@ -334,14 +334,14 @@ def test_shrink_does_not_warn_of_outputs_of_the_model():
 
 PADDED = {
     "zeros": ((3, "same", 0.0), 2),
-    "a constant": ((3, "same", 0.5), 4),
+    "a constant": ((3, "same", 0.5), 3),
     "no padding": ((3, "valid", 0.5), 2),
     "one pixel": ((1, "same", 0.5), 2),
 }
 
 
 @pytest.mark.parametrize("case", PADDED)
-def test_shrink_keeps_constants_that_are_padded_with_zeros(case):
+def test_shrink_keeps_one_constant_that_is_padded_with_zeros(case):
     (size, padding, constant), kept = PADDED[case]
     model = sequential(
         filters(4, 3),
@@ -350,13 +350,88 @@ def test_shrink_keeps_constants_that_are_padded_with_zeros(case):
         shape=(6, 6, 2),
     )
     kill(model.get_layer("conv"), [1, 2])
-    model.get_layer("conv").bias.assign([0.1, constant, constant, 0.3])
+    model.get_layer("conv").bias.assign([0.1, -constant / 5, constant, 0.3])
 
     _, report = shrunk(model)
 
     assert rows(report)["conv"] == kept
-    why = "`next` (Conv2D) adds up less of a constant at the edges"
-    assert reasons(report) == ({"conv": {why: 2}} if kept == 4 else {})
+    why = "it stands for the constants that a convolution pads with zeros"
+    assert reasons(report) == ({"conv": {why: 1}} if kept == 3 else {})
+    _, found = caught(keras_gumbel.shrink, model)
+    assert found == []
+
+
+PADDING = {
+    "causal": (layers.Conv1D(3, 3, padding="causal"), 1),
+    "one dimension": (layers.Conv1D(3, 2, padding="same"), 1),
+    "strided": (layers.Conv2D(3, 3, 2, padding="same"), 2),
+    "dilated": (layers.Conv2D(3, 3, padding="same", dilation_rate=2), 2),
+    "three dimensions": (layers.Conv3D(3, 2, padding="same"), 3),
+    "transposed": (layers.Conv2DTranspose(3, 3, 2), 2),
+    "transposed row": (layers.Conv1DTranspose(3, 2), 1),
+    "without a bias": (layers.Conv2D(3, 3, padding="same", use_bias=False), 2),
+}
+
+
+@on_few_backends
+@pytest.mark.parametrize("kind", PADDING)
+def test_one_constant_stands_for_others_in(kind):
+    reader, spatial = PADDING[kind]
+    units = layers.Dense(8, "relu", name="hidden")
+    model = sequential(
+        units,
+        layers.BatchNormalization(),
+        layers.LeakyReLU(),
+        copy_of(reader),
+        layers.Flatten(),
+        shape=(5,) * spatial + (3,),
+    )
+    kill(units, [1, 2, 4, 7])
+
+    small, report = shrunk(model)
+
+    assert rows(report)["hidden"] == 5
+    assert keras_gumbel.shrink_report(small).kept == report.kept
+
+
+def test_a_constant_that_stays_anyway_stands_for_others():
+    inputs = keras.Input((5, 5, 3))
+    x = filters(4, 1)(inputs)
+    y = layers.Conv2D(4, 3, padding="same", name="next")(x)
+    y = layers.Add(name="add")([x, layers.Conv2D(4, 1, name="last")(y)])
+    model = keras.Model(inputs, layers.Conv2D(2, 5, name="out")(y))
+    randomize(model, np.random.default_rng(0))
+    kill(model.get_layer("conv"), [1, 2])
+    model.get_layer("conv").bias.assign([0.1, 0.5, 0.3, 0.2])
+    kill(model.get_layer("last"), [1])
+
+    _, report = shrunk(model)
+
+    assert rows(report) == {"conv": 3, "next": 4, "last": 3, "out": 2}
+    why = "`add` (Add) does not leave it constant"
+    assert reasons(report) == {"conv": {why: 1}}
+
+
+def test_a_small_constant_does_not_stand_for_large_ones():
+    inputs = keras.Input((5, 5, 3))
+    x = filters(4, 1)(inputs)
+    y = layers.Conv2D(2, 3, padding="same", name="next")(x)
+    z = layers.SeparableConv2D(2, 3, padding="same", name="other")(x)
+    outputs = layers.Flatten()(layers.Concatenate()([y, z]))
+    model = keras.Model(inputs, layers.Dense(2, name="out")(outputs))
+    randomize(model, np.random.default_rng(0))
+    kill(model.get_layer("conv"), [1, 2, 3])
+    model.get_layer("conv").bias.assign([0.1, 1e-6, 0.5, 0.4])
+    depthwise, *others = model.get_layer("other").get_weights()
+    depthwise[:, :, 2:] = 0.0
+    model.get_layer("other").set_weights([depthwise, *others])
+
+    _, report = shrunk(model)
+
+    assert rows(report)["conv"] == 3
+    why = "`other` (SeparableConv2D) adds up less of a constant at the edges"
+    one = "it stands for the constants that a convolution pads with zeros"
+    assert reasons(report)["conv"] == {why: 1, one: 1}
 
 
 IMAGE_LAYERS = {
@@ -438,10 +513,6 @@ BARRIERS = {
     "grouped": (
         layers.Conv2D(4, 2, groups=2, name="next"),
         "`next` (Conv2D) has groups",
-    ),
-    "transpose": (
-        layers.Conv2DTranspose(3, 3, name="next"),
-        "`next` (Conv2DTranspose) adds up less of a constant at the edges",
     ),
     "separable": (
         layers.SeparableConv2D(3, 3, padding="same", name="next"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import keras_gumbel
+from keras_gumbel.shrinking import unit_rules
 from keras_gumbel.shrinking import unit_sums
 from tests.random_models import predictions
 from tests.random_models import random_model
@@ -94,7 +95,7 @@ def failures(seeds):
 
 @pytest.mark.backends("torch")
 def test_the_check_notices_a_constant_folded_at_padded_edges(monkeypatch):
-    monkeypatch.setattr(unit_sums, "_is_unpadded", lambda layer: True)
+    monkeypatch.setattr(unit_rules, "_is_unpadded", lambda layer: True)
 
     assert failures(range(48)) > 0
 

@@ -16,13 +16,14 @@ from keras_gumbel.shrinking.channels import Channels
 from keras_gumbel.shrinking.channels import Edit
 from keras_gumbel.shrinking.channels import describe
 from keras_gumbel.shrinking.shape_links import link
-from keras_gumbel.shrinking.unit_sums import UNIT_LAYERS
+from keras_gumbel.shrinking.unit_rules import UNIT_LAYERS
+from keras_gumbel.shrinking.unit_rules import unit_sum
 from keras_gumbel.shrinking.unit_sums import UnitSum
-from keras_gumbel.shrinking.unit_sums import unit_sum
 
 # Reasons that every model has, and no one can mend.
 OUTPUT = "the model returns it"
 LAST = "a layer keeps one unit"
+STAND_IN = "it stands for the constants that a convolution pads with zeros"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,11 +153,29 @@ class Liveness:
     def _settle(self) -> None:
         for step in reversed(self.steps):
             self._pass_back(step)
-        while self._changed or self._keep_last():
+        while self._changed or self._keep_stand_in() or self._keep_last():
             self._changed = False
             for step in reversed(self.steps):
                 self._unite(step)
                 self._pass_back(step)
+
+    def _keep_stand_in(self) -> bool:
+        """Keeps one constant for others that a convolution cannot fold."""
+        for step in reversed(self.steps):
+            rule, state = step.rule, self._states.get(id(step.inputs[0]))
+            if not isinstance(rule, UnitSum) or rule.merge_axis is None:
+                continue
+            if state is None:
+                continue
+            _, uneven = rule.demand(self.kept(step))
+            lost = uneven & ~state.kept
+            if not lost.any() or (rule.stand_ins(uneven) & state.kept).any():
+                continue
+            sizes = np.abs(state.channels.constants) * lost
+            chosen = np.arange(sizes.size) == np.nanargmax(sizes)
+            self._keep(step.inputs[0], chosen, STAND_IN)
+            return True
+        return False
 
     def _keep_last(self) -> bool:
         """Keeps a channel of one tensor without any; whether there is one."""
@@ -174,9 +193,9 @@ class Liveness:
             varying, uneven = step.rule.demand(state.kept)
             why = "adds up less of a constant at the edges"
             self._keep(step.inputs[0], varying, "")
-            self._keep(
-                step.inputs[0], uneven, f"{describe(step.rule.layer)} {why}"
-            )
+            if step.rule.merge_axis is None:
+                why = f"{describe(step.rule.layer)} {why}"
+                self._keep(step.inputs[0], uneven, why)
             return
         changes = f"{describe(step.rule.layer)} does not leave it constant"
         for tensor, sources in zip(step.inputs, step.rule.sources, strict=True):

@@ -11,6 +11,7 @@ from keras_gumbel.shrinking.graph import copy_weights
 from keras_gumbel.shrinking.graph import rewrite
 from keras_gumbel.shrinking.liveness import LAST
 from keras_gumbel.shrinking.liveness import OUTPUT
+from keras_gumbel.shrinking.liveness import STAND_IN
 from keras_gumbel.shrinking.report import ShrinkReport
 from keras_gumbel.shrinking.report import edits_of
 from keras_gumbel.shrinking.report import follow
@@ -34,8 +35,9 @@ def shrink(model: keras.Model) -> keras.Model:
     of the inputs and outputs of the model and of the models in it, are those
     of the original.
 
-    At least one unit of each layer stays. A constant other than 0 that a
-    convolution pads with zeros stays as well, and so do the units of layers
+    At least one unit of each layer stays, and of the constants other than 0
+    that a convolution pads with zeros, one that stands for all. All stay where
+    a depthwise or separable convolution pads them. So do the units of layers
     that are shared or not known. One warning lists the dead units that stay;
     `keras_gumbel.shrink_report` has all of them, and the reasons.
 
@@ -91,7 +93,7 @@ def _warn_of_dead(report: ShrinkReport) -> None:
         f"{count} of {row.name} ({why})"
         for row in report.rows
         for why, count in row.reasons.items()
-        if why not in (OUTPUT, LAST)
+        if why not in (OUTPUT, LAST, STAND_IN)
     ]
     if dead:
         warnings.warn(
