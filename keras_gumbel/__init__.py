@@ -27,6 +27,7 @@ from keras_gumbel.diagnostics import gradient_report as gradient_report
 from keras_gumbel.shrinking import shrink as shrink
 from keras_gumbel.shrinking import shrink_report as shrink_report
 from keras_gumbel.sparsity import calibrate as calibrate
+from keras_gumbel.sparsity import export_litert as export_litert
 from keras_gumbel.sparsity import harden as harden
 from keras_gumbel.sparsity import harden_best as harden_best
 from keras_gumbel.sparsity import layer_densities as layer_densities

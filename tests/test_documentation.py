@@ -142,7 +142,9 @@ def _table_rows(path):
 
 
 @pytest.mark.parametrize("path", MODULES)
-def test_docstring_examples_run(path):
+def test_docstring_examples_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
     assert _run(_docstrings(path)) > 0
 
 

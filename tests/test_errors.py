@@ -242,6 +242,10 @@ BAD_VALUES = {
         lambda: kg.save_compressed(_model(), "a.h5"),
         "path",
     ),
+    "LiteRT file of another kind": (
+        lambda: kg.export_litert(_model(), "a.h5", DATA[0]),
+        "path",
+    ),
     "no folder to save in": (
         lambda: kg.save_compressed(_model(), "no such folder/a.keras"),
         "path",
@@ -348,6 +352,7 @@ STRUCTURE = {
     "no mask to soften": lambda: kg.soften(_model()),
     "ranked between layers": lambda: kg.masks.MagnitudeMask()(ops.ones(2)),
     "masks to quantize": lambda: _sparse().quantize("int8"),
+    "masks to export": lambda: kg.export_litert(_sparse(), "a.tflite", DATA[0]),
     "masks to save": lambda: kg.save_compressed(_sparse(), "a.keras"),
     "not built to save": lambda: kg.save_compressed(
         keras.Sequential([keras.layers.Dense(2)]), "a.keras"

@@ -17,6 +17,7 @@ callbacks.SparsityLogger(validation_data=None, batch_size=None)
 constraints.CappedBox(budget)
 diagnostics.GradientReport(rows, gradient)
 diagnostics.GradientRow(estimator, bias, bias_error, variance, cosine)
+export_litert(model, path, x, measure_time=False)
 gradient_report(function, logits=None, probs=None, estimators=None, \
 temperature=1.0, num_samples=10000, seed=None)
 granularities.Block(rows, columns)
@@ -125,6 +126,7 @@ shrinking.ShrinkRow(name, units, kept, reasons)
 soften(model)
 sparsify(model, mask='learned', filters=None, granularity='weight', \
 freeze_weights=False, keep_zeros=False, pretrained=None, seed=None)
+sparsity.LiteRTReport(size, dense_size, max_difference, seconds, dense_seconds)
 sparsity.SparsityReport(rows, budget, budget_used, skipped, other_bytes, \
 score_steps=None)
 sparsity.SparsityRow(name, weights, kept, expected, undecided, size)

@@ -2,6 +2,8 @@
 
 from keras_gumbel.sparsity._calibrate import calibrate as calibrate
 from keras_gumbel.sparsity._costs import sparsity_costs as sparsity_costs
+from keras_gumbel.sparsity._export_litert import LiteRTReport as LiteRTReport
+from keras_gumbel.sparsity._export_litert import export_litert as export_litert
 from keras_gumbel.sparsity._harden import harden as harden
 from keras_gumbel.sparsity._harden import soften as soften
 from keras_gumbel.sparsity._harden_best import harden_best as harden_best

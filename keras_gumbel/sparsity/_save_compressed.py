@@ -48,8 +48,8 @@ def save_compressed(model: keras.Model, path: str | pathlib.Path) -> None:
     >>> keras_gumbel.save_compressed(keras_gumbel.strip(model), "small.keras")
     >>> small = keras.saving.load_model("small.keras")
     """
-    _require_plain("save_compressed", model)
-    target = _require_path("save_compressed", path)
+    require_plain("save_compressed", model)
+    target = require_path("save_compressed", path, ".keras")
     # Beside the target, since a file moves in one step within a disk only.
     with tempfile.TemporaryDirectory(
         dir=target.parent, prefix=f".{target.stem}-"
@@ -61,7 +61,8 @@ def save_compressed(model: keras.Model, path: str | pathlib.Path) -> None:
         (stored if _is_refused(deflated) else deflated).replace(target)
 
 
-def _require_plain(owner: str, model: Any) -> None:
+def require_plain(owner: str, model: Any) -> None:
+    """Raises unless `model` is a built model without masks on weights."""
     if not isinstance(model, keras.Model):
         raise invalid_argument(
             owner, "model", "a Keras model", model, error=TypeError
@@ -76,11 +77,12 @@ def _require_plain(owner: str, model: Any) -> None:
         )
 
 
-def _require_path(owner: str, path: Any) -> pathlib.Path:
+def require_path(owner: str, path: Any, suffix: str) -> pathlib.Path:
+    """Returns the file to write, or raises if `path` cannot be it."""
     known = isinstance(path, str | pathlib.PurePath)
-    if not known or not str(path).endswith(".keras"):
+    if not known or not str(path).endswith(suffix):
         raise invalid_argument(
-            owner, "path", "a path that ends in '.keras'", path
+            owner, "path", f"a path that ends in {suffix!r}", path
         )
     target = pathlib.Path(path).resolve()
     if not target.parent.is_dir():
