@@ -787,6 +787,53 @@ def test_shrink_narrows_an_embedding():
     )
 
 
+MASKED = {
+    "pooling": layers.Activation("tanh"),
+    "normalization": layers.BatchNormalization(),
+}
+
+
+@pytest.mark.parametrize("kind", MASKED)
+def test_shrink_follows_channels_of_padded_steps_through(kind):
+    inputs = keras.Input((5,), dtype="int32")
+    x = layers.Embedding(7, 3, mask_zero=True)(inputs)
+    x = copy_of(MASKED[kind])(layers.Dense(6, "relu", name="hidden")(x))
+    x = layers.GlobalAveragePooling1D()(x)
+    model = keras.Model(inputs, layers.Dense(2, name="out")(x))
+    randomize(model, np.random.default_rng(0))
+    kill(model.get_layer("hidden"), [1, 4])
+    tokens = np.array([[1, 2, 3, 0, 0], [4, 5, 6, 1, 2], [3, 0, 0, 0, 0]])
+
+    small = keras_gumbel.shrink(model)
+
+    assert small.get_layer("hidden").units == 4
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(small(tokens)),
+        ops.convert_to_numpy(model(tokens)),
+        rtol=1e-5,
+    )
+
+
+def test_shrink_keeps_the_channels_of_a_mask():
+    inputs = keras.Input((5, 3))
+    steps = layers.Dense(1, name="steps")(layers.Permute((2, 1))(inputs))
+    mask = layers.Dense(5, name="mask")(layers.Flatten()(inputs)) > 0
+    x = layers.Dense(4, name="hidden")(inputs)
+    x = layers.GlobalAveragePooling1D()(x, mask=mask)
+    x = layers.Concatenate()([x, layers.Flatten()(steps)])
+    model = keras.Model(inputs, layers.Dense(2, name="out")(x))
+    randomize(model, np.random.default_rng(0))
+    kill(model.get_layer("mask"), [1, 2])
+    kill(model.get_layer("hidden"), [3])
+
+    _, report = shrunk(model)
+
+    assert rows(report)["mask"] == 5
+    assert rows(report)["hidden"] == 3
+    (why,) = reasons(report)["mask"]
+    assert why.endswith("(GlobalAveragePooling1D) has it as its mask")
+
+
 @pytest.mark.backends("torch")  # TensorFlow has it on GPUs only
 def test_shrink_knows_channels_first():
     options = {"data_format": "channels_first"}

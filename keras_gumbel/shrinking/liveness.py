@@ -113,14 +113,16 @@ class Liveness:
         return step.rule.edit(kept_inputs, kept)
 
     def _follow(self, call: _keras_private.GraphCall, shared: bool) -> None:
-        states = [self._states.get(id(tensor)) for tensor in call.inputs]
+        mask = call.arguments.get("mask")  # of padded steps, without channels
+        inputs = [tensor for tensor in call.inputs if tensor is not mask]
+        states = [self._states.get(id(tensor)) for tensor in inputs]
         known = Call(
             layer=call.layer,
             inputs=tuple(s if s is None else s.channels for s in states),
-            shapes=tuple(tuple(tensor.shape) for tensor in call.inputs),
+            shapes=tuple(tuple(tensor.shape) for tensor in inputs),
             output_shape=tuple(call.outputs[0].shape),
             in_training=bool(call.arguments.get("training")),
-            tensors=tuple(call.inputs),
+            tensors=tuple(inputs),
             arguments=call.arguments,
         )
         try:
@@ -134,7 +136,9 @@ class Liveness:
                 self._keep(tensor, True, f"{describe(call.layer)} {error}")
             return
         self._states[id(call.outputs[0])] = _State(rule.output)
-        self.steps.append(Step(rule, call.inputs, call.outputs[0]))
+        self.steps.append(Step(rule, inputs, call.outputs[0]))
+        if len(inputs) < len(call.inputs):
+            self._keep(mask, True, f"{describe(call.layer)} has it as its mask")
 
     def _keep(
         self, tensor: Tensor, chosen: Any, reasons: Any, united: Any = False
