@@ -158,6 +158,11 @@ def is_counted(variable: keras.Variable) -> bool:
     return id(variable) in getattr(call, "keras_gumbel_counted", ())
 
 
+def is_in_stateless_scope(variable: keras.Variable) -> bool:
+    """Whether a stateless scope has a value of a variable."""
+    return _stateless_scope_of(variable) is not None
+
+
 def _stateless_scope_of(variable: keras.Variable) -> Any:
     """Returns the innermost stateless scope with a value of a variable."""
     try:

@@ -339,6 +339,9 @@ def test_length_that_cannot_be_known_is_an_error():
         with pytest.raises(ValueError, match="how many steps.*Pass `steps=`"):
             train()
 
+    # On JAX, Keras leaves a model without values if `fit` raises.
+    model, sampler = choosing(schedules.LinearAnnealing(1.0, 0.5))
+    model.compile("sgd", loss="mse")
     options = {"steps_per_epoch": 6, "epochs": 2, "shuffle": False}
     model.fit(endless(), verbose=0, **options)
     assert sampler.temperature.steps == 12

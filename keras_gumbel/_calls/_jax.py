@@ -23,8 +23,10 @@ def updating(variable: keras.Variable) -> Iterator[None]:
     if home is None or _keras_private.in_symbolic_scope():
         yield
         return
-    for trace in traces:
-        _require_transparent(trace)
+    # In a stateless scope the state is what the caller has passed.
+    if not _keras_private.is_in_stateless_scope(variable):
+        for trace in traces:
+            _require_transparent(trace)
     with _keras_private.in_scope_of(variable, bool(traces)):
         with _core().set_current_trace(home):
             yield
