@@ -58,6 +58,15 @@ def untrack(layer: keras.Layer, parts: list[keras.Layer]) -> None:
             layer._tracker.untrack(part)
 
 
+def forget_attribute(layer: keras.Layer, name: str) -> None:
+    """Deletes an attribute of a layer, for the exports of TensorFlow too."""
+    with unlocked(layer):
+        delattr(layer, name)
+    names = getattr(layer, "_tracked", [])
+    if name in names:
+        names.remove(name)
+
+
 def variables_changed(model: keras.Layer) -> None:
     """Lets Keras find the variables of a model anew.
 

@@ -236,8 +236,7 @@ def detach(model: keras.Layer) -> None:
             layer._trainable = attachment.trainable
         if "weight_masks" in vars(layer):
             _keras_private.untrack(layer, list(layer.weight_masks))
-            with _keras_private.unlocked(layer):
-                del layer.weight_masks
+            _keras_private.forget_attribute(layer, "weight_masks")
     _keras_private.variables_changed(model)
 
 

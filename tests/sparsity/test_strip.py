@@ -251,3 +251,17 @@ def test_strip_keeps_the_dtype_policy(gated, tmp_path):
         assert layer.dtype_policy.name == "mixed_float16"
     assert predictions(loaded).dtype == "float16"
     np.testing.assert_array_equal(predictions(loaded), outputs)
+
+
+@pytest.mark.backends("tensorflow")
+def test_stripped_model_exports_as_a_saved_model(tmp_path):
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    kg.strip(kg.harden(kg.sparsify(model), density=0.5))
+    x = np.ones((2, 6), "float32")
+
+    model.export(tmp_path / "saved", format="tf_saved_model", verbose=False)
+
+    served = tf.saved_model.load(tmp_path / "saved").serve(x)
+    np.testing.assert_allclose(served.numpy(), model.predict(x, verbose=0))
