@@ -276,6 +276,10 @@ def test_layer_keeps_contract(check, make):
     skip_unless_it_compiles(check)
     if check in EXCEPT.get(make, ()):
         pytest.skip("not promised")
+    compiles = keras.config.backend() == "jax"
+    if check is check_cell_draws_in_every_time_step and compiles:
+        if make not in (gumbel_softmax, concrete_mask, masked_dense):
+            pytest.skip("all others are compiled in the same way")
     inputs, _ = LAYERS[make]
 
     check(make, inputs)

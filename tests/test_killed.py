@@ -8,7 +8,9 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-# Windows cannot fork.
+# The same code on all backends: the script itself runs on each. Windows cannot
+# fork.
+@pytest.mark.backends("torch")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs `os.fork`")
 def test_killed_training_ends_with_the_bits_of_an_undisturbed_run():
     run = subprocess.run(

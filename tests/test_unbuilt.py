@@ -10,6 +10,9 @@ from keras import ops
 
 import keras_gumbel as kg
 
+# JAX and torch build models before they trace, or do not trace.
+pytestmark = pytest.mark.backends("tensorflow", "torch")
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(32, 6)).astype("float32")
 Y = RNG.normal(size=(32, 3)).astype("float32")
