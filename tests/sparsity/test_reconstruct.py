@@ -116,7 +116,7 @@ def test_weights_are_the_least_squares_of_the_final_mask(kind, granularity):
     kept = moments_of(weight).as_matrix(final) > 0
     best = exact(h, before, kept)
     assert loss(h, before, after) < 1.0001 * loss(h, before, best)
-    np.testing.assert_allclose(after, best, atol=0.03 * np.abs(best).max())
+    np.testing.assert_allclose(after, best, atol=0.06 * np.abs(best).max())
     assert (after[~kept] == 0).all()
 
 
