@@ -17,6 +17,7 @@ from keras_gumbel.callbacks import OnceFinal
 from keras_gumbel.callbacks import SparsityLogger
 from keras_gumbel.optimizers import ProjectedOptimizer
 from keras_gumbel.schedules import CubicDensity
+from tests.newer_keras import require_keras
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(64, 16)).astype("float32")
@@ -311,6 +312,7 @@ def test_backup_resumes_a_random_mask_bit_for_bit(tmp_path):
 @pytest.mark.parametrize("epochs", [3, 10])
 @pytest.mark.parametrize("swap_on_epoch", [False, True])
 def test_swapped_averages_strip_to_k(swap_on_epoch, epochs):
+    require_keras("3.15", "`SwapEMAWeights` for optimizers around another one")
     inner = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
     model = sparse(inner=inner)
     seen = []

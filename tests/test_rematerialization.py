@@ -18,6 +18,7 @@ from keras_gumbel.masks import HardConcreteMask
 from keras_gumbel.schedules import LinearAnnealing
 from tests.gradients import gradient
 from tests.gradients import to_numpy
+from tests.newer_keras import require_keras
 
 BACKEND = keras.config.backend()
 RNG = np.random.default_rng(0)
@@ -256,6 +257,8 @@ def test_fit_repeats_noise(name, eagerly):
 @pytest.mark.backends("torch", "tensorflow")
 @pytest.mark.parametrize("mode", ["full", "list_of_layers", "larger_than"])
 def test_scope_repeats_noise(mode):
+    require_keras("3.15", "`RematScope` that passes `training` on")
+
     def layers(scope):
         with scope:
             sampler = SAMPLERS["annealed"](seed=3, name="sampler")
