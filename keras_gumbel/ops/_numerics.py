@@ -123,8 +123,8 @@ def largest(values: Tensor, axis: int) -> Tensor:
 
     The axis stays, with length 1.
     """
-    if keras.config.backend() == "tensorflow" and 0 in values.shape:
-        # Keras refuses an empty batch there, unlike on the other backends.
+    if 0 in values.shape:
+        # Keras refuses an empty batch, but not on every backend.
         return ops.sum(values, axis=axis, keepdims=True)
     return ops.stop_gradient(ops.amax(values, axis=axis, keepdims=True))
 
