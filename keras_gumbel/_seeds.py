@@ -129,11 +129,11 @@ def _words(seed: Any) -> Tensor:
         words = _keras_private.global_seed()
     elif isinstance(seed, int):
         words = np.array([seed, 0], "uint32")
-    elif len(seed.shape) == 0 and not _is_key(seed):
+    elif len(seed.shape) == 0 and not _calls.is_key(seed):
         words = ops.stack([seed, ops.zeros_like(seed)])
     else:
         words = seed
-    if keras.backend.backend() == "torch" or _is_key(words):
+    if keras.backend.backend() == "torch" or _calls.is_key(words):
         return words
     if keras.backend.backend() == "tensorflow":
         # The same bits as int32, which Keras leaves as they are.
@@ -161,12 +161,7 @@ def _is_tensor(seed: Any) -> bool:
     if is_integer(seed) or not hasattr(seed, "shape"):
         return False
     shape, dtype = tuple(seed.shape), str(seed.dtype)
-    return _is_key(seed) or ("int" in dtype and shape in ((), (2,)))
-
-
-def _is_key(seed: Any) -> bool:
-    """Whether a seed is a typed key, as `jax.random.key` makes them."""
-    return str(getattr(seed, "dtype", "")).startswith("key<")
+    return _calls.is_key(seed) or ("int" in dtype and shape in ((), (2,)))
 
 
 def _mixed(word: int) -> int:

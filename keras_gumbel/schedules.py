@@ -63,20 +63,17 @@ class _Timed(keras.optimizers.schedules.LearningRateSchedule):
 
         Neither depends on them. `None` if the steps are known.
         """
-        if self.steps is None:
-            self.steps = training_steps()
-        if self.steps is None:
-            return self.initial if begins else self.final
-        return None
+        if self._find_steps() is not None:
+            return None
+        return self.initial if begins else self.final
 
     def known_steps(self) -> float:
         """Returns `steps`, those of the `fit` that is running if left out.
 
         They are the schedule's from then on, and are saved with it.
         """
-        if self.steps is None:
-            self.steps = training_steps()
-        if self.steps is None:
+        steps = self._find_steps()
+        if steps is None:
             raise ValueError(
                 f"`{type(self).__name__}` does not know how many steps the "
                 "training takes. `fit` knows it from its epochs and batches; "
@@ -84,6 +81,11 @@ class _Timed(keras.optimizers.schedules.LearningRateSchedule):
                 "without `steps_per_epoch`. Pass `steps=`, the number of "
                 "updates of the weights in the whole training."
             )
+        return steps
+
+    def _find_steps(self) -> float | None:
+        if self.steps is None:
+            self.steps = training_steps()
         return self.steps
 
 

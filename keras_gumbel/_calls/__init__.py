@@ -126,12 +126,17 @@ def concrete_words(seed: Tensor) -> list[int] | None:
     """Returns the words of a seed or a key, or `None` while it is traced."""
     if not _keras_private.is_eager(seed):
         return None
-    if str(seed.dtype).startswith("key<"):
+    if is_key(seed):
         import jax
 
         seed = jax.random.key_data(seed)
     words = np.ravel(keras.ops.convert_to_numpy(seed)).astype("int64")
     return [int(word) & 0xFFFFFFFF for word in words]
+
+
+def is_key(seed: Any) -> bool:
+    """Whether a seed is a typed key, as `jax.random.key` makes them."""
+    return str(getattr(seed, "dtype", "")).startswith("key<")
 
 
 def process_rank() -> int:

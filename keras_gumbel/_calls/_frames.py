@@ -22,23 +22,21 @@ def frames(
             `tf.distribute` works in others. Defaults to `False`.
     """
     call = _keras_private.current_call() if until else None
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if _is_one_of(frame, file, functions):
+    for frame in _all_frames(sys._getframe(1), everywhere):
+        code = frame.f_code
+        if code.co_name in functions and code.co_filename.endswith(file):
             yield frame
-        if call is not None and frame.f_code.co_name == "__call__":
+        if call is not None and code.co_name == "__call__":
             if frame.f_locals.get("self") is call.entry_layer:
                 return
+
+
+def _all_frames(
+    frame: FrameType | None, everywhere: bool
+) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
         frame = frame.f_back
     main = threading.main_thread().ident
-    if everywhere and threading.get_ident() != main:
-        frame = sys._current_frames().get(main or 0)
-        while frame is not None:
-            if _is_one_of(frame, file, functions):
-                yield frame
-            frame = frame.f_back
-
-
-def _is_one_of(frame: FrameType, file: str, functions: tuple[str, ...]) -> bool:
-    code = frame.f_code
-    return code.co_name in functions and code.co_filename.endswith(file)
+    if everywhere and main is not None and threading.get_ident() != main:
+        yield from _all_frames(sys._current_frames().get(main), False)

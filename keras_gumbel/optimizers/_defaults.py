@@ -46,7 +46,7 @@ def has_unknown_steps(limits: list[Any]) -> bool:
 def find_steps(limits: list[Any]) -> None:
     """Gives schedules whose steps were left out those of the running `fit`."""
     for limit in limits:
-        if has_unknown_steps([limit]):
+        if hasattr(limit, "known_steps"):
             limit.known_steps()
 
 
