@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_gumbel import _keras_private
@@ -33,7 +34,7 @@ WHOLE = 1e-3
 LAST_STEP = 2**31 - 1
 
 # The value of a score that may not be kept. All others count as 0 at least.
-_NEVER = -0.5
+NEVER = -0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,11 @@ class BudgetGroup:
     def ranked(self) -> bool:
         """Whether saliencies set the scores, and gradients do not."""
         return any(mark_of(v).ranked for v in self.variables)
+
+    def spent(self, values: list[np.ndarray]) -> float:
+        """Returns what scores cost, given as arrays."""
+        pairs = zip(self.costs, values, strict=True)
+        return sum(cost * value.sum(dtype="float64") for cost, value in pairs)
 
     def budget_at(self, step: Any) -> Any:
         """Returns K, a number or a scalar tensor, after a number of steps."""
@@ -136,10 +142,7 @@ class BudgetGroup:
             step: Integer, the number of steps so far.
             final: Boolean, whether they must be a final mask.
         """
-        spent = sum(
-            cost * ops.convert_to_numpy(value).sum(dtype="float64")
-            for cost, value in zip(self.costs, values, strict=True)
-        )
+        spent = self.spent([ops.convert_to_numpy(value) for value in values])
         if math.isnan(spent):
             return True
         if final:
@@ -179,7 +182,7 @@ class BudgetGroup:
         if self.ranked:
             return self._largest(_never_as(values, saliencies), budget, 0)
         values = [
-            ops.where(v <= _NEVER, _NEVER, ops.clip(v, 0.0, 1.0))
+            ops.where(v <= NEVER, NEVER, ops.clip(v, 0.0, 1.0))
             for v in values
         ]
         return self._largest(values, budget, 0, saliencies)
@@ -225,7 +228,7 @@ class BudgetGroup:
         for i, (value, variable) in enumerate(
             zip(values, self.variables, strict=True)
         ):
-            kept = value > _NEVER
+            kept = value > NEVER
             rows = mark_of(variable).rows
             if rows is not None:
                 count = self._row_budget(value, rows, row_budget) + WHOLE
@@ -234,7 +237,7 @@ class BudgetGroup:
                 kept = ops.logical_and(kept, top)
             allowed.append(kept)
         compared = [
-            ops.where(kept, value, _NEVER)
+            ops.where(kept, value, NEVER)
             for kept, value in zip(allowed, values, strict=True)
         ]
         chosen = top_k_mask(compared, budget + WHOLE, self.costs, ties)
@@ -388,6 +391,6 @@ def _never_as(values: list[Tensor], saliencies: list[Tensor]) -> list[Tensor]:
     found = []
     for value, saliency in zip(values, saliencies, strict=True):
         number = ops.logical_not(ops.isnan(saliency))
-        never = ops.logical_and(value <= _NEVER, number)
-        found.append(ops.where(never, _NEVER, ops.cast(saliency, value.dtype)))
+        never = ops.logical_and(value <= NEVER, number)
+        found.append(ops.where(never, NEVER, ops.cast(saliency, value.dtype)))
     return found

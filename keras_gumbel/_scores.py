@@ -38,6 +38,10 @@ class Mark:
         rows: `(n, axis)`: at most `n` scores are kept along `axis` in the
             final mask; or `None`.
         pretrained: Boolean, whether the weights have been trained before.
+        observed: Boolean, whether the optimizer averages the gradients of the
+            scores as their saliencies.
+        place: Where the channels are that they stand for, or `None` if they
+            are no scores of channels.
         name: String, the name in reports, or `None` for the variable's path.
     """
 
@@ -46,6 +50,8 @@ class Mark:
     weights_per_score: int = 1
     rows: tuple[int, int] | None = None
     pretrained: bool = False
+    observed: bool = False
+    place: Any = None
     name: str | None = None
 
 

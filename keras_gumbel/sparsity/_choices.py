@@ -18,7 +18,6 @@ from keras_gumbel.sparsity._found import Replaced
 from keras_gumbel.sparsity._found import Scores
 from keras_gumbel.sparsity._found import find_scores
 from keras_gumbel.sparsity._found import require_numbers
-from keras_gumbel.sparsity._found import sum_scores
 
 # Scores between these are neither kept nor dropped yet.
 UNDECIDED = (0.05, 0.95)
@@ -286,12 +285,9 @@ def count_undecided(values: np.ndarray) -> int:
 
 def _budget_used(scores: list[Scores], choices: list[Choice]) -> float:
     values = {id(s.variable): s.values() for s in scores}
-    costs = [
-        cost * sum_scores(values[id(variable)])
+    spent = sum(
+        choice.group.spent([values[id(v)] for v in choice.group.variables])
         for choice in choices
-        for variable, cost in zip(
-            choice.group.variables, choice.group.costs, strict=True
-        )
-    ]
+    )
     budget = sum(choice.budget for choice in choices)
-    return sum(costs) / budget if budget else 0.0
+    return spent / budget if budget else 0.0
