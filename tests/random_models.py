@@ -296,8 +296,8 @@ def fitting(pieces, x, draw):
     return draw.one_of(*names)
 
 
-def random_model(seed, pieces=PIECES):
-    """Draws a model, its weights, and which of them are zero."""
+def random_model(seed, pieces=PIECES, zeros=True):
+    """Draws a model, its weights, and which of them are zero, if any."""
     draw = Draw(seed)
     inputs = keras.Input(draw.one_of(*SHAPES))
     x = (dense if len(inputs.shape) == 2 else conv)(inputs, draw)
@@ -312,16 +312,16 @@ def random_model(seed, pieces=PIECES):
         outputs = [outputs, draw.one_of(*draw.tensors)]
     model = keras.Model(inputs, outputs)
     for layer in model.layers:
-        layer.set_weights([weight(v, draw) for v in layer.weights])
+        layer.set_weights([weight(v, draw, zeros) for v in layer.weights])
     return model
 
 
-def weight(variable, draw):
-    """Draws the values of a variable, zero for some channels."""
+def weight(variable, draw, zeros):
+    """Draws the values of a variable, perhaps zero for some channels."""
     low = 0.5 if "variance" in variable.path else -1.0
     values = draw.rng.uniform(low, 1.0, variable.shape)
     for axis in range(max(values.ndim - 2, 0), values.ndim):
-        if draw.often() and low < 0:
+        if zeros and draw.often() and low < 0:
             shape = [1] * values.ndim
             shape[axis] = values.shape[axis]
             values = values * (draw.rng.random(shape) < 0.6)

@@ -1,6 +1,5 @@
 """Which units of a model can be removed, and what keeps the others."""
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,36 +8,19 @@ import numpy as np
 
 from keras_gumbel import _keras_private
 from keras_gumbel._typing import Tensor
-from keras_gumbel.shrinking.channel_links import Link
 from keras_gumbel.shrinking.channels import BarrierError
-from keras_gumbel.shrinking.channels import Call
 from keras_gumbel.shrinking.channels import Channels
 from keras_gumbel.shrinking.channels import Edit
+from keras_gumbel.shrinking.channels import MaybeChannels
 from keras_gumbel.shrinking.channels import describe
-from keras_gumbel.shrinking.shape_links import link
-from keras_gumbel.shrinking.unit_rules import UNIT_LAYERS
-from keras_gumbel.shrinking.unit_rules import unit_sum
+from keras_gumbel.shrinking.steps import Step
+from keras_gumbel.shrinking.steps import step_of
 from keras_gumbel.shrinking.unit_sums import UnitSum
 
 # Reasons that every model has, and no one can mend.
 OUTPUT = "the model returns it"
 LAST = "a layer keeps one unit"
 STAND_IN = "it stands for the constants that a convolution pads with zeros"
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """A layer that may change, where it is called.
-
-    Attributes:
-        rule: `UnitSum` or `Link`.
-        inputs: List of symbolic tensors.
-        output: Symbolic tensor.
-    """
-
-    rule: UnitSum | Link
-    inputs: list[Tensor]
-    output: Tensor
 
 
 class _State:
@@ -113,32 +95,22 @@ class Liveness:
         return step.rule.edit(kept_inputs, kept)
 
     def _follow(self, call: _keras_private.GraphCall, shared: bool) -> None:
-        mask = call.arguments.get("mask")  # of padded steps, without channels
-        inputs = [tensor for tensor in call.inputs if tensor is not mask]
-        states = [self._states.get(id(tensor)) for tensor in inputs]
-        known = Call(
-            layer=call.layer,
-            inputs=tuple(s if s is None else s.channels for s in states),
-            shapes=tuple(tuple(tensor.shape) for tensor in inputs),
-            output_shape=tuple(call.outputs[0].shape),
-            in_training=bool(call.arguments.get("training")),
-            tensors=tuple(inputs),
-            arguments=call.arguments,
-        )
         try:
-            has_units = type(call.layer) in UNIT_LAYERS
-            rule = unit_sum(known) if has_units else link(known)
-            if shared and rule.has_edits():
-                raise BarrierError("is shared")
+            step = step_of(call, self._channels_of, shared)
         except BarrierError as error:
             self.barriers.append((call.layer, str(error)))
             for tensor in call.inputs:
                 self._keep(tensor, True, f"{describe(call.layer)} {error}")
             return
-        self._states[id(call.outputs[0])] = _State(rule.output)
-        self.steps.append(Step(rule, inputs, call.outputs[0]))
-        if len(inputs) < len(call.inputs):
-            self._keep(mask, True, f"{describe(call.layer)} has it as its mask")
+        self._states[id(step.output)] = _State(step.rule.output)
+        self.steps.append(step)
+        if step.mask is not None:
+            why = f"{describe(call.layer)} has it as its mask"
+            self._keep(step.mask, True, why)
+
+    def _channels_of(self, tensor: Tensor) -> MaybeChannels:
+        state = self._states.get(id(tensor))
+        return None if state is None else state.channels
 
     def _keep(
         self, tensor: Tensor, chosen: Any, reasons: Any, united: Any = False

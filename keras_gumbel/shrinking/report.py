@@ -10,10 +10,10 @@ import keras
 from keras_gumbel import _keras_private
 from keras_gumbel._scores import marked_scores
 from keras_gumbel.shrinking.channels import Edit
-from keras_gumbel.shrinking.graph import graph_models
-from keras_gumbel.shrinking.graph import require_graph
 from keras_gumbel.shrinking.liveness import Liveness
 from keras_gumbel.shrinking.shape_links import LINKING_LAYERS
+from keras_gumbel.shrinking.steps import built_models
+from keras_gumbel.shrinking.steps import shared_layers
 from keras_gumbel.shrinking.unit_sums import UnitSum
 
 
@@ -120,26 +120,13 @@ def shrink_report(model: keras.Model) -> ShrinkReport:
 
 def follow(owner: str, model: keras.Model) -> dict[str, Liveness]:
     """Follows the model and each of those in it, by a prefix of names."""
-    require_graph(owner, model)
-    if not model.built:
-        raise ValueError(
-            f"`{owner}` needs the weights of the model {model.name!r}, which "
-            "is not built. Call it on data, or `model.build(input_shape)`, "
-            "first."
-        )
+    models = built_models(owner, model)
     if marked_scores(model.variables):
         raise ValueError(
             f"`{owner}` needs a model without masks. Received: the model "
             f"{model.name!r} with masks. Call `keras_gumbel.strip` on it first."
         )
-    models = graph_models(model)
-    calls = [
-        call.layer
-        for part in models.values()
-        for call in _keras_private.graph_calls(part)
-    ]
-    counts = collections.Counter(map(id, calls))
-    shared = {key for key, count in counts.items() if count > 1}
+    shared = shared_layers(models)
     return {name: Liveness(part, shared) for name, part in models.items()}
 
 

@@ -14,6 +14,8 @@ from keras_gumbel.shrinking.channels import channel_axis
 from keras_gumbel.shrinking.channels import values_of
 from keras_gumbel.shrinking.unit_sums import UnitSum
 
+BIAS = Layout(None, 0)
+
 
 def unit_sum(call: Call) -> UnitSum:
     """Returns what a layer with units does.
@@ -58,7 +60,7 @@ def _from_kernel(
         layer=call.layer,
         argument=argument,
         weights=weights,
-        layouts=[layout],
+        layouts=[layout, BIAS],
         reads=(kernel != 0).any(axis=spatial),
         totals=kernel.sum(axis=spatial),
         bias=_bias(weights[1:], kernel.shape[-1]),
@@ -81,7 +83,7 @@ def _separable_conv(call: Call) -> UnitSum:
         layer=call.layer,
         argument="filters",
         weights=weights,
-        layouts=[Layout(-2), Layout(-2, -1, repeats=sums.shape[1])],
+        layouts=[Layout(-2), Layout(-2, -1, repeats=sums.shape[1]), BIAS],
         reads=(passes & (pointwise != 0)).any(axis=1),
         totals=(sums * pointwise).sum(axis=1),
         bias=_bias(weights[2:], pointwise.shape[-1]),
@@ -100,7 +102,7 @@ def _embedding(call: Call) -> UnitSum:
         layer=call.layer,
         argument="output_dim",
         weights=weights,
-        layouts=[Layout(None, 1)],
+        layouts=[Layout(None, 1), BIAS],
         reads=np.zeros((0, table.shape[1]), bool),
         totals=np.zeros((0, table.shape[1])),
         bias=np.where(same, table[0], np.nan),

@@ -23,7 +23,7 @@ class UnitSum:
         layer: The layer.
         argument: String, the argument that is the number of units.
         weights: List of arrays.
-        layouts: List of `Layout`, one for each weight but the bias.
+        layouts: List of `Layout`, one for each weight, and for a bias.
         reads: Boolean array of shape `(inputs, units)`, whether a unit reads
             an input channel.
         totals: Float array of that shape, what a unit adds up of an input
@@ -101,18 +101,17 @@ class UnitSum:
 
     def edit(self, kept_inputs: np.ndarray, kept: np.ndarray) -> Edit:
         """Returns the layer without the other channels, folded in."""
-        layouts = [*self.layouts, Layout(None, 0)]  # that of the bias
         weights = [
             layout.select(weight, kept_inputs, kept)
             for layout, weight in zip(
-                layouts, self._merged(kept_inputs, kept), strict=False
+                self.layouts, self._merged(kept_inputs, kept), strict=False
             )
         ]
         config = {self.argument: int(kept.sum())}
         folded = np.where(~kept_inputs & self._foldable(), self._inputs(), 0.0)
         shift = (folded @ self.totals)[kept]
         if shift.any():
-            if len(weights) == len(self.layouts):
+            if len(weights) < len(self.layouts):
                 config["use_bias"] = True
                 weights.append(np.zeros_like(shift))
             weights[-1] = weights[-1] + shift
