@@ -5,14 +5,14 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gumbel._numerics import as_tensor
+from keras_gumbel._numerics import dtype_of
+from keras_gumbel._numerics import widen
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import require_axis
 from keras_gumbel._validation import require_positive_integer
-from keras_gumbel.ops._numerics import as_tensor
-from keras_gumbel.ops._numerics import dtype_of
-from keras_gumbel.ops._numerics import widen
 from keras_gumbel.ops.discrete import one_hot_argmax
 
 

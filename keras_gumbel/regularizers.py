@@ -8,12 +8,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_gumbel._numerics import widen
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import require_axis
-from keras_gumbel.ops._numerics import widen
 from keras_gumbel.ops.information import categorical_kl
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_gumbel import ops as kg_ops
+from keras_gumbel._numerics import as_tensor
 from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import spawn_seeds
 from keras_gumbel._typing import Tensor
@@ -24,7 +25,6 @@ from keras_gumbel.diagnostics._estimates import exact_gradient
 from keras_gumbel.diagnostics._estimates import mask_outcomes
 from keras_gumbel.diagnostics._estimates import moments
 from keras_gumbel.diagnostics._estimates import one_hot_outcomes
-from keras_gumbel.ops._numerics import as_tensor
 from keras_gumbel.ops.bernoulli import BERNOULLI_ESTIMATORS
 from keras_gumbel.ops.sampling import ESTIMATORS
 

@@ -7,6 +7,8 @@ from keras import ops
 
 from keras_gumbel import _keras_private
 from keras_gumbel import random
+from keras_gumbel._numerics import as_tensor
+from keras_gumbel._numerics import masked_logits
 from keras_gumbel._seeds import PerExample
 from keras_gumbel._stochastic import StochasticLayer
 from keras_gumbel._typing import Shape
@@ -15,8 +17,6 @@ from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_broadcastable
 from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import require_axis
-from keras_gumbel.ops._numerics import as_tensor
-from keras_gumbel.ops._numerics import masked_logits
 from keras_gumbel.ops.sampling import gumbel_softmax
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gumbel._numerics import masked_logits
 from keras_gumbel._seeds import PerExample
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
@@ -13,7 +14,6 @@ from keras_gumbel._validation import require_choice
 from keras_gumbel._validation import require_positive
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.layers._categorical import CategoricalLayer
-from keras_gumbel.ops._numerics import masked_logits
 from keras_gumbel.ops.discrete import gumbel_max
 from keras_gumbel.ops.discrete import one_hot_argmax
 from keras_gumbel.ops.sampling import ESTIMATORS

@@ -1,5 +1,6 @@
 """Pure functions: tensors in, tensors out, no variables."""
 
+from keras_gumbel._straight_through import straight_through as straight_through
 from keras_gumbel.ops.bernoulli import (
     logit_relaxed_bernoulli as logit_relaxed_bernoulli,
 )
@@ -24,7 +25,6 @@ from keras_gumbel.ops.estimators import (
 )
 from keras_gumbel.ops.estimators import gumbel_rao as gumbel_rao
 from keras_gumbel.ops.estimators import reinmax as reinmax
-from keras_gumbel.ops.estimators import straight_through as straight_through
 from keras_gumbel.ops.gates import hard_concrete as hard_concrete
 from keras_gumbel.ops.gates import stochastic_gate as stochastic_gate
 from keras_gumbel.ops.information import (

@@ -11,9 +11,9 @@ import math
 
 from keras import ops
 
+from keras_gumbel._numerics import is_allowed
+from keras_gumbel._numerics import top_values
 from keras_gumbel._typing import Tensor
-from keras_gumbel.ops._numerics import is_allowed
-from keras_gumbel.ops._numerics import top_values
 
 # Leaves the tilt within 0.1 % of its bracket, which is wide only where the
 # sum is k almost everywhere in it.

@@ -6,13 +6,18 @@ result is cast back to the dtype of the inputs.
 
 from keras import ops
 
+from keras_gumbel._numerics import logistic_like
+from keras_gumbel._numerics import positive_temperature
+from keras_gumbel._numerics import widen
+from keras_gumbel._probabilities import EDGE
+from keras_gumbel._probabilities import exact_at_edges
+from keras_gumbel._probabilities import is_one
+from keras_gumbel._probabilities import safe_logit
+from keras_gumbel._probabilities import sigmoid
+from keras_gumbel._straight_through import straight_through
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import require_choice
-from keras_gumbel.ops._numerics import logistic_like
-from keras_gumbel.ops._numerics import positive_temperature
-from keras_gumbel.ops._numerics import widen
-from keras_gumbel.ops.estimators import straight_through
 
 BERNOULLI_ESTIMATORS = (
     "binary_concrete",
@@ -20,10 +25,6 @@ BERNOULLI_ESTIMATORS = (
     "identity",
     "reinmax",
 )
-
-# Keep-probabilities enter the logit no closer than this to 0 and 1. It is the
-# power of two next to 1e-6, so that 1 - p is exact in float32.
-_EDGE = 2.0**-20
 
 
 def relaxed_bernoulli(
@@ -79,10 +80,10 @@ def relaxed_bernoulli(
     probs, dtype = widen(owner, "probs", probs)
     temperature = positive_temperature(owner, temperature, probs)
     noise = logistic_like(owner, probs, noise, seed)
-    perturbed = _safe_logit(probs) + noise
-    soft = _sigmoid(perturbed / temperature)
+    perturbed = safe_logit(probs) + noise
+    soft = sigmoid(perturbed / temperature)
     if hard:
-        mask = straight_through(_is_one(probs, perturbed), soft)  # Eq. (16)
+        mask = straight_through(is_one(probs, perturbed), soft)  # Eq. (16)
     else:
         mask = exact_at_edges(probs, soft)
     return ops.cast(mask, dtype)
@@ -190,46 +191,16 @@ def sample_bernoulli(
     require_choice(owner, "estimator", estimator, BERNOULLI_ESTIMATORS)
     probs, dtype = widen(owner, "probs", probs)
     temperature = positive_temperature(owner, temperature, probs)
-    logit = _safe_logit(probs)
+    logit = safe_logit(probs)
     perturbed = logit + logistic_like(owner, probs, noise, seed)
-    hard = _is_one(probs, perturbed)
+    hard = is_one(probs, perturbed)
     if estimator == "binary_concrete":
-        soft = _sigmoid(perturbed / temperature)
+        soft = sigmoid(perturbed / temperature)
     elif estimator == "straight_through":
-        soft = _sigmoid(logit / temperature)
+        soft = sigmoid(logit / temperature)
     elif estimator == "identity":
         soft = probs
     else:
-        inside = ops.stop_gradient(ops.clip(probs, _EDGE, 1 - _EDGE))
+        inside = ops.stop_gradient(ops.clip(probs, EDGE, 1 - EDGE))
         soft = 0.5 * probs / ops.where(hard, inside, 1.0 - inside)
     return ops.cast(straight_through(hard, soft), dtype)
-
-
-def _is_one(probs: Tensor, perturbed: Tensor) -> Tensor:
-    """Where the sample is 1: nowhere at s = 0, everywhere at s = 1."""
-    return ops.logical_and(probs > 0, ops.logical_or(perturbed > 0, probs >= 1))
-
-
-def exact_at_edges(probs: Tensor, mask: Tensor) -> Tensor:
-    """Makes a mask 0 at s = 0 and 1 at s = 1, and leaves its gradient."""
-    exact = ops.where(probs <= 0, 0.0, ops.where(probs >= 1, 1.0, mask))
-    return straight_through(exact, mask)
-
-
-def safe_probs(probs: Tensor) -> Tensor:
-    """Clips s away from 0 and 1, with the gradient of no clip."""
-    return straight_through(ops.clip(probs, _EDGE, 1 - _EDGE), probs)
-
-
-def _safe_logit(probs: Tensor) -> Tensor:
-    inside = safe_probs(probs)
-    return ops.log(inside) - ops.log1p(-inside)
-
-
-def _sigmoid(x: Tensor) -> Tensor:
-    """The logistic function, with a gradient that does not vanish near 1.
-
-    The textbook gradient m (1 - m) is 0 as soon as m rounds to 1.
-    """
-    small = ops.sigmoid(ops.where(x > 0, -x, x))
-    return ops.where(x > 0, 1.0 - small, small)

@@ -10,11 +10,11 @@ import keras
 from keras import ops
 
 from keras_gumbel import _keras_private
+from keras_gumbel._numerics import as_budget
+from keras_gumbel._numerics import as_tensor
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
-from keras_gumbel.ops._numerics import as_budget
-from keras_gumbel.ops._numerics import as_tensor
 
 
 def top_k_mask(

@@ -13,16 +13,16 @@ import math
 from keras import ops
 
 from keras_gumbel import _keras_private
+from keras_gumbel._numerics import dtype_of
+from keras_gumbel._numerics import is_allowed
+from keras_gumbel._numerics import largest
+from keras_gumbel._numerics import masked_logits
+from keras_gumbel._numerics import positive_temperature
+from keras_gumbel._numerics import widen
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_axis
-from keras_gumbel.ops._numerics import dtype_of
-from keras_gumbel.ops._numerics import is_allowed
-from keras_gumbel.ops._numerics import largest
-from keras_gumbel.ops._numerics import masked_logits
-from keras_gumbel.ops._numerics import positive_temperature
-from keras_gumbel.ops._numerics import widen
 
 _INF = float("inf")
 

@@ -6,14 +6,14 @@ import keras
 from keras import ops
 
 from keras_gumbel import random
+from keras_gumbel._numerics import as_tensor
+from keras_gumbel._numerics import gumbel_like
+from keras_gumbel._numerics import largest
+from keras_gumbel._numerics import masked_logits
+from keras_gumbel._numerics import moved_axis
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import require_axis
-from keras_gumbel.ops._numerics import as_tensor
-from keras_gumbel.ops._numerics import gumbel_like
-from keras_gumbel.ops._numerics import largest
-from keras_gumbel.ops._numerics import masked_logits
-from keras_gumbel.ops._numerics import moved_axis
 
 # From here on, two draws among sqrt(K) are cheaper than one among K.
 _MANY = 256

@@ -16,6 +16,14 @@ from typing import Any
 from keras import ops
 
 from keras_gumbel import random
+from keras_gumbel._numerics import as_tensor
+from keras_gumbel._numerics import is_allowed
+from keras_gumbel._numerics import largest
+from keras_gumbel._numerics import masked_logits
+from keras_gumbel._numerics import positive_temperature
+from keras_gumbel._numerics import slope_carrier
+from keras_gumbel._numerics import tempered_softmax
+from keras_gumbel._straight_through import straight_through
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
@@ -23,42 +31,6 @@ from keras_gumbel._validation import is_broadcastable
 from keras_gumbel._validation import require_axis
 from keras_gumbel._validation import require_positive
 from keras_gumbel._validation import require_positive_integer
-from keras_gumbel.ops._numerics import as_tensor
-from keras_gumbel.ops._numerics import is_allowed
-from keras_gumbel.ops._numerics import largest
-from keras_gumbel.ops._numerics import masked_logits
-from keras_gumbel.ops._numerics import positive_temperature
-from keras_gumbel.ops._numerics import slope_carrier
-from keras_gumbel.ops._numerics import tempered_softmax
-
-
-def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
-    """Returns `hard` with the gradient of `soft`.
-
-    ```
-    y = hard + (soft - sg[soft])                                  # Eq. (16)
-    ```
-
-    The bracket is exactly zero in the forward pass, in every dtype and under
-    every compiler. The note's grouping, `sg[hard - soft] + soft`, is equal on
-    paper but loses bits under XLA in bfloat16.
-
-    Args:
-        hard: Tensor, the value. No gradient flows through it.
-        soft: Tensor of the same shape, finite, gives the gradient.
-
-    Returns:
-        A tensor equal to `hard`, of the dtype of `soft`.
-
-    Example:
-
-    >>> float(keras_gumbel.ops.straight_through(1.0, 0.25))
-    1.0
-    """
-    owner = "straight_through"
-    soft = as_tensor(owner, "soft", soft)
-    hard = ops.stop_gradient(as_tensor(owner, "hard", hard))
-    return ops.cast(hard, soft.dtype) + (soft - ops.stop_gradient(soft))
 
 
 def reinmax(

@@ -11,18 +11,18 @@ import keras
 from keras import ops
 
 from keras_gumbel import _calls
+from keras_gumbel._numerics import given_noise
+from keras_gumbel._numerics import logistic_like
+from keras_gumbel._numerics import positive_temperature
+from keras_gumbel._numerics import widen
+from keras_gumbel._probabilities import exact_at_edges
+from keras_gumbel._probabilities import safe_probs
 from keras_gumbel._seeds import next_seed
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import require_positive
-from keras_gumbel.ops._numerics import given_noise
-from keras_gumbel.ops._numerics import logistic_like
-from keras_gumbel.ops._numerics import positive_temperature
-from keras_gumbel.ops._numerics import widen
-from keras_gumbel.ops.bernoulli import exact_at_edges
-from keras_gumbel.ops.bernoulli import safe_probs
 
 
 def hard_concrete(

@@ -2,13 +2,13 @@
 
 from keras import ops
 
+from keras_gumbel._numerics import as_tensor
+from keras_gumbel._numerics import is_allowed
+from keras_gumbel._numerics import masked_logits
+from keras_gumbel._numerics import tempered_log_softmax
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_broadcastable
-from keras_gumbel.ops._numerics import as_tensor
-from keras_gumbel.ops._numerics import is_allowed
-from keras_gumbel.ops._numerics import masked_logits
-from keras_gumbel.ops._numerics import tempered_log_softmax
 
 
 def categorical_entropy(

@@ -7,15 +7,15 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_gumbel._numerics import as_budget
+from keras_gumbel._numerics import as_tensor
+from keras_gumbel._numerics import not_a_tensor
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_broadcastable
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import require_axis
 from keras_gumbel.ops import _capped_box
-from keras_gumbel.ops._numerics import as_budget
-from keras_gumbel.ops._numerics import as_tensor
-from keras_gumbel.ops._numerics import not_a_tensor
 
 # What rounding to nearest may add to a score: a share of it, and a constant.
 _ROUNDING = {"float16": (2.0**-11, 2.0**-25), "bfloat16": (2.0**-8, 0.0)}

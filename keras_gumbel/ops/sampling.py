@@ -7,22 +7,22 @@ result is cast back to the dtype of the inputs.
 from keras import ops
 
 from keras_gumbel import random
+from keras_gumbel._numerics import gumbel_like
+from keras_gumbel._numerics import is_allowed
+from keras_gumbel._numerics import masked_logits
+from keras_gumbel._numerics import positive_temperature
+from keras_gumbel._numerics import tempered_log_softmax
+from keras_gumbel._numerics import tempered_softmax
+from keras_gumbel._straight_through import straight_through
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import require_choice
 from keras_gumbel._validation import require_positive
 from keras_gumbel._validation import require_positive_integer
-from keras_gumbel.ops._numerics import gumbel_like
-from keras_gumbel.ops._numerics import is_allowed
-from keras_gumbel.ops._numerics import masked_logits
-from keras_gumbel.ops._numerics import positive_temperature
-from keras_gumbel.ops._numerics import tempered_log_softmax
-from keras_gumbel.ops._numerics import tempered_softmax
 from keras_gumbel.ops.discrete import one_hot_argmax
 from keras_gumbel.ops.estimators import gapped_straight_through
 from keras_gumbel.ops.estimators import gumbel_rao
 from keras_gumbel.ops.estimators import reinmax
-from keras_gumbel.ops.estimators import straight_through
 
 ESTIMATORS = (
     "straight_through_gumbel",

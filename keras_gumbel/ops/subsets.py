@@ -11,6 +11,16 @@ from typing import Any
 
 from keras import ops
 
+from keras_gumbel._numerics import gumbel_like
+from keras_gumbel._numerics import is_allowed
+from keras_gumbel._numerics import largest
+from keras_gumbel._numerics import logistic_like
+from keras_gumbel._numerics import masked_logits
+from keras_gumbel._numerics import moved_axis
+from keras_gumbel._numerics import positive_temperature
+from keras_gumbel._numerics import tempered_softmax
+from keras_gumbel._numerics import top_values
+from keras_gumbel._straight_through import straight_through
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
@@ -20,17 +30,7 @@ from keras_gumbel.ops._conditional_bernoulli import allowed_count
 from keras_gumbel.ops._conditional_bernoulli import bernoulli_sums
 from keras_gumbel.ops._conditional_bernoulli import drawn_items
 from keras_gumbel.ops._conditional_bernoulli import marginals
-from keras_gumbel.ops._numerics import gumbel_like
-from keras_gumbel.ops._numerics import is_allowed
-from keras_gumbel.ops._numerics import largest
-from keras_gumbel.ops._numerics import logistic_like
-from keras_gumbel.ops._numerics import masked_logits
-from keras_gumbel.ops._numerics import moved_axis
-from keras_gumbel.ops._numerics import positive_temperature
-from keras_gumbel.ops._numerics import tempered_softmax
-from keras_gumbel.ops._numerics import top_values
 from keras_gumbel.ops.discrete import one_hot_argmax
-from keras_gumbel.ops.estimators import straight_through
 
 # exp gives 0 further below than this, next to 1.
 _NEGLIGIBLE = 200.0

@@ -1,0 +1,41 @@
+"""Probabilities of Bernoulli variables, which may be exactly 0 and 1."""
+
+from keras import ops
+
+from keras_gumbel._straight_through import straight_through
+from keras_gumbel._typing import Tensor
+
+# Keep-probabilities enter the logit no closer than this to 0 and 1. It is the
+# power of two next to 1e-6, so that 1 - p is exact in float32.
+EDGE = 2.0**-20
+
+
+def is_one(probs: Tensor, perturbed: Tensor) -> Tensor:
+    """Where the sample is 1: nowhere at s = 0, everywhere at s = 1."""
+    return ops.logical_and(probs > 0, ops.logical_or(perturbed > 0, probs >= 1))
+
+
+def exact_at_edges(probs: Tensor, mask: Tensor) -> Tensor:
+    """Makes a mask 0 at s = 0 and 1 at s = 1, and leaves its gradient."""
+    exact = ops.where(probs <= 0, 0.0, ops.where(probs >= 1, 1.0, mask))
+    return straight_through(exact, mask)
+
+
+def safe_probs(probs: Tensor) -> Tensor:
+    """Clips s away from 0 and 1, with the gradient of no clip."""
+    return straight_through(ops.clip(probs, EDGE, 1 - EDGE), probs)
+
+
+def safe_logit(probs: Tensor) -> Tensor:
+    """Returns the logit of s clipped away from 0 and 1."""
+    inside = safe_probs(probs)
+    return ops.log(inside) - ops.log1p(-inside)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """The logistic function, with a gradient that does not vanish near 1.
+
+    The textbook gradient m (1 - m) is 0 as soon as m rounds to 1.
+    """
+    small = ops.sigmoid(ops.where(x > 0, -x, x))
+    return ops.where(x > 0, 1.0 - small, small)
