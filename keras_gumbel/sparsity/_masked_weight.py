@@ -46,9 +46,12 @@ class MaskedWeight:
     layout: ScoreLayout
 
     def fold(self) -> None:
-        """Multiplies the final mask into the weight."""
-        mask = self.layout.expand(self.mask.final_mask)
-        self.weight.assign(self.weight * ops.cast(mask, self.weight.dtype))
+        """Writes the zeros of the final mask into the weight."""
+        kept = ops.not_equal(self.layout.expand(self.mask.final_mask), 0)
+        # A product would be -0 where the weight was negative, and these signs
+        # take as much room in a compressed file as the mask.
+        weight = ops.convert_to_tensor(self.weight)
+        self.weight.assign(ops.where(kept, weight, ops.zeros_like(weight)))
 
 
 class _Drawn:

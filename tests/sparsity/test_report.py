@@ -12,6 +12,7 @@ import keras_gumbel as kg
 from keras_gumbel.optimizers import ProjectedOptimizer
 from keras_gumbel.optimizers import ScoreSGD
 from keras_gumbel.schedules import LinearAnnealing
+from keras_gumbel.sparsity import _size
 from tests.sparsity.models import build
 from tests.sparsity.models import compiled
 from tests.sparsity.models import finals_of
@@ -202,6 +203,30 @@ def test_report_counts_the_bytes_of_each_form(hardened):
     packed = gzip.compress(kernel.tobytes(), 6, mtime=0)
     assert size.gzip == len(packed)
     assert gzip.decompress(packed) == kernel.tobytes()
+
+
+@pytest.mark.parametrize("granularity", ["weight", "input", "unit"])
+@pytest.mark.parametrize("density", [1.0, 0.05, 0.002])
+def test_report_compresses_a_part_of_a_large_weight(
+    density, granularity, monkeypatch
+):
+    shape = (1500, 500)  # in 3 MB
+    generator = np.random.default_rng(0)
+    weight = generator.normal(size=shape).astype("float32")
+    rows = {"weight": shape, "input": (1500, 1), "unit": (1, 500)}[granularity]
+    mask = np.broadcast_to(generator.random(rows) < density, shape)
+    whole = len(gzip.compress(np.where(mask, weight, 0).tobytes(), 6, mtime=0))
+    compress, given = gzip.compress, []
+
+    def counting(data, *args, **kwargs):
+        given.append(len(data))
+        return compress(data, *args, **kwargs)
+
+    monkeypatch.setattr(gzip, "compress", counting)
+    found = _size._gzip_size(weight, mask)
+
+    assert found == pytest.approx(whole, rel=0.1 if rows != shape else 0.03)
+    assert sum(given) <= 2**19
 
 
 def test_report_counts_the_bytes_of_a_convolution():

@@ -38,6 +38,15 @@ def test_strip_gives_the_plain_model_back(name):
     assert not any(hasattr(x, "weight_masks") for x in [model, *inside])
 
 
+def test_strip_leaves_no_signs_on_zeros():
+    model = kg.harden(with_scores(kg.sparsify(sequential())), budget=11)
+
+    kernel = flat(kernels_of(kg.strip(model)))
+
+    assert (kernel == 0).any()
+    assert not np.signbit(kernel[kernel == 0]).any()
+
+
 @pytest.mark.parametrize("budget", [1, 11, 30])
 @pytest.mark.parametrize("name", MODELS)
 def test_strip_keeps_exactly_k_weights_and_the_predictions(name, budget):
