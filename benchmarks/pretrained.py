@@ -564,7 +564,7 @@ def sparsegpt(task, model, density, granularity, seed):
     kg.sparsify(model, "wanda", filters=task.filters)
     left = total = 0
     for mask in masks_of(model):
-        weight = mask.part.weight
+        weight = mask.parts[0].weight
         moments = moments_of(weight)
         matrix = moments.as_matrix(ops.convert_to_numpy(weight))
         parts = [

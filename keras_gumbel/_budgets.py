@@ -69,6 +69,11 @@ class BudgetGroup:
         return sum(math.prod(v.shape) * cost for v, cost in pairs)
 
     @property
+    def least_cost(self) -> float:
+        """What has to be kept at least."""
+        return 0.0
+
+    @property
     def ranked(self) -> bool:
         """Whether saliencies set the scores, and gradients do not."""
         return any(mark_of(v).ranked for v in self.variables)
@@ -182,8 +187,7 @@ class BudgetGroup:
         if self.ranked:
             return self._largest(_never_as(values, saliencies), budget, 0)
         values = [
-            ops.where(v <= NEVER, NEVER, ops.clip(v, 0.0, 1.0))
-            for v in values
+            ops.where(v <= NEVER, NEVER, ops.clip(v, 0.0, 1.0)) for v in values
         ]
         return self._largest(values, budget, 0, saliencies)
 
@@ -282,15 +286,11 @@ def budget_groups(
     """
     name = "budget" if density is None else "density"
     limits = budget if density is None else density
-    costs = costs or {}
-    unit_costs = [
-        1.0 if key is None else float(costs[key])
-        for key in _keys(owner, "costs", costs, variables)
-    ]
+    unit_costs = _unit_costs(owner, variables, costs or {})
     if not isinstance(limits, dict):
-        groups = [BudgetGroup(variables, unit_costs, density, budget)]
+        groups = _groups(owner, variables, unit_costs, False, density, budget)
     else:
-        keys = _keys(owner, name, limits, variables)
+        keys = _keys(owner, name, limits, list(map(_names, variables)))
         for variable, key in zip(variables, keys, strict=True):
             if key is None:
                 raise invalid_argument(
@@ -302,17 +302,91 @@ def budget_groups(
                     f"None fits {name_of(variable)}.",
                 )
         groups = [
-            BudgetGroup(
-                [v for v, k in zip(variables, keys, strict=True) if k == key],
-                [c for c, k in zip(unit_costs, keys, strict=True) if k == key],
-                **{name: limit},
-            )
+            group
             for key, limit in limits.items()
-            if key in keys
+            for group in _groups(
+                owner,
+                [v for v, k in zip(variables, keys, strict=True) if k == key],
+                unit_costs,
+                True,
+                None if density is None else limit,
+                limit if density is None else None,
+            )
         ]
     for group in groups:
         _require_affordable(owner, group)
     return groups
+
+
+def _groups(
+    owner: str,
+    variables: list[keras.Variable],
+    unit_costs: dict[str, float],
+    apart: bool,
+    density: Any,
+    budget: Any,
+) -> list[BudgetGroup]:
+    """Puts scores under one budget: weights, and channels.
+
+    Args:
+        owner: String, the function or class for errors.
+        variables: List of variables.
+        unit_costs: Dictionary of names to what one weight costs.
+        apart: Boolean, whether other scores of the model have budgets of their
+            own. Channels are counted then. If not, what counts is what is
+            computed with them.
+        density: Limit, or `None`.
+        budget: Limit, or `None`.
+    """
+    weights = [v for v in variables if mark_of(v).place is None]
+    networks: dict[int, list[keras.Variable]] = {}
+    for v in variables:
+        if mark_of(v).place is not None:
+            networks.setdefault(id(mark_of(v).place.network), []).append(v)
+    found = []
+    if weights:
+        costs = [unit_costs[name_of(v)] for v in weights]
+        found.append(BudgetGroup(weights, costs, density, budget))
+    for own in networks.values():
+        network = mark_of(own[0]).place.network
+        found.append(
+            network.share(own, density, budget)
+            if apart
+            else network.budget(own, unit_costs, density, budget)
+        )
+    if len(found) > 1 and budget is not None:
+        listed = ", ".join(map(name_of, variables))
+        raise invalid_argument(
+            owner,
+            "budget",
+            "a dictionary with a budget for each kind of scores, weights and "
+            f"channels, of {listed}; or pass `density`",
+            budget,
+        )
+    return found
+
+
+def _unit_costs(
+    owner: str, variables: list[keras.Variable], costs: dict[str, float]
+) -> dict[str, float]:
+    """Returns what one weight costs, by the names of scores and kernels."""
+    places = [mark_of(v).place for v in variables]
+    names = [
+        _names(v)
+        for v, place in zip(variables, places, strict=True)
+        if place is None
+    ]
+    networks = {id(p.network): p.network for p in places if p is not None}
+    names += [(k.name,) for n in networks.values() for k in n.kernels]
+    keys = _keys(owner, "costs", costs, names)
+    return {
+        own[0]: 1.0 if key is None else float(costs[key])
+        for own, key in zip(names, keys, strict=True)
+    }
+
+
+def _names(variable: keras.Variable) -> tuple[str, ...]:
+    return name_of(variable), variable.path
 
 
 def require_limits(owner: str, density: Any, budget: Any) -> None:
@@ -339,7 +413,23 @@ def limits_of(limit: Any) -> list[Any]:
 
 
 def _require_affordable(owner: str, group: BudgetGroup) -> None:
-    most = group.total_cost
+    least, most = group.least_cost, group.total_cost
+    limit = group.budget if group.density is None else group.density
+    limit = getattr(limit, "final", limit)
+    if is_number(limit):
+        last = limit if group.density is None else limit * most
+        if last < least:
+            listed = ", ".join(map(name_of, group.variables))
+            name = "budget" if group.density is None else "density"
+            fewest = least if group.density is None else least / most
+            raise invalid_argument(
+                owner,
+                name,
+                f"at least {fewest:.4g}, for the `minimum` of these scores: "
+                f"{listed}",
+                limit,
+                "Pass a smaller `minimum` to `keras_gumbel.sparsify`.",
+            )
     if is_number(group.budget) and group.budget > most:
         listed = ", ".join(map(name_of, group.variables))
         raise invalid_argument(
@@ -354,30 +444,28 @@ def _keys(
     owner: str,
     argument: str,
     keys: Any,
-    variables: list[keras.Variable],
+    names: list[tuple[str, ...]],
 ) -> list[str | None]:
-    """Returns the key that each variable belongs to, or `None`.
+    """Returns the key that each of some things belongs to, or `None`.
 
-    A key that is the name of scores stands for those alone. Any other is a
-    regex, searched in names and paths.
+    A key that is the first of its names stands for that thing alone. Any other
+    is a regex, searched in all of its names.
     """
-    names = [name_of(v) for v in variables]
-    regexes = [key for key in keys if key not in names]
+    firsts = [own[0] for own in names]
+    regexes = [key for key in keys if key not in firsts]
     found = []
-    for variable, name in zip(variables, names, strict=True):
+    for own in names:
         fitting = (
-            key
-            for key in regexes
-            if re.search(key, name) or re.search(key, variable.path)
+            key for key in regexes if any(re.search(key, name) for name in own)
         )
-        found.append(name if name in keys else next(fitting, None))
+        found.append(own[0] if own[0] in keys else next(fitting, None))
     for key in keys:
         if key not in found:
             raise invalid_argument(
                 owner,
                 argument,
                 "a dictionary of names of scores, or regexes found in them: "
-                + ", ".join(names),
+                + ", ".join(firsts),
                 key,
             )
     return found

@@ -42,6 +42,8 @@ class Mark:
             scores as their saliencies.
         place: Where the channels are that they stand for, or `None` if they
             are no scores of channels.
+        minimum: Number in [0, 1), the share of the scores that is kept at
+            least.
         name: String, the name in reports, or `None` for the variable's path.
     """
 
@@ -52,6 +54,7 @@ class Mark:
     pretrained: bool = False
     observed: bool = False
     place: Any = None
+    minimum: float = 0.0
     name: str | None = None
 
 
@@ -139,6 +142,14 @@ def saliency_of(variable: Any) -> Tensor:
     if saliency is None:
         return ops.zeros(variable.shape, "float32")
     return saliency()
+
+
+def importance_of(variable: Any) -> Tensor:
+    """Returns what the optimizer has observed of scores, zeros without one."""
+    optimizer = optimizer_of(variable)
+    if optimizer is None:
+        return ops.zeros(variable.shape, "float32")
+    return optimizer.importance_of(variable)
 
 
 def train_by(variable: Any, optimizer: Any) -> None:

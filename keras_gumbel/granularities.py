@@ -241,6 +241,26 @@ class NOfM(Granularity):
         return {"n": self.n, "m": self.m}
 
 
+@keras.saving.register_keras_serializable(package="keras_gumbel")
+class Channel(Granularity):
+    """Every set of coupled channels has a score: `granularity="channel"`.
+
+    Channels are coupled if they can only be removed together: those that are
+    added up by a residual connection, or scaled by the same normalization, and
+    all weights along them, in every layer. `keras_gumbel.shrink` removes what
+    is dropped. The model must be Sequential or Functional, so that its graph
+    can be followed. See `keras_gumbel.sparsify`.
+
+    Example:
+
+    >>> keras_gumbel.granularities.get("channel").get_config()
+    {}
+    """
+
+    def layout(self, shape: _Shape, axes: WeightAxes | None) -> ScoreLayout:
+        raise ValueError("coupled channels are found in a whole model")
+
+
 def get(identifier: Any) -> Granularity:
     """Returns a granularity, given itself, its short name or its config.
 
@@ -269,6 +289,8 @@ def get(identifier: Any) -> Granularity:
         return Weight()
     if identifier == "unit":
         return Unit()
+    if identifier == "channel":
+        return Channel()
     if isinstance(identifier, (list, tuple)) and len(identifier) == 2:
         return Block(*identifier)
     ratio = re.fullmatch(r"(\d+):(\d+)", str(identifier))
@@ -277,7 +299,7 @@ def get(identifier: Any) -> Granularity:
     raise invalid_argument(
         "sparsify",
         "granularity",
-        "'weight', 'unit', a pair (rows, columns) of positive integers, "
-        "'N:M', or a `keras_gumbel.granularities.Granularity`",
+        "'weight', 'unit', 'channel', a pair (rows, columns) of positive "
+        "integers, 'N:M', or a `keras_gumbel.granularities.Granularity`",
         identifier,
     )

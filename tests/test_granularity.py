@@ -231,7 +231,7 @@ def test_granularity_is_saved(tmp_path):
 
     loaded = keras.saving.load_model(tmp_path / "model.keras")
 
-    parts = [mask.part for mask in attached_masks(loaded)]
+    parts = [mask.parts[0] for mask in attached_masks(loaded)]
     assert [p.granularity.get_config() for p in parts] == [
         {"rows": 4, "columns": 2}
     ] * 2

@@ -274,7 +274,7 @@ def multiplied(make):
     masked, plain = with_masks(make), built(make)
     places = [id(w) for w in plain_weights(masked)]
     weights = [
-        plain.weights[places.index(id(mask.part.weight))]
+        plain.weights[places.index(id(mask.parts[0].weight))]
         for mask in masks_of(masked)
     ]
     for weight, mask in zip(weights, masks_of(masked), strict=True):
@@ -352,13 +352,19 @@ def test_masked_layer_has_the_gradient_of_the_product(make):
 
     for mask, weight in zip(masks_of(layer), weights, strict=True):
         slope = expected[id(weight)]
-        value, scores = to_numpy(mask.part.weight), to_numpy(mask.mask_scores)
+        value, scores = (
+            to_numpy(mask.parts[0].weight),
+            to_numpy(mask.mask_scores),
+        )
         assert np.abs(slope * value).max() > 1e-4
         np.testing.assert_allclose(
             slopes[id(mask.mask_scores)], slope * value, rtol=1e-4, atol=1e-5
         )
         np.testing.assert_allclose(
-            slopes[id(mask.part.weight)], slope * scores, rtol=1e-4, atol=1e-5
+            slopes[id(mask.parts[0].weight)],
+            slope * scores,
+            rtol=1e-4,
+            atol=1e-5,
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from keras_gumbel import _validation
 from keras_gumbel.masks.base import Mask as Mask
 from keras_gumbel.masks.concrete_mask import ConcreteMask as ConcreteMask
+from keras_gumbel.masks.fisher_mask import FisherMask as FisherMask
 from keras_gumbel.masks.gaussian_mask import GaussianMask as GaussianMask
 from keras_gumbel.masks.hard_concrete_mask import (
     HardConcreteMask as HardConcreteMask,
@@ -22,6 +23,7 @@ _SHORT_NAMES: dict[str, Callable[[], Mask]] = {
     "random": RandomMask,
     "wanda": lambda: SaliencyMask("wanda"),
     "obs": lambda: SaliencyMask("obs"),
+    "fisher": FisherMask,
     "concrete": ConcreteMask,
     "hard_concrete": HardConcreteMask,
     "gaussian": GaussianMask,
@@ -33,7 +35,7 @@ def get(identifier: Any) -> Mask:
 
     Args:
         identifier: `Mask`, or one of `"learned"`, `"magnitude"`, `"random"`,
-            `"wanda"`, `"obs"`, `"concrete"`, `"hard_concrete"` and
+            `"wanda"`, `"obs"`, `"fisher"`, `"concrete"`, `"hard_concrete"` and
             `"gaussian"`.
 
     Returns:

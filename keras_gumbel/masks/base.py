@@ -75,6 +75,10 @@ class Mask(keras.layers.Layer):
     ranked = False
     # Whether the mask can only be put on a weight, by `keras_gumbel.sparsify`.
     for_weights = False
+    # Whether it can be put on coupled channels, which many weights share.
+    for_channels = False
+    # Whether gradients of the scores are its saliencies, squared and averaged.
+    observed = False
 
     def __init__(
         self,

@@ -88,3 +88,5 @@ class MagnitudeMask(RankedMask):
     References:
         - [Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878)
     """
+
+    for_channels = True

@@ -48,6 +48,8 @@ class RandomMask(RankedMask):
     >>> model = keras_gumbel.sparsify(model, mask)
     """
 
+    for_channels = True
+
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
         seed = require_seed("RandomMask", seed)
         super().__init__(**kwargs)

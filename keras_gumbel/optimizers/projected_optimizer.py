@@ -35,6 +35,9 @@ from keras_gumbel.optimizers._requirements import require_partner
 from keras_gumbel.optimizers._requirements import require_scores
 from keras_gumbel.optimizers._requirements import require_sound
 
+# The share of what was observed before that an average keeps in a step.
+_MEMORY = 0.95
+
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class ProjectedOptimizer(keras.optimizers.Optimizer):
@@ -168,6 +171,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             learning_rate=0.0, global_clipnorm=global_clipnorm, name=name
         )
         self._groups: list[BudgetGroup] = []
+        self._importance: dict[int, keras.Variable] = {}
         self.density = density
         self.budget = budget
         self.costs = costs
@@ -261,6 +265,11 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         for part, own in self._share(variables):
             part.build(own)
         super().build(variables)
+        self._importance = {
+            id(score): self.add_variable_from_reference(score, "importance")
+            for score in scores
+            if mark_of(score).observed
+        }
         for leaf in leaves:
             _keras_private.forgo_needless_weight_decay(leaf)
         for score in scores:
@@ -302,6 +311,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             if own and not needless:
                 part.apply([gradients[id(v)] for v in own], own)
         self._iterations.assign_add(1)
+        self._observe(gradients)
         self._settle(scores, before)
         self._settle_averages(scores)
 
@@ -381,6 +391,13 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         return budget_groups(
             "ProjectedOptimizer", scores, self.density, self.budget, self.costs
         )
+
+    def importance_of(self, scores: keras.Variable) -> Tensor:
+        """Returns the averaged gradients of scores, zeros if there are none."""
+        found = self._importance.get(id(scores))
+        if found is None:
+            return ops.zeros(scores.shape, "float32")
+        return ops.convert_to_tensor(found)
 
     def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
         for part, own in self._share(var_list):
@@ -485,6 +502,13 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         rest = [v for v in stepped if id(v) not in marked]
         return [(self.inner_optimizer, rest), (self.score_optimizer, scores)]
 
+    def _observe(self, gradients: dict[int, Tensor]) -> None:
+        """Averages the gradients of scores that have them as saliencies."""
+        for key, importance in self._importance.items():
+            if key in gradients:
+                change = gradients[key] - importance
+                importance.assign_add((1.0 - _MEMORY) * change)
+
     def _live_groups(self) -> list[BudgetGroup]:
         """Returns the groups without scores that were frozen since."""
         scores = _trained_scores(self._trainable_variables)
@@ -530,7 +554,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
                 for old, new in zip(before, values, strict=True)
             ]
         settled = self._by_stage(
-            learning=lambda: self._in_groups(BudgetGroup.project, values),
+            learning=lambda: self._in_groups(_project, values),
             final=lambda: self._finish(values, before),
         )
         for score, value in zip(scores, settled, strict=True):
@@ -541,7 +565,9 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
     ) -> list[Tensor]:
         """Returns the final mask; from the next step on it is what it was."""
         if before is None:
-            return self._in_groups(BudgetGroup.finish, values)
+            return self._in_groups(
+                lambda group, own, step: group.finish(own, step), values
+            )
         after = self._step > self.harden_step
         if _keras_private.is_eager(after):
             source = before if after else values
@@ -563,7 +589,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             for average, value in zip(averages, values, strict=True)
         ]
         settled = self._by_stage(
-            learning=lambda: self._in_groups(BudgetGroup.project, means),
+            learning=lambda: self._in_groups(_project, means),
             final=lambda: values,
         )
         for average, mean in zip(averages, settled, strict=True):
@@ -610,6 +636,12 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             )
             for score in scores
         ]
+
+
+def _project(
+    group: BudgetGroup, values: list[Tensor], step: Any
+) -> list[Tensor]:
+    return group.project(values, step)
 
 
 def _cond(

@@ -23,5 +23,5 @@ def why_unknown(s: Scores) -> str | None:
     """Says why there is no calibration data for scores, if there is none."""
     if s.weight is None:
         return "not on a weight"
-    axes = input_axes(s.mask.part.layer, s.weight)
+    axes = input_axes(s.part.layer, s.weight)
     return missing_moments(s.weight, axes)

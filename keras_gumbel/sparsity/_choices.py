@@ -1,6 +1,7 @@
 """The final mask that a model would have now, and how far it is decided."""
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ from keras_gumbel.sparsity._budget_keeping import find_projected
 from keras_gumbel.sparsity._found import Replaced
 from keras_gumbel.sparsity._found import Scores
 from keras_gumbel.sparsity._found import find_scores
+from keras_gumbel.sparsity._found import gated_weights
 from keras_gumbel.sparsity._found import require_numbers
 
 # Scores between these are neither kept nor dropped yet.
@@ -168,13 +170,14 @@ class Decisions:
     @property
     def num_weights(self) -> int:
         """The number of weights with a score."""
-        return sum(s.num_weights for s in self.scores)
+        own = sum(s.num_weights for s in self.scores if s.mark.place is None)
+        gated = gated_weights(self.scores, self.finals)
+        return own + sum(math.prod(part.weight.shape) for part, _ in gated)
 
     @property
     def kept(self) -> int:
         """The number of weights that the final mask keeps."""
-        pairs = zip(self.scores, self.finals, strict=True)
-        return sum(s.count(final) for s, final in pairs)
+        return count_kept(self.scores, self.finals)
 
     @property
     def undecided(self) -> int:
@@ -238,6 +241,20 @@ def mask_is_final(model: keras.Layer, scores: list[Scores]) -> bool:
         return True
     optimizer = find_projected(getattr(model, "optimizer", None))
     return optimizer is not None and optimizer.is_final()
+
+
+def count_kept(scores: list[Scores], finals: list[np.ndarray]) -> int:
+    """Returns how many weights a final mask keeps."""
+    own = sum(
+        s.count(final)
+        for s, final in zip(scores, finals, strict=True)
+        if s.mark.place is None
+    )
+    gated = gated_weights(scores, finals)
+    return own + sum(
+        round(math.prod(part.weight.shape) * mask.mean(dtype="float64"))
+        for part, mask in gated
+    )
 
 
 def empty(scores: list[Scores], finals: list[np.ndarray]) -> list[str]:

@@ -64,19 +64,23 @@ def sparsity_costs(
     """
     owner = "sparsity_costs"
     require_choice(owner, "measure", measure, ("multiply_adds", "bytes"))
-    scores = [s for s in find_scores(owner, model) if s.weight is not None]
+    weights = {
+        name: part.weight
+        for s in find_scores(owner, model)
+        for name, part in s.named_parts()
+    }
     if measure == "bytes":
-        return {s.name: _bytes(s.weight) for s in scores}
+        return {name: _bytes(weight) for name, weight in weights.items()}
     uses = _count_uses(model, inputs)
-    for s in scores:
-        if not uses.get(id(s.weight)):
+    for name, weight in weights.items():
+        if not uses.get(id(weight)):
             raise ValueError(
-                f"`sparsity_costs` found no use of {s.name} when it called "
+                f"`sparsity_costs` found no use of {name} when it called "
                 f"the model {model.name!r}. Pass the `inputs` of a call that "
                 "uses it, count `measure='bytes'`, or leave it out with the "
                 "`filters` of `sparsify`."
             )
-    return {s.name: uses[id(s.weight)] for s in scores}
+    return {name: uses[id(weight)] for name, weight in weights.items()}
 
 
 def _bytes(weight: Any) -> float:

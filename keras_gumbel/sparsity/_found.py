@@ -16,6 +16,8 @@ from keras_gumbel._scores import name_of
 from keras_gumbel._scores import rename
 from keras_gumbel.masks import Mask
 from keras_gumbel.sparsity._masked_layer import attached_masks
+from keras_gumbel.sparsity._masked_weight import GatedWeight
+from keras_gumbel.sparsity._masked_weight import Part
 from keras_gumbel.sparsity._scan import named_layers
 from keras_gumbel.sparsity._scan import require_built
 from keras_gumbel.sparsity._scan import weight_matrices
@@ -28,12 +30,30 @@ class Scores:
     Attributes:
         variable: The variable with the scores.
         mask: The `Mask` it belongs to, or `None`.
-        weight: The weight that is masked, or `None`.
     """
 
     variable: keras.Variable
     mask: Any = None
-    weight: keras.Variable | None = None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The weights that the mask is on."""
+        return getattr(self.mask, "parts", ())
+
+    def named_parts(self) -> list[tuple[str, Part]]:
+        """Returns these weights with their names in reports."""
+        return [(getattr(p, "name", self.name), p) for p in self.parts]
+
+    @property
+    def part(self) -> Any:
+        """The `MaskedWeight` that has the scores for itself, or `None`."""
+        own = self.mark.place is None and self.parts
+        return self.parts[0] if own else None
+
+    @property
+    def weight(self) -> keras.Variable | None:
+        """The weight that is masked, if it has the scores for itself."""
+        return None if self.part is None else self.part.weight
 
     @property
     def name(self) -> str:
@@ -120,6 +140,37 @@ class Scores:
             delattr(self.variable, SAVED)
 
 
+def gated_weights(
+    scores: list[Scores], values: list[np.ndarray]
+) -> list[tuple[GatedWeight, np.ndarray]]:
+    """Lists the weights along which channels have scores, once each.
+
+    Args:
+        scores: List of `Scores`.
+        values: List of arrays, one for each.
+
+    Returns:
+        List of pairs of a weight and the product of what its channels have, in
+        a shape that broadcasts to that of the weight.
+    """
+    known = {
+        id(s.mask): ops.convert_to_tensor(value, "float32")
+        for s, value in zip(scores, values, strict=True)
+        if s.mark.place is not None
+    }
+    parts = {
+        id(p): p for s in scores for p in s.parts if isinstance(p, GatedWeight)
+    }
+    found = []
+    for part in parts.values():
+        own = {
+            id(m): known[id(m)] if id(m) in known else m.current(False)
+            for m in part.masks
+        }
+        found.append((part, ops.convert_to_numpy(part.spread(own))))
+    return found
+
+
 # Where a marked variable without a mask keeps what it was before `harden`.
 SAVED = "keras_gumbel_saved"
 
@@ -141,7 +192,9 @@ def find_scores(owner: str, model: Any) -> list[Scores]:
             masks[id(layer.mask_scores)] = prefix.removesuffix("/"), layer
     names = {id(m.weight): m.name for m in weight_matrices(model)}
     for mask in attached_masks(model):
-        name = names[id(mask.part.weight)]
+        name = mark_of(mask.mask_scores).name or ""
+        if mark_of(mask.mask_scores).place is None:
+            name = names[id(mask.parts[0].weight)]
         masks[id(mask.mask_scores)] = name, mask
     found = []
     for variable in marked_scores(model.variables):
@@ -149,8 +202,7 @@ def find_scores(owner: str, model: Any) -> list[Scores]:
         known = mark_of(variable).name
         if known is None or name.endswith(f"/{known}"):
             rename(variable, name)
-        part = getattr(own, "part", None)
-        found.append(Scores(variable, own, part and part.weight))
+        found.append(Scores(variable, own))
     if not found:
         raise ValueError(
             f"`{owner}` found no mask in the model {model.name!r}. Call "

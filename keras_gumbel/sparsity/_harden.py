@@ -11,6 +11,7 @@ from keras_gumbel._validation import SparsityWarning
 from keras_gumbel.optimizers._defaults import schedule_end
 from keras_gumbel.sparsity._budget_keeping import find_projected
 from keras_gumbel.sparsity._choices import MOST_WHEN_HARDENED
+from keras_gumbel.sparsity._choices import count_kept
 from keras_gumbel.sparsity._choices import count_undecided
 from keras_gumbel.sparsity._choices import decide
 from keras_gumbel.sparsity._choices import empty
@@ -185,7 +186,7 @@ def _warn_if_early(
     if early:
         what = "costs" if optimizer.costs else "weights"
         warnings.warn(
-            f"The final mask keeps {_count(scores, finals):,} weights: the "
+            f"The final mask keeps {count_kept(scores, finals):,} weights: the "
             f"schedule of the budget ends at {end:,} {what}, and training "
             f"stands at {now:,}. The model was not trained with so few and "
             "will do worse. Train to the end of the schedule, or pass "
@@ -210,7 +211,7 @@ def _warn_if_undecided(scores: list[Scores], finals: list[Any]) -> None:
     undecided = sum(
         s.weights_per_score * count_undecided(s.values()) for s in scores
     )
-    kept = _count(scores, finals)
+    kept = count_kept(scores, finals)
     if undecided > MOST_WHEN_HARDENED * kept:
         warnings.warn(
             f"The final mask keeps {kept:,} weights, and the scores "
@@ -222,11 +223,6 @@ def _warn_if_undecided(scores: list[Scores], finals: list[Any]) -> None:
             SparsityWarning,
             stacklevel=4,
         )
-
-
-def _count(scores: list[Scores], finals: list[Any]) -> int:
-    """Returns how many weights a final mask keeps."""
-    return sum(s.count(f) for s, f in zip(scores, finals, strict=True))
 
 
 def _fresh(

@@ -21,11 +21,15 @@ from keras_gumbel._scores import mark_final
 from keras_gumbel.masks import Mask
 from keras_gumbel.sparsity._budget_keeping import bring_back
 from keras_gumbel.sparsity._budget_keeping import warn_of_plain_optimizer
+from keras_gumbel.sparsity._masked_weight import GatedWeight
 from keras_gumbel.sparsity._masked_weight import MaskedWeight
+from keras_gumbel.sparsity._masked_weight import Part
 from keras_gumbel.sparsity._masked_weight import make_maskable
 from keras_gumbel.sparsity._masked_weight import make_plain
 from keras_gumbel.sparsity._masked_weight import masks_drawn
 from keras_gumbel.sparsity._masked_weight import masks_put_back
+from keras_gumbel.sparsity._watched import channels_watched
+from keras_gumbel.sparsity._watched import watched
 
 # Marks the variables of layers with masks in a file of weights, and says
 # which of the masks are final.
@@ -39,7 +43,8 @@ class Attachment:
     """What a layer with masks carries along.
 
     Attributes:
-        parts: List of `MaskedWeight`, those among the weights of the layer.
+        parts: List of `MaskedWeight` and `GatedWeight`, those on the weights
+            of the layer.
         quantize: The method that Keras has put into the instance, or `None`.
         reasons: Dictionary, why weights were left out, by their ids.
         trainable: Boolean or `None`, the flag that was changed so that masks
@@ -47,7 +52,7 @@ class Attachment:
     """
 
     def __init__(self, layer: keras.Layer) -> None:
-        self.parts: list[MaskedWeight] = []
+        self.parts: list[Part] = []
         self.quantize = vars(layer).pop("quantize", None)
         self.reasons: dict[int, str] = {}
         self.trainable: bool | None = None
@@ -72,7 +77,13 @@ class MaskedLayer:
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         training = _training(self, args, kwargs)
-        with masks_drawn(self.attachment.parts, training):
+        parts, given = self.attachment.parts, (args, kwargs)
+        with (
+            masks_drawn(parts, training) as drawn,
+            channels_watched(drawn, parts, training, given) as drawn,
+        ):
+            if args:
+                args = (watched(self, parts, drawn, args[0]), *args[1:])
             return super().call(*args, **kwargs)  # type: ignore[misc]
 
     def rematerialized_call(
@@ -83,7 +94,11 @@ class MaskedLayer:
 
         def outside(*args: Any, **kwargs: Any) -> Any:
             training = _training(self, args, kwargs)
-            with masks_drawn(self.attachment.parts, training) as drawn:
+            parts, given = self.attachment.parts, (args, kwargs)
+            with (
+                masks_drawn(parts, training) as drawn,
+                channels_watched(drawn, parts, training, given) as drawn,
+            ):
 
                 def inside(*args: Any, **kwargs: Any) -> Any:
                     with masks_put_back(drawn):
@@ -201,15 +216,35 @@ def attach(part: MaskedWeight) -> None:
     """Puts a mask on a weight; `refresh` has to follow."""
     layer = part.layer
     make_maskable(part.weight)
-    part.mask.part = part
-    masks = [*getattr(layer, "weight_masks", ()), part.mask]
+    _note(part.mask, part)
+    hold(layer, part.mask)
+
+
+def attach_gates(part: GatedWeight) -> None:
+    """Puts masks of channels on a weight; `refresh` has to follow."""
+    make_maskable(part.weight)
+    for mask in part.masks:
+        _note(mask, part)
+
+
+def _note(mask: Mask, part: Part) -> None:
+    """Lets a mask know a weight that it is on."""
+    attributes: dict[str, Any] = (
+        mask.__dict__
+    )  # past Keras, which tracks tuples
+    attributes["parts"] = (*attributes.get("parts", ()), part)
+
+
+def hold(layer: keras.Layer, mask: Mask) -> None:
+    """Lets a layer track a mask."""
+    masks = [*getattr(layer, "weight_masks", ()), mask]
     with _keras_private.unlocked(layer):
         layer.weight_masks = masks
 
 
 def refresh(model: keras.Layer) -> None:
     """Lets every layer of a model know of the masks among its weights."""
-    parts = {id(m.part.weight): m.part for m in attached_masks(model)}
+    parts = {id(p.weight): p for p in attached_parts(model)}
     for layer in [model, *_keras_private.flatten_layers(model)]:
         own = [parts[id(w)] for w in layer.weights if id(w) in parts]
         if own and not isinstance(layer, Mask):
@@ -223,8 +258,8 @@ def refresh(model: keras.Layer) -> None:
 
 def detach(model: keras.Layer) -> None:
     """Takes all masks off, and gives all layers their classes back."""
-    for mask in attached_masks(model):
-        make_plain(mask.part.weight)
+    for part in attached_parts(model):
+        make_plain(part.weight)
     for layer in [model, *_keras_private.flatten_layers(model)]:
         if not is_masked(layer):
             continue
@@ -250,6 +285,12 @@ def attached_masks(model: keras.Layer) -> list[Mask]:
         for layer in [model, *_keras_private.flatten_layers(model)]
         for mask in vars(layer).get("weight_masks", ())
     ]
+
+
+def attached_parts(model: keras.Layer) -> list[Part]:
+    """Lists the weights of a model that have masks, once each."""
+    found = {id(p): p for m in attached_masks(model) for p in m.parts}
+    return list(found.values())
 
 
 def is_masked(layer: Any) -> bool:

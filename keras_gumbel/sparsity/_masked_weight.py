@@ -10,6 +10,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
+import operator
 import types
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from typing import Any
 from typing import TypeAlias
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_gumbel import _keras_private
@@ -45,27 +47,129 @@ class MaskedWeight:
     granularity: Granularity
     layout: ScoreLayout
 
-    def fold(self) -> None:
-        """Writes the zeros of the final mask into the weight."""
-        kept = ops.not_equal(self.layout.expand(self.mask.final_mask), 0)
-        # A product would be -0 where the weight was negative, and these signs
-        # take as much room in a compressed file as the mask.
-        weight = ops.convert_to_tensor(self.weight)
-        self.weight.assign(ops.where(kept, weight, ops.zeros_like(weight)))
+    @property
+    def masks(self) -> list[Mask]:
+        """The masks that are on the weight."""
+        return [self.mask]
+
+    def current(self, training: bool | None) -> Tensor:
+        """Returns the mask that is in force, of the shape of the weight."""
+        return self.layout.expand(self.mask.current(training))
+
+    def masked(self, weight: Tensor, mask: Tensor) -> Tensor:
+        """Returns what a mask that is in force leaves of the weight."""
+        return self.mask.masked(weight, mask)
+
+    def final(self) -> Tensor:
+        """Returns the final mask, of the shape of the weight."""
+        return self.layout.expand(self.mask.final_mask)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gate:
+    """A mask of channels, on an axis of a weight.
+
+    Attributes:
+        mask: `Mask`, with a score for each set of coupled channels.
+        axis: Integer, the axis.
+        index: Integer array, the set that each entry of the axis belongs to,
+            or -1.
+        reader: The layer that finds the channels on an axis of its first
+            input in the same order, or `None`.
+        input_axis: Integer, that axis.
+    """
+
+    mask: Mask
+    axis: int
+    index: np.ndarray
+    reader: keras.Layer | None = None
+    input_axis: int = -1
+
+    def spread(self, values: Tensor, rank: int) -> Tensor:
+        """Returns values of the sets as a tensor of a rank, 1 elsewhere."""
+        if not np.array_equal(self.index, np.arange(values.shape[0])):
+            one = ops.ones((1,), values.dtype)
+            places = np.where(self.index < 0, values.shape[0], self.index)
+            extended = ops.concatenate([values, one])
+            values = ops.take(extended, places.astype("int32"))
+        shape = [1] * rank
+        shape[self.axis] = self.index.size
+        return ops.reshape(values, shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GatedWeight:
+    """A weight of a layer, and the masks of the channels along its axes.
+
+    Attributes:
+        layer: The layer that owns the weight.
+        weight: The variable.
+        name: String, the name in reports and dictionaries.
+        gates: Tuple of `Gate`.
+    """
+
+    layer: keras.Layer
+    weight: keras.Variable
+    name: str
+    gates: tuple[Gate, ...]
+
+    @property
+    def masks(self) -> list[Mask]:
+        """The masks that are on the weight, once each."""
+        return list({id(g.mask): g.mask for g in self.gates}.values())
+
+    def current(self, training: bool | None) -> Tensor:
+        """Returns the mask that is in force; it broadcasts to the weight."""
+        return self.spread(
+            {id(mask): mask.current(training) for mask in self.masks}
+        )
+
+    def masked(self, weight: Tensor, mask: Tensor) -> Tensor:
+        """Returns what a mask that is in force leaves of the weight."""
+        return self.masks[0].masked(weight, mask)
+
+    def final(self) -> Tensor:
+        """Returns the final mask; it broadcasts to the weight."""
+        return self.spread(
+            {
+                id(mask): ops.cast(mask.final_mask, "float32")
+                for mask in self.masks
+            }
+        )
+
+    def spread(self, values: dict[int, Tensor]) -> Tensor:
+        """Returns the product of what masks have, by their ids."""
+        rank = len(self.weight.shape)
+        spread = [g.spread(values[id(g.mask)], rank) for g in self.gates]
+        return functools.reduce(
+            operator.mul, [ops.cast(x, "float32") for x in spread]
+        )
+
+
+Part: TypeAlias = MaskedWeight | GatedWeight
+
+
+def fold(part: Part) -> None:
+    """Writes the zeros of the final mask into a weight."""
+    weight = ops.convert_to_tensor(part.weight)
+    # A product would be -0 where the weight was negative, and these signs take
+    # as much room in a compressed file as the mask.
+    kept = ops.not_equal(part.final(), 0)
+    part.weight.assign(ops.where(kept, weight, ops.zeros_like(weight)))
 
 
 class _Drawn:
     """A weight under the mask that was drawn for it.
 
     Args:
-        part: `MaskedWeight`.
+        part: `MaskedWeight` or `GatedWeight`.
         training: Boolean, whether to draw noise.
     """
 
-    def __init__(self, part: MaskedWeight, training: bool | None) -> None:
+    def __init__(self, part: Part, training: bool | None) -> None:
         self.part = part
         self.dtype = keras.backend.standardize_dtype(part.layer.compute_dtype)
-        self.mask = part.layout.expand(part.mask.current(training))
+        self.mask = part.current(training)
         with _keras_private.without_autocast():
             self.value = self._masked(ops.convert_to_tensor(part.weight))
 
@@ -75,25 +179,27 @@ class _Drawn:
         if dtype == self.dtype:
             return self.value
         # By a layer of another dtype policy.
-        return self.part.mask.masked(weight, self.mask)
+        return self.part.masked(weight, self.mask)
 
     def _masked(self, weight: Tensor) -> Tensor:
-        return self.part.mask.masked(ops.cast(weight, self.dtype), self.mask)
+        return self.part.masked(ops.cast(weight, self.dtype), self.mask)
 
 
-_AllDrawn: TypeAlias = Mapping[int, _Drawn]
+# What is drawn for variables, by their ids. `_watched` adds what it has for
+# masks.
+Drawn: TypeAlias = Mapping[int, Any]
 
-# What is drawn in the calls that are being made, by the ids of the variables.
-# Each thread has its own, such as those of the replicas of `tf.distribute`.
-_DRAWN: contextvars.ContextVar[_AllDrawn] = contextvars.ContextVar(
+# What is drawn in the calls that are being made. Each thread has its own, such
+# as those of the replicas of `tf.distribute`.
+_DRAWN: contextvars.ContextVar[Drawn] = contextvars.ContextVar(
     "keras_gumbel_drawn", default=types.MappingProxyType({})
 )
 
 
 @contextlib.contextmanager
 def masks_drawn(
-    parts: Sequence[MaskedWeight], training: bool | None
-) -> Iterator[_AllDrawn]:
+    parts: Sequence[Part], training: bool | None
+) -> Iterator[Drawn]:
     """Masks weights for the duration, unless a call further out does.
 
     Yields:
@@ -112,7 +218,7 @@ def masks_drawn(
 
 
 @contextlib.contextmanager
-def masks_put_back(drawn: _AllDrawn) -> Iterator[_AllDrawn]:
+def masks_put_back(drawn: Drawn) -> Iterator[Drawn]:
     """Masks weights for the duration, as they have been drawn before."""
     token = _DRAWN.set(drawn)
     try:

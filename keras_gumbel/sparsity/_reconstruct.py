@@ -145,7 +145,7 @@ class _Known:
 
     def expand(self, final: np.ndarray) -> np.ndarray:
         """Returns a mask of scores as a boolean matrix of weights."""
-        layout = self.scores.mask.part.layout
+        layout = self.scores.part.layout
         mask = layout.expand(ops.convert_to_tensor(final, "float32"))
         kept = ops.convert_to_numpy(mask) > 0
         return self.problem.moments.as_matrix(kept)
@@ -161,7 +161,7 @@ def _follows_weight(s: Scores) -> bool:
     """Whether a mask ranks by its weight, which `"random"` does not."""
     if s.weight is None or not s.mask.ranked:
         return False
-    layout = s.mask.part.layout
+    layout = s.part.layout
     found, other = (
         ops.convert_to_numpy(s.mask.saliency(weight, layout))
         for weight in (s.weight, ops.zeros(s.weight.shape))

@@ -1,16 +1,20 @@
 """What is kept of each layer."""
 
+import collections
 import dataclasses
 import io
+import math
 from typing import Any
 
 import keras
 
+from keras_gumbel.sparsity._choices import Decisions
 from keras_gumbel.sparsity._choices import count_undecided
 from keras_gumbel.sparsity._choices import find_decisions
 from keras_gumbel.sparsity._choices import projected_optimizer
 from keras_gumbel.sparsity._choices import warn_of_empty
 from keras_gumbel.sparsity._found import Scores
+from keras_gumbel.sparsity._found import gated_weights
 from keras_gumbel.sparsity._found import sum_scores
 from keras_gumbel.sparsity._masked_layer import is_masked
 from keras_gumbel.sparsity._masked_weight import is_maskable
@@ -20,6 +24,7 @@ from keras_gumbel.sparsity._size import NOTHING
 from keras_gumbel.sparsity._size import SparsitySize
 from keras_gumbel.sparsity._size import measure
 from keras_gumbel.sparsity._size import measure_others
+from keras_gumbel.sparsity._size import measure_weight
 
 _WIDTH = 100
 
@@ -231,7 +236,8 @@ def sparsity_report(model: keras.Layer) -> SparsityReport:
         for s, value, final in zip(
             decisions.scores, decisions.values, decisions.finals, strict=True
         )
-    ]
+        if s.mark.place is None
+    ] + _gated_rows(decisions, optimizer)
     return SparsityReport(
         rows=tuple(rows),
         budget=decisions.kept,
@@ -240,6 +246,31 @@ def sparsity_report(model: keras.Layer) -> SparsityReport:
         other_bytes=measure_others(model, decisions.scores),
         score_steps=_score_steps(model, decisions.scores),
     )
+
+
+def _gated_rows(decisions: Decisions, optimizer: Any) -> list[SparsityRow]:
+    """Returns the rows of weights along which channels have scores."""
+    # The scores of a group are counted with the first weight they are on.
+    scores: dict[int, SparsitySize] = collections.defaultdict(lambda: NOTHING)
+    for s, value in zip(decisions.scores, decisions.values, strict=True):
+        if s.mark.place is not None:
+            scores[id(s.parts[0])] += measure(s, value, optimizer)
+    expected = gated_weights(decisions.scores, decisions.values)
+    finals = gated_weights(decisions.scores, decisions.finals)
+    rows = []
+    for (part, values), (_, mask) in zip(expected, finals, strict=True):
+        count = math.prod(part.weight.shape)
+        rows.append(
+            SparsityRow(
+                name=part.name,
+                weights=count,
+                kept=round(count * mask.mean(dtype="float64")),
+                expected=count * float(values.mean(dtype="float64")),
+                undecided=0,
+                size=measure_weight(part.weight, mask) + scores[id(part)],
+            )
+        )
+    return rows
 
 
 def _score_steps(model: keras.Layer, scores: list[Scores]) -> int | None:

@@ -1,8 +1,10 @@
 """Configs of layers with masks."""
 
+import dataclasses
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_gumbel import _keras_private
@@ -14,6 +16,9 @@ from keras_gumbel._typing import Tensor
 from keras_gumbel.granularities import Granularity
 from keras_gumbel.granularities import ScoreLayout
 from keras_gumbel.masks import Mask
+from keras_gumbel.shrinking.coupling import ChannelGroup
+from keras_gumbel.shrinking.coupling import coupled_channels
+from keras_gumbel.sparsity._channel_masks import put_channel_masks
 from keras_gumbel.sparsity._layer_inputs import input_axes
 from keras_gumbel.sparsity._masked_layer import attach
 from keras_gumbel.sparsity._masked_layer import attached_masks
@@ -92,22 +97,121 @@ def masked_config(layer: keras.Layer) -> dict[str, Any]:
         plain = keras.saving.serialize_keras_object(layer)
     plain.pop("compile_config", None)
     plain.pop("shared_object_id", None)
+    channels = [m for m in attached_masks(layer) if _place(m) is not None]
     serialized = [
         {
-            "index": places[id(mask.part.weight)],
-            "weight": _describe(matrices[places[id(mask.part.weight)]]),
+            "index": places[id(mask.parts[0].weight)],
+            "weight": _describe(matrices[places[id(mask.parts[0].weight)]]),
             "name": name_of(mask.mask_scores),
             "mask": _unshared(keras.saving.serialize_keras_object(mask)),
             "granularity": _unshared(
-                keras.saving.serialize_keras_object(mask.part.granularity)
+                keras.saving.serialize_keras_object(mask.parts[0].granularity)
             ),
             "pretrained": mark_of(mask.mask_scores).pretrained,
             "trainable": mask.wants_training,
             "hardened": mask.hardened,
         }
         for mask in attached_masks(layer)
+        if _place(mask) is None
     ]
-    return {"layer": plain, "masks": serialized}
+    config = {"layer": plain, "masks": serialized}
+    if channels:
+        config["channels"] = _channel_config(layer, channels)
+    return config
+
+
+def _place(mask: Mask) -> Any:
+    return mark_of(mask.mask_scores).place
+
+
+def _channel_config(
+    layer: keras.Layer, masks: list[Mask]
+) -> list[dict[str, Any]]:
+    """Returns the configs of the masks of coupled channels of a model.
+
+    A group is found again by where it lies on one of its weights.
+    """
+    matrices = weight_matrices(layer)
+    places = {id(m.weight): i for i, m in enumerate(matrices)}
+    entries = []
+    for mask in masks:
+        outside = [p.name for p in mask.parts if id(p.weight) not in places]
+        if outside:
+            raise ValueError(
+                f"{layer.name!r} has masks of channels that are coupled with "
+                f"{', '.join(outside)}, which it does not contain. Save or "
+                "copy the whole model that was given masks."
+            )
+        part = mask.parts[0]
+        gate = next(gate for gate in part.gates if gate.mask is mask)
+        place = places[id(part.weight)]
+        entries.append(
+            {
+                "index": place,
+                "weight": _describe(matrices[place]),
+                "axis": gate.axis,
+                "first": int(np.flatnonzero(gate.index == 0)[0]),
+                "size": int(mask.mask_scores.shape[0]),
+                "name": name_of(mask.mask_scores),
+                "mask": _unshared(keras.saving.serialize_keras_object(mask)),
+                "minimum": mark_of(mask.mask_scores).minimum,
+                "trainable": mask.wants_training,
+                "hardened": mask.hardened,
+            }
+        )
+    return entries
+
+
+def _put_channel_masks_on(
+    layer: keras.Layer, entries: list[dict[str, Any]], custom_objects: Any
+) -> None:
+    """Puts masks on the coupled channels that had them."""
+    matrices = weight_matrices(layer)
+    groups = coupled_channels("sparsify", layer)
+    found = []
+    for entry in entries:
+        group = _group_of(entry, groups, matrices)
+        if group is None:
+            raise ValueError(
+                f"The saved model {layer.name!r} has a mask on the "
+                f"{entry['size']} coupled channels of {entry['name']}, which "
+                "are not there any more. The class of a layer has changed "
+                "since, or does not build its weights when it is loaded."
+            )
+        found.append(dataclasses.replace(group, name=entry["name"]))
+    masks = [
+        keras.saving.deserialize_keras_object(
+            entry["mask"], custom_objects=custom_objects
+        )
+        for entry in entries
+    ]
+    put_channel_masks(found, masks, matrices, entries[0]["minimum"])
+    for mask, entry in zip(masks, entries, strict=True):
+        mask.trainable = entry["trainable"]
+        if entry["hardened"]:
+            mask.harden(mask.mask_scores)
+
+
+def _group_of(
+    entry: dict[str, Any],
+    groups: list[ChannelGroup],
+    matrices: list[WeightMatrix],
+) -> ChannelGroup | None:
+    if entry["index"] >= len(matrices):
+        return None
+    matrix = matrices[entry["index"]]
+    if _describe(matrix) != entry["weight"]:
+        return None
+    for group in groups:
+        for slot in group.slots:
+            if (
+                slot.weight is matrix.weight
+                and slot.axis == entry["axis"]
+                and group.size == entry["size"]
+                and slot.index[entry["first"]] == 0
+            ):
+                return group
+    return None
 
 
 def layer_from_masked_config(
@@ -142,6 +246,8 @@ def layer_from_masked_config(
         mask.trainable = entry["trainable"]
         if entry["hardened"]:
             mask.harden(mask.mask_scores)
+    if "channels" in config:
+        _put_channel_masks_on(layer, config["channels"], custom_objects)
     refresh(layer)
     return layer
 

@@ -71,7 +71,7 @@ def named_layers(model: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:
         yield prefix, layer
         inside = []
         for part in _keras_private.sublayers(layer):
-            if id(part) not in seen and not hasattr(part, "part"):
+            if id(part) not in seen and not hasattr(part, "parts"):
                 name = _unused(f"{prefix}{part.name}", names)
                 inside.append((f"{name}/", part))
         waiting += reversed(inside)

@@ -84,14 +84,20 @@ def measure(
     training = dataclasses.replace(
         NOTHING, scores=_bytes(scores.variable), slots=sum(map(_bytes, slots))
     )
-    if scores.weight is None:
+    if scores.part is None:
         return training
-    weight = ops.convert_to_numpy(scores.weight)
-    mask = ops.convert_to_numpy(scores.mask.part.layout.expand(final))
+    mask = ops.convert_to_numpy(scores.part.layout.expand(final))
+    return training + measure_weight(scores.part.weight, mask)
+
+
+def measure_weight(variable: keras.Variable, mask: np.ndarray) -> SparsitySize:
+    """Counts the bytes of a weight under a mask, as it is stored."""
+    weight = ops.convert_to_numpy(variable)
+    mask = np.broadcast_to(mask, weight.shape)
     count = int(np.count_nonzero(mask))
     values = count * weight.itemsize
     return dataclasses.replace(
-        training,
+        NOTHING,
         dense=weight.nbytes,
         gzip=_gzip_size(weight, mask),
         bitmask=-(-weight.size // 8) + values,
@@ -101,7 +107,8 @@ def measure(
 
 def measure_others(model: keras.Layer, scores: list[Scores]) -> int:
     """Counts the bytes of the weights that have no mask."""
-    ours = {id(s.weight) for s in scores} | {id(s.variable) for s in scores}
+    ours = {id(part.weight) for s in scores for part in s.parts}
+    ours |= {id(s.variable) for s in scores}
     ours |= {id(v) for s in scores if s.mask for v in s.mask.variables}
     return sum(_bytes(v) for v in model.weights if id(v) not in ours)
 

@@ -18,10 +18,15 @@ from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import spawn_seeds
 from keras_gumbel._validation import SparsityWarning
 from keras_gumbel._validation import invalid_argument
+from keras_gumbel.granularities import Channel
 from keras_gumbel.granularities import Granularity
 from keras_gumbel.granularities import Unit
 from keras_gumbel.masks import Mask
+from keras_gumbel.shrinking.coupling import ChannelGroup
 from keras_gumbel.shrinking.graph import graph_models
+from keras_gumbel.sparsity._channel_masks import free_groups
+from keras_gumbel.sparsity._channel_masks import put_channel_masks
+from keras_gumbel.sparsity._channel_masks import require_mask_for_channels
 from keras_gumbel.sparsity._layer_inputs import input_axes
 from keras_gumbel.sparsity._masked_layer import attached_masks
 from keras_gumbel.sparsity._masked_layer import refresh
@@ -34,12 +39,15 @@ from keras_gumbel.sparsity._scan import WeightMatrix
 from keras_gumbel.sparsity._scan import require_built
 from keras_gumbel.sparsity._scan import weight_matrices
 
+# The share of the channels of each group that stays, unless the user says.
+_MINIMUM = 0.1
+
 Filters: TypeAlias = str | Sequence[str] | Callable[[keras.Layer], bool] | None
 
 
 def sparsify(
     model: keras.Layer,
-    mask: str | Mask = "learned",
+    mask: str | Mask | None = None,
     filters: Filters = None,
     granularity: Any = "weight",
     freeze_weights: bool = False,
@@ -126,8 +134,11 @@ def sparsify(
         - [Zhou et al., 2021](https://arxiv.org/abs/2105.01571)
     """
     require_built("sparsify", model)
-    template = masks.get(mask)
     grain = granularities.get(granularity)
+    coupled = isinstance(grain, Channel)
+    if mask is None:
+        mask = "fisher" if coupled else "learned"
+    template = masks.get(mask)
     seed = require_seed("sparsify", seed)
     selected = _selection(filters)
     everything = weight_matrices(model)
@@ -136,10 +147,16 @@ def sparsify(
         for matrix in everything
         if not is_maskable(matrix.weight) and selected(matrix)
     ]
-    reasons = {
-        matrix.name: _reason(matrix, template, grain, freeze_weights)
-        for matrix in matrices
-    }
+    groups: list[ChannelGroup] = []
+    if coupled:
+        require_mask_for_channels(template)
+        _require_no_zeros(keep_zeros)
+        groups, reasons = free_groups(model, matrices, freeze_weights)
+    else:
+        reasons = {
+            matrix.name: _reason(matrix, template, grain, freeze_weights)
+            for matrix in matrices
+        }
     chosen = [m for m in matrices if reasons[m.name] is None]
     if not chosen:
         listed = ", ".join(f"{name} ({why})" for name, why in reasons.items())
@@ -149,7 +166,8 @@ def sparsify(
             f"passes the filters. Received: filters={filters!r}, "
             f"granularity={granularity!r}; left out: {listed or 'nothing'}."
         )
-    _warn_of_unmasked(reasons)
+    if not coupled:
+        _warn_of_unmasked(reasons)
     if isinstance(grain, Unit) and not template.ranked:
         _warn_of_normalized(model, {id(m.known_by) for m in chosen})
     if pretrained is None:
@@ -158,11 +176,15 @@ def sparsify(
         _freeze_weights(model)
     if seed is None:
         seed = getattr(template, "seed", None)
-    seeds = spawn_seeds(seed, len(chosen))
-    for matrix, own_seed in zip(chosen, seeds, strict=True):
-        own = copy_of(template, seed=own_seed)
-        put_mask_on(matrix, own, grain, pretrained)
-        if keep_zeros:
+    seeds = spawn_seeds(seed, len(groups) if coupled else len(chosen))
+    own_masks = [copy_of(template, seed=own_seed) for own_seed in seeds]
+    if coupled:
+        put_channel_masks(groups, own_masks, everything, _MINIMUM)
+    else:
+        for matrix, own in zip(chosen, own_masks, strict=True):
+            put_mask_on(matrix, own, grain, pretrained)
+    if keep_zeros:
+        for own in own_masks:
             _drop_zeros(own)
     refresh(model)
     for matrix in matrices:
@@ -195,6 +217,18 @@ def _reason(
     return mask.problem(matrix.weight, layout, axes)
 
 
+def _require_no_zeros(keep_zeros: bool) -> None:
+    if keep_zeros:
+        raise invalid_argument(
+            "sparsify",
+            "keep_zeros",
+            "`False` if granularity='channel'",
+            keep_zeros,
+            "Remove channels that are zero before: call "
+            "`keras_gumbel.shrink` on the model.",
+        )
+
+
 def _freeze_weights(model: keras.Layer) -> None:
     """Freezes all weights of a model, but none of the masks it has."""
     trained = [(mask, mask.wants_training) for mask in attached_masks(model)]
@@ -208,7 +242,8 @@ def _drop_zeros(mask: Mask) -> None:
 
     They stay there: neither the score nor the weight has a gradient then.
     """
-    magnitudes = Mask.saliency(mask, mask.part.weight, mask.part.layout)
+    (part,) = mask.parts
+    magnitudes = Mask.saliency(mask, part.weight, part.layout)
     mask.mask_scores.assign(
         mask.mask_scores * ops.cast(magnitudes > 0, "float32")
     )

@@ -15,6 +15,8 @@ from keras_gumbel.sparsity._found import find_scores
 from keras_gumbel.sparsity._harden import harden_for
 from keras_gumbel.sparsity._masked_layer import detach
 from keras_gumbel.sparsity._masked_layer import is_masked
+from keras_gumbel.sparsity._masked_weight import Part
+from keras_gumbel.sparsity._masked_weight import fold
 
 
 def strip(model: keras.Layer) -> keras.Layer:
@@ -62,14 +64,17 @@ def strip(model: keras.Layer) -> keras.Layer:
         warn_of_empty(empty(scores, [s.values() for s in scores]), stacklevel=2)
     else:
         harden_for("strip", model)
+    parts: dict[int, Part] = {}
     for s in scores:
-        if s.weight is not None:
-            s.mask.part.fold()
+        if getattr(s.mask, "parts", ()):
+            parts.update({id(part): part for part in s.mask.parts})
         elif s.mask is not None:
             _become_rescaling(s.mask)
         else:
             delattr(s.variable, SAVED)
         set_mark(s.variable, None)
+    for part in parts.values():
+        fold(part)
     Replaced.forget(model)
     detach(model)
     return model

@@ -37,7 +37,7 @@ def scale_of(saliency, x):
 
 def saliency_of(layer):
     (mask,) = layer.weight_masks
-    return to_numpy(mask.saliency(layer.kernel, mask.part.layout))
+    return to_numpy(mask.saliency(layer.kernel, mask.parts[0].layout))
 
 
 def final_masks(model):

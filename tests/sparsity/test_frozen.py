@@ -103,7 +103,7 @@ def test_masks_alone_become_final_in_training():
 def test_ranked_masks_of_frozen_weights_are_to_be_hardened():
     model = kg.sparsify(transfer(trainable=True), "magnitude")
     for mask in masks_of(model):
-        mask.part.weight.trainable = False
+        mask.parts[0].weight.trainable = False
 
     with pytest.raises(ValueError, match=r"call `keras_gumbel.harden"):
         fit(compiled(model, density=0.5))

@@ -112,7 +112,7 @@ def test_weights_are_the_least_squares_of_the_final_mask(kind, granularity):
 
     after = matrix_of(weight)
     (mask,) = model.layers[0].weight_masks
-    final = to_numpy(mask.part.layout.expand(mask.final_mask))
+    final = to_numpy(mask.parts[0].layout.expand(mask.final_mask))
     kept = moments_of(weight).as_matrix(final) > 0
     best = exact(h, before, kept)
     assert loss(h, before, after) < 1.0001 * loss(h, before, best)
