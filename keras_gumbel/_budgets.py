@@ -1,6 +1,7 @@
 """Scores that share a budget, and how they come under it."""
 
 import dataclasses
+import functools
 import math
 import re
 from typing import Any
@@ -19,6 +20,9 @@ from keras_gumbel._validation import is_number
 from keras_gumbel._validation import is_schedule
 from keras_gumbel._validation import require_density
 from keras_gumbel._validation import require_positive
+from keras_gumbel.ops._floors import nearest_with_sum
+from keras_gumbel.ops._floors import project_above_floors
+from keras_gumbel.ops._floors import raised_in_rows
 from keras_gumbel.ops._short_rows import LONGEST
 from keras_gumbel.ops._short_rows import project_short_rows
 from keras_gumbel.ops.cardinality import nan_if_any
@@ -33,7 +37,11 @@ WHOLE = 1e-3
 # A step that every schedule has ended by.
 LAST_STEP = 2**31 - 1
 
-# The value of a score that may not be kept. All others count as 0 at least.
+# What takes the place of a score that has been lost for good: a number that
+# no step leads to, for a score that is alive may fall as low.
+LOST = -1.0 - 2.0**-23
+
+# Such a score in comparisons. All others count as 0 at least.
 NEVER = -0.5
 
 
@@ -69,9 +77,15 @@ class BudgetGroup:
         return sum(math.prod(v.shape) * cost for v, cost in pairs)
 
     @property
+    def floors(self) -> list[int]:
+        """How many scores of each variable are kept at least."""
+        return [floor_of(v) for v in self.variables]
+
+    @property
     def least_cost(self) -> float:
-        """What has to be kept at least."""
-        return 0.0
+        """What the scores cost that are kept at least."""
+        pairs = zip(self.costs, self.floors, strict=True)
+        return sum(cost * floor for cost, floor in pairs)
 
     @property
     def ranked(self) -> bool:
@@ -106,8 +120,45 @@ class BudgetGroup:
             self._project_rows(value, mark_of(variable).rows, budget)
             for value, variable in zip(values, self.variables, strict=True)
         ]
+        if self.least_cost:
+            floors = self._floors_within(budget)
+            return project_above_floors(
+                inside,
+                budget,
+                self.costs,
+                floors,
+                [
+                    functools.partial(self._lowest, *parts, budget)
+                    for parts in zip(
+                        self.variables, values, inside, floors, strict=True
+                    )
+                ],
+            )
         same = all(cost == 1.0 for cost in self.costs)
         return project_over(inside, budget, None if same else self.costs)
+
+    def _lowest(
+        self,
+        variable: keras.Variable,
+        value: Tensor,
+        inside: Tensor,
+        floor: Any,
+        budget: Any,
+    ) -> Tensor:
+        """Returns scores that sum to their floor, within their rows."""
+        rows = mark_of(variable).rows
+        if rows is None:
+            return nearest_with_sum(value, floor, value == LOST)
+        most = self._row_budget(value, rows, budget)
+        return raised_in_rows(inside, floor, value == LOST, most, rows[1])
+
+    def _floors_within(self, budget: Any) -> list[Any]:
+        """Returns the floors, lower where a schedule dips below them."""
+        if is_number(budget):
+            share = min(1.0, budget / self.least_cost)
+            return [math.floor(share * m + WHOLE) for m in self.floors]
+        share = ops.minimum(1.0, budget / self.least_cost)
+        return [ops.floor(share * m + WHOLE) for m in self.floors]
 
     def final_budget_at(self, step: Any) -> Any:
         """Returns the K of a mask that is to fit the budget from now on."""
@@ -154,6 +205,14 @@ class BudgetGroup:
             budget = self.final_budget_at(step)
             return self.is_final_mask(values, budget)
         budget = float(ops.convert_to_numpy(self.budget_at(step)))
+        if self.least_cost:
+            floors = self._floors_within(budget)
+            if any(
+                ops.convert_to_numpy(value).sum(dtype="float64")
+                < floor * (1.0 - 1e-5)
+                for value, floor in zip(values, floors, strict=True)
+            ):
+                return False
         # TensorFlow swaps moving averages by sums and differences that round.
         return spent <= budget * (1.0 + 1e-6)
 
@@ -165,13 +224,17 @@ class BudgetGroup:
         """Whether values are zeros and ones that fit a budget."""
         spent: Any = 0.0
         decided: Any = True
-        for value, cost in zip(values, self.costs, strict=True):
+        floors = self._floors_within(budget) if self.least_cost else None
+        for i, (value, cost) in enumerate(zip(values, self.costs, strict=True)):
             ones = value == 1.0
             # Sums of integers are exact; a NaN is neither 0 nor 1.
             count = ops.sum(ops.cast(ones, "int32"))
             spent += cost * ops.cast(count, "float32")
             known = ops.all(ops.logical_or(ones, value == 0.0))
             decided = ops.logical_and(decided, known)
+            if floors is not None:
+                enough = ops.cast(count, "float32") >= floors[i]
+                decided = ops.logical_and(decided, enough)
         return ops.logical_and(decided, spent <= budget + WHOLE)
 
     def final_masks(self, values: list[Tensor], budget: Any) -> list[Tensor]:
@@ -187,7 +250,7 @@ class BudgetGroup:
         if self.ranked:
             return self._largest(_never_as(values, saliencies), budget, 0)
         values = [
-            ops.where(v <= NEVER, NEVER, ops.clip(v, 0.0, 1.0)) for v in values
+            ops.where(v == LOST, NEVER, ops.clip(v, 0.0, 1.0)) for v in values
         ]
         return self._largest(values, budget, 0, saliencies)
 
@@ -244,12 +307,46 @@ class BudgetGroup:
             ops.where(kept, value, NEVER)
             for kept, value in zip(allowed, values, strict=True)
         ]
-        chosen = top_k_mask(compared, budget + WHOLE, self.costs, ties)
+        if not self.least_cost:
+            chosen = top_k_mask(compared, budget + WHOLE, self.costs, ties)
+        else:
+            chosen = self._largest_above_floors(compared, budget, ties)
         chosen = [
             ops.where(kept, mask, 0.0)
             for kept, mask in zip(allowed, chosen, strict=True)
         ]
         return nan_if_any(chosen, values)
+
+    def _largest_above_floors(
+        self, values: list[Tensor], budget: Any, ties: list[Tensor] | None
+    ) -> list[Tensor]:
+        """Marks the largest of each variable, then of what is left."""
+        floors = self._floors_within(budget)
+        first = [
+            top_k_mask(value, floor, ties=None if ties is None else ties[i])
+            if self.floors[i]
+            else ops.zeros_like(value)
+            for i, (value, floor) in enumerate(zip(values, floors, strict=True))
+        ]
+        pairs = zip(self.costs, floors, strict=True)
+        left = budget - sum(cost * floor for cost, floor in pairs)
+        rest = [
+            ops.where(mask > 0.0, NEVER, value)
+            for mask, value in zip(first, values, strict=True)
+        ]
+        if not is_number(left):
+            left = ops.maximum(left, 0.0)
+        others = top_k_mask(rest, left + WHOLE, self.costs, ties)
+        return [
+            ops.where(mask > 0.0, mask, other)
+            for mask, other in zip(first, others, strict=True)
+        ]
+
+
+def floor_of(variable: keras.Variable) -> int:
+    """Returns how many scores of a variable are kept at least."""
+    share = mark_of(variable).minimum * math.prod(variable.shape)
+    return max(math.ceil(share - WHOLE), 1 if share else 0)
 
 
 def _value_at(schedule: Any, step: Any) -> Any:
@@ -413,23 +510,8 @@ def limits_of(limit: Any) -> list[Any]:
 
 
 def _require_affordable(owner: str, group: BudgetGroup) -> None:
-    least, most = group.least_cost, group.total_cost
-    limit = group.budget if group.density is None else group.density
-    limit = getattr(limit, "final", limit)
-    if is_number(limit):
-        last = limit if group.density is None else limit * most
-        if last < least:
-            listed = ", ".join(map(name_of, group.variables))
-            name = "budget" if group.density is None else "density"
-            fewest = least if group.density is None else least / most
-            raise invalid_argument(
-                owner,
-                name,
-                f"at least {fewest:.4g}, for the `minimum` of these scores: "
-                f"{listed}",
-                limit,
-                "Pass a smaller `minimum` to `keras_gumbel.sparsify`.",
-            )
+    _require_floors(owner, group)
+    most = group.total_cost
     if is_number(group.budget) and group.budget > most:
         listed = ", ".join(map(name_of, group.variables))
         raise invalid_argument(
@@ -437,6 +519,33 @@ def _require_affordable(owner: str, group: BudgetGroup) -> None:
             "budget",
             f"at most {most:,.12g}, what all of these scores cost: {listed}",
             group.budget,
+        )
+
+
+def _require_floors(owner: str, group: BudgetGroup) -> None:
+    """Raises if a budget does not pay for what is kept at least."""
+    least, most = group.least_cost, group.total_cost
+    limit = group.budget if group.density is None else group.density
+    if not least or limit is None:
+        return
+    with _keras_private.outside_graph():
+        ends = [group.budget_at(step) for step in (0, LAST_STEP)]
+        lowest = min(float(ops.convert_to_numpy(end)) for end in ends)
+    if least > lowest * (1.0 + 1e-6) + WHOLE:
+        name = "budget" if group.density is None else "density"
+        share = 1.0 if group.density is None else most
+        listed = ", ".join(
+            f"{name_of(v)} ({floor_of(v):,} of {math.prod(v.shape):,} scores)"
+            for v in group.variables
+        )
+        raise invalid_argument(
+            owner,
+            name,
+            f"at least {least / share:.6g}, for the `minimum` of these "
+            f"scores: {listed}",
+            limit,
+            f"It comes down to {lowest / share:.6g}. Keep more, or pass a "
+            "smaller `minimum` to `keras_gumbel.sparsify`.",
         )
 
 
@@ -479,6 +588,6 @@ def _never_as(values: list[Tensor], saliencies: list[Tensor]) -> list[Tensor]:
     found = []
     for value, saliency in zip(values, saliencies, strict=True):
         number = ops.logical_not(ops.isnan(saliency))
-        never = ops.logical_and(value <= NEVER, number)
+        never = ops.logical_and(value == LOST, number)
         found.append(ops.where(never, NEVER, ops.cast(saliency, value.dtype)))
     return found

@@ -307,11 +307,7 @@ class ChannelBudget(BudgetGroup):
     @property
     def _floors(self) -> np.ndarray:
         """How many sets every group has to keep."""
-        least = [
-            math.ceil(mark_of(v).minimum * math.prod(v.shape))
-            for v in self.variables
-        ]
-        return np.maximum(least, 1).astype("int32")
+        return np.maximum(self.floors, 1).astype("int32")
 
     def _choose(
         self, allowed: list[Tensor], saliencies: list[Tensor], budget: Any

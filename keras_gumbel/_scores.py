@@ -15,6 +15,8 @@ import keras
 from keras import ops
 
 from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_number
 
 # Returns a tensor of the shape of the scores: how much each matters.
 Saliency: TypeAlias = Callable[[], Tensor]
@@ -64,6 +66,7 @@ def mark_scores(
     weights_per_score: int = 1,
     rows: tuple[int, int] | None = None,
     pretrained: bool = False,
+    minimum: float = 0.0,
 ) -> keras.Variable:
     """Marks a variable as scores: keep-probabilities under the budget.
 
@@ -90,14 +93,20 @@ def mark_scores(
         pretrained: Boolean, whether the network has been trained before, as
             `keras_gumbel.optimizers.ScoreSGD` needs to know. Defaults to
             `False`.
+        minimum: Number in [0, 1), the share of the scores that is kept at
+            least, rounded up, however little they matter. Defaults to `0.0`.
 
     Returns:
         The same variable.
+
+    Raises:
+        ValueError: If `minimum` is not in [0, 1), or more than `rows` allows.
 
     Example:
 
     >>> scores = keras_gumbel.mark_scores(keras.Variable([0.5, 0.5]))
     """
+    require_minimum("mark_scores", minimum, rows, variable.shape)
     return set_mark(
         variable,
         Mark(
@@ -106,8 +115,43 @@ def mark_scores(
             weights_per_score,
             rows,
             pretrained,
+            minimum=minimum,
         ),
     )
+
+
+def require_minimum(
+    owner: str,
+    minimum: Any,
+    rows: tuple[int, int] | None = None,
+    shape: Any = None,
+) -> None:
+    """Raises unless scores may have a floor.
+
+    Args:
+        owner: String, the function a user has called.
+        minimum: What the user has passed.
+        rows: As in `mark_scores`. Defaults to `None`.
+        shape: Tuple of integers, the shape of the scores, if `rows` is given.
+            Defaults to `None`.
+    """
+    if not is_number(minimum) or not 0 <= minimum < 1:
+        raise invalid_argument(
+            owner,
+            "minimum",
+            "a number in [0, 1), the share that is kept at least",
+            minimum,
+        )
+    if rows is not None:
+        count, axis = rows
+        if minimum * shape[axis] > count:
+            raise invalid_argument(
+                owner,
+                "minimum",
+                f"at most {count}/{shape[axis]}, the share that its "
+                "granularity allows",
+                minimum,
+            )
 
 
 def set_mark(variable: Any, mark: Mark | None) -> Any:

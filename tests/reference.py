@@ -1,5 +1,6 @@
 """The note in NumPy, in float64 or exactly, by other ways than the package."""
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -108,3 +109,59 @@ def project_exactly(values, budget):
         for z in values.ravel()
     ]
     return np.reshape(s, values.shape), float(shift)
+
+
+def project_with_floors(values, budget, costs, floors):
+    """The minimiser of Eq. (30) with a floor under the sum of each array.
+
+    Tries every choice of which arrays are on their floors, and takes the
+    nearest of the points that satisfy all constraints.
+
+    Args:
+        values: List of float64 arrays z.
+        budget: Number K.
+        costs: List of numbers c.
+        floors: List of numbers m.
+
+    Returns:
+        A list of arrays s.
+    """
+    best, nearest = None, np.inf
+    for chosen in itertools.product([False, True], repeat=len(values)):
+        on, off = ([i for i, c in enumerate(chosen) if c == k] for k in (1, 0))
+        found = {i: _shifted_to([values[i]], [1.0], floors[i])[0] for i in on}
+        left = budget - sum(costs[i] * floors[i] for i in on)
+        rest = [np.clip(values[i], 0.0, 1.0) for i in off]
+        own = [costs[i] for i in off]
+        if left < 0:
+            continue
+        if sum(c * s.sum() for c, s in zip(own, rest, strict=True)) > left:
+            rest = _shifted_to([values[i] for i in off], own, left)
+        found.update(zip(off, rest, strict=True))
+        if any(found[i].sum() < floors[i] - 1e-9 for i in off):
+            continue
+        distance = sum(
+            ((found[i] - z) ** 2).sum() for i, z in enumerate(values)
+        )
+        if distance < nearest:
+            best, nearest = [found[i] for i in range(len(values))], distance
+    return best
+
+
+def _shifted_to(values, costs, total):
+    """Clips arrays at the shift where they cost a total, by bisection."""
+
+    def clipped(shift):
+        pairs = zip(values, costs, strict=True)
+        return [np.clip(z - shift * c, 0.0, 1.0) for z, c in pairs]
+
+    reach = 2.0 + max(abs(z).max() for z in values) / min(costs)
+    low, high = -reach, reach
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        pairs = zip(clipped(middle), costs, strict=True)
+        if sum(c * s.sum() for s, c in pairs) > total:
+            low = middle
+        else:
+            high = middle
+    return clipped(high)

@@ -170,6 +170,10 @@ BAD_VALUES = {
     ),
     "block rows": (lambda: kg.granularities.Block(0, 1), "rows"),
     "N of M": (lambda: kg.granularities.NOfM(4, 2), "m"),
+    "sparsify minimum": (
+        lambda: kg.sparsify(_model(), minimum=1.0),
+        "minimum",
+    ),
     "sparsify seed": (lambda: kg.sparsify(_model(), seed=-1), "seed"),
     "constraint budget": (lambda: kg.constraints.CappedBox(-1), "budget"),
     "constant": (lambda: kg.schedules.Constant(0), "value"),

@@ -42,7 +42,7 @@ layers.SubsetSampler(k, temperature=1.0, estimator='simple', hard=True, \
 axis=-1, inference='top_k', learn_temperature=False, precision='standard', \
 logits_regularizer=None, seed=None, **kwargs)
 mark_scores(variable, saliency=None, weights_per_score=1, rows=None, \
-pretrained=False)
+pretrained=False, minimum=0.0)
 masks.ConcreteMask(axis=-1, temperature=0.6666666666666666, hard=False, \
 estimator='binary_concrete', scores_initializer='ones', \
 scores_constraint=None, inference='mean', learn_temperature=False, \
@@ -125,7 +125,8 @@ shrinking.ShrinkReport(rows, parameters, kept, skipped)
 shrinking.ShrinkRow(name, units, kept, reasons)
 soften(model)
 sparsify(model, mask='learned', filters=None, granularity='weight', \
-freeze_weights=False, keep_zeros=False, pretrained=None, seed=None)
+minimum=None, freeze_weights=False, keep_zeros=False, pretrained=None, \
+seed=None)
 sparsity.LiteRTReport(size, dense_size, max_difference, seconds, dense_seconds)
 sparsity.SparsityReport(rows, budget, budget_used, skipped, other_bytes, \
 score_steps=None)

@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_gumbel import _keras_private
 from keras_gumbel._budgets import LAST_STEP
+from keras_gumbel._budgets import LOST
 from keras_gumbel._budgets import WHOLE
 from keras_gumbel._budgets import BudgetGroup
 from keras_gumbel._budgets import budget_groups
@@ -67,6 +68,10 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
     `density` is a share of the scores that are trained, and `budget` what
     these may keep beside the frozen ones. As always in Keras, call `compile`
     again after freezing.
+
+    A `minimum` in `keras_gumbel.sparsify` puts a floor under the sum of the
+    scores of each weight. The projection is then onto the set with these
+    constraints too, in training and for the final mask.
 
     Scores that are written from outside, such as those of an earlier epoch
     that `EarlyStopping(restore_best_weights=True)` puts back, come under the
@@ -124,7 +129,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         ValueError: If both or neither of `density` and `budget` are given, or
             one or a cost is out of range; at build, if no variable is marked,
             a score has a constraint or no budget, a regex is found in no
-            path, or the budget exceeds what all scores cost.
+            path, or the budget exceeds what all scores cost or does not pay
+            for their floors.
 
     Example:
 
@@ -547,10 +553,9 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             return
         values = [ops.stop_gradient(v) for v in scores]
         if before is not None and not self.regrow:
-            # A score below 0 cannot be kept. One of NaN is not: training that
-            # diverged is to show.
+            # One of NaN is not lost: training that diverged is to show.
             values = [
-                ops.where(old <= 0.0, -1.0, new)
+                ops.where(old <= 0.0, LOST, new)
                 for old, new in zip(before, values, strict=True)
             ]
         settled = self._by_stage(

@@ -269,8 +269,9 @@ def nothing_is_kept(names: list[str]) -> str | None:
         return None
     return (
         f"Nothing is kept of {', '.join(names)}: what goes through it is lost. "
-        "Give it a budget of its own, with a dictionary of regexes for "
-        "`density` or `budget`, or keep more."
+        "Pass a `minimum` to `keras_gumbel.sparsify`, give it a budget of its "
+        "own, with a dictionary of regexes for `density` or `budget`, or keep "
+        "more."
     )
 
 

@@ -80,9 +80,10 @@ def harden(
     Raises:
         TypeError: If `model` is not a Keras model or layer.
         ValueError: If the model has no mask, a score is NaN, `density` or
-            `budget` is out of range or both are given, or neither is given
-            and the model is not compiled with a `ProjectedOptimizer`; or if
-            no weight has calibration data and `reconstruct` is true.
+            `budget` is out of range or both are given, neither is given and
+            the model is not compiled with a `ProjectedOptimizer`, or the
+            budget does not pay for the `minimum` of each weight; or if no
+            weight has calibration data and `reconstruct` is true.
 
     Example:
 

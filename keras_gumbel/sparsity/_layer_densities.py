@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_gumbel._budgets import WHOLE
+from keras_gumbel._budgets import floor_of
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_choice
 from keras_gumbel._validation import require_density
@@ -43,7 +44,8 @@ def layer_densities(
       the others make up for it, as a fraction of their energy.
 
     The densities are rounded to whole scores: every weight keeps one at least,
-    and together they keep as many as one budget over all of them would.
+    or its `minimum` if that is more, and together they keep as many as one
+    budget over all of them would.
 
     Args:
         model: Keras model or layer with masks.
@@ -58,8 +60,9 @@ def layer_densities(
     Raises:
         TypeError: If `model` is not a Keras model or layer.
         ValueError: If the model has no mask, `method` is unknown, `density`
-            is not in (0, 1] or leaves less than one score for each weight, or
-            the method needs calibration data that a weight does not have.
+            is not in (0, 1] or leaves less for a weight than it keeps at
+            least, or the method needs calibration data that a weight does not
+            have.
 
     Example:
 
@@ -141,20 +144,23 @@ def _whole(
     """Rounds densities to numbers of scores that fit the budget of them all."""
     budget = math.floor(density * sum(s.num_weights for s in scores) + WHOLE)
     exact = [f * s.size for f, s in zip(fractions, scores, strict=True)]
-    counts = [max(1, math.floor(e + WHOLE)) for e in exact]
+    least = [max(1, floor_of(s.variable)) for s in scores]
+    counts = [
+        max(m, math.floor(e + WHOLE)) for m, e in zip(least, exact, strict=True)
+    ]
 
     def left() -> int:
         pairs = zip(scores, counts, strict=True)
         return budget - sum(s.weights_per_score * c for s, c in pairs)
 
     while left() < 0:
-        largest = max(range(len(counts)), key=lambda i: counts[i])
-        if counts[largest] == 1:
+        largest = max(range(len(counts)), key=lambda i: counts[i] - least[i])
+        if counts[largest] == least[largest]:
             raise invalid_argument(
                 "layer_densities",
                 "density",
-                f"a number that leaves one score for each of {len(scores)} "
-                "weights",
+                f"a number that leaves each of {len(scores)} weights what it "
+                f"keeps at least, which is {sum(least):,} scores",
                 density,
             )
         counts[largest] -= 1

@@ -34,6 +34,7 @@ def put_mask_on(
     mask: Mask,
     granularity: Granularity,
     pretrained: bool,
+    minimum: float = 0.0,
     name: str | None = None,
 ) -> Mask:
     """Puts a mask of its own on a weight; `refresh` has to follow.
@@ -43,6 +44,8 @@ def put_mask_on(
         mask: `Mask`, not built.
         granularity: `Granularity`.
         pretrained: Boolean, whether the network has been trained before.
+        minimum: Number in [0, 1), the share of the scores that is kept at
+            least.
         name: String, the name in reports, or `None` for that of the matrix.
     """
     weight, layer = matrix.weight, matrix.layer
@@ -62,6 +65,7 @@ def put_mask_on(
             weights_per_score=layout.weights_per_score,
             rows=layout.rows,
             pretrained=pretrained,
+            minimum=minimum,
             name=name,
         ),
     )
@@ -108,6 +112,7 @@ def masked_config(layer: keras.Layer) -> dict[str, Any]:
                 keras.saving.serialize_keras_object(mask.parts[0].granularity)
             ),
             "pretrained": mark_of(mask.mask_scores).pretrained,
+            "minimum": mark_of(mask.mask_scores).minimum,
             "trainable": mask.wants_training,
             "hardened": mask.hardened,
         }
@@ -241,7 +246,12 @@ def layer_from_masked_config(
             entry["granularity"], custom_objects=custom_objects
         )
         put_mask_on(
-            found, mask, granularity, entry["pretrained"], entry["name"]
+            found,
+            mask,
+            granularity,
+            entry["pretrained"],
+            entry["minimum"],
+            entry["name"],
         )
         mask.trainable = entry["trainable"]
         if entry["hardened"]:

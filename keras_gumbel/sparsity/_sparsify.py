@@ -14,6 +14,7 @@ from keras import ops
 from keras_gumbel import _keras_private
 from keras_gumbel import granularities
 from keras_gumbel import masks
+from keras_gumbel._scores import require_minimum
 from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import spawn_seeds
 from keras_gumbel._validation import SparsityWarning
@@ -50,6 +51,7 @@ def sparsify(
     mask: str | Mask | None = None,
     filters: Filters = None,
     granularity: Any = "weight",
+    minimum: float | None = None,
     freeze_weights: bool = False,
     keep_zeros: bool = False,
     pretrained: bool | None = None,
@@ -100,13 +102,20 @@ def sparsify(
             A weight that does not divide into it is left as it is. Budgets
             and densities count weights, however many share a score. Defaults
             to `"weight"`.
+        minimum: Number in [0, 1), the share of the scores of each weight that
+            is kept at least, rounded up. A budget for all weights together
+            then leaves none of them empty. It holds in training, where the
+            scores of a weight sum to as much, and for the final mask. The
+            budget has to pay for it. `None` stands for 0.1 if the granularity
+            is `"channel"`, and else for 0. Defaults to `None`.
         freeze_weights: Boolean. If true, all weights of the model are frozen,
             as by `model.trainable = False`, and the masks alone are trained:
             weights need no gradients and no optimizer state then. Weights
             that are frozen already get masks too. Defaults to `False`.
         keep_zeros: Boolean, whether weights that are exactly 0, such as those
             of a checkpoint that was pruned before, stay 0: their scores start
-            at 0 instead of 1. Defaults to `False`.
+            at 0 instead of 1. A `minimum` cannot hold learned scores up at
+            the same time. Defaults to `False`.
         pretrained: Boolean, whether the network has been trained before.
             Learned scores must not follow the gradients of a pretrained
             network as they follow those of a new one: see
@@ -121,7 +130,8 @@ def sparsify(
 
     Raises:
         TypeError: If `model` is not a Keras model or layer.
-        ValueError: If the model is not built, or no weight can be masked.
+        ValueError: If the model is not built, no weight can be masked, or
+            `minimum` is out of range or more than a granularity allows.
 
     Example:
 
@@ -140,6 +150,17 @@ def sparsify(
         mask = "fisher" if coupled else "learned"
     template = masks.get(mask)
     seed = require_seed("sparsify", seed)
+    if minimum is None:
+        minimum = _MINIMUM if coupled else 0.0
+    require_minimum("sparsify", minimum)
+    if minimum and keep_zeros and not (template.ranked or coupled):
+        raise invalid_argument(
+            "sparsify",
+            "minimum",
+            "0 for learned scores if `keep_zeros` is true: a floor may raise "
+            "those that have to stay 0",
+            minimum,
+        )
     selected = _selection(filters)
     everything = weight_matrices(model)
     matrices = [
@@ -167,6 +188,9 @@ def sparsify(
             f"granularity={granularity!r}; left out: {listed or 'nothing'}."
         )
     if not coupled:
+        for matrix in chosen:
+            layout = grain.layout(tuple(matrix.weight.shape), matrix.axes)
+            require_minimum("sparsify", minimum, layout.rows, layout.scores)
         _warn_of_unmasked(reasons)
     if isinstance(grain, Unit) and not template.ranked:
         _warn_of_normalized(model, {id(m.known_by) for m in chosen})
@@ -179,10 +203,10 @@ def sparsify(
     seeds = spawn_seeds(seed, len(groups) if coupled else len(chosen))
     own_masks = [copy_of(template, seed=own_seed) for own_seed in seeds]
     if coupled:
-        put_channel_masks(groups, own_masks, everything, _MINIMUM)
+        put_channel_masks(groups, own_masks, everything, minimum)
     else:
         for matrix, own in zip(chosen, own_masks, strict=True):
-            put_mask_on(matrix, own, grain, pretrained)
+            put_mask_on(matrix, own, grain, pretrained, minimum)
     if keep_zeros:
         for own in own_masks:
             _drop_zeros(own)

@@ -1,0 +1,204 @@
+"""The projection onto a budget of which every tensor gets a share."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+from typing import TypeAlias
+
+import numpy as np
+from keras import ops
+
+from keras_gumbel import _keras_private
+from keras_gumbel._typing import Tensor
+from keras_gumbel.ops import _sums
+from keras_gumbel.ops.projection import project_capped_box
+
+# A sum that misses its floor by this share of it has reached it.
+TOLERANCE = 2e-6
+
+# Nearest points of a tensor whose scores sum to its floor, found when needed.
+Lowest: TypeAlias = Callable[[], Tensor]
+
+
+def project_above_floors(
+    values: list[Tensor],
+    budget: Any,
+    costs: list[float],
+    floors: list[Any],
+    lowest: list[Lowest],
+) -> list[Tensor]:
+    """Projects tensors onto a budget, none of them below its floor.
+
+    ```
+    argmin_s 1/2 ||s - z||^2                                      # Eq. (30)
+    subject to 0 <= s_i <= 1, sum_l c_l sum_{i in l} s_i <= K
+    and sum_{i in l} s_i >= m_l for every tensor l
+    ```
+
+    Beside lambda >= 0 of the budget (Eq. 31) there is a multiplier nu_l >= 0
+    for every floor, and in place of Eq. (32)
+
+    ```
+    s_i = clip(z_i - (c_l lambda - nu_l), 0, 1)
+    nu_l (sum_{i in l} s_i - m_l) = 0
+    ```
+
+    Let lambda_l be the shift, of either sign, at which the scores of a tensor
+    sum to m_l. Where the shift c_l lambda leaves at least m_l of them, nu_l is
+    0; where it does not, the sum is m_l and the shift lambda_l. So
+
+    ```
+    s_i = clip(z_i - min(c_l lambda, lambda_l), 0, 1)
+    ```
+
+    What is left to find is lambda. The sums fall with it: a tensor that is
+    below its floor at the lambda without floors is on it at the right one,
+    which is larger, since what the floors add the others must give. Such
+    tensors are put on their floors, the others share the rest of the budget,
+    and this is repeated until no more of them fall below theirs. That is once
+    for each tensor at most, and mostly not at all.
+
+    Args:
+        values: List of float tensors z.
+        budget: Number or scalar tensor K, of at least sum_l c_l m_l.
+        costs: List of positive numbers c, one for each tensor.
+        floors: List of numbers or scalar tensors m, 0 for none.
+        lowest: List of callables, one for each tensor, that return the
+            nearest point with the sum m.
+
+    Returns:
+        A list of tensors. Sums miss their floors by at most 2e-6 of them.
+    """
+    first = project_capped_box(values, budget, costs, differentiable=False)
+    # Of two dtypes, a tensor of scalars would be none.
+    least = [ops.cast(m, "float32") for m in floors]
+
+    def fall_short(scores: list[Tensor]) -> Tensor:
+        pairs = zip(scores, least, strict=True)
+        return ops.stack([_total(s) < (1.0 - TOLERANCE) * m for s, m in pairs])
+
+    low = fall_short(first)
+    found = functools.partial(
+        _raised, values, budget, costs, least, lowest, fall_short
+    )
+    some = ops.any(low)
+    if _keras_private.is_eager(some):
+        return found(low) if some else first
+    return ops.cond(some, lambda: found(low), lambda: first)
+
+
+def _raised(
+    values: list[Tensor],
+    budget: Any,
+    costs: list[float],
+    least: list[Tensor],
+    lowest: list[Lowest],
+    fall_short: Callable[[list[Tensor]], Tensor],
+    low: Tensor,
+) -> list[Tensor]:
+    """Puts tensors on their floors, until none of the others is below."""
+    points = [functools.cache(find) for find in lowest]
+    if not _keras_private.is_eager(low):
+        for point in points:
+            point()  # once, and not in every pass of the loop
+
+    def share(on_floor: Tensor) -> list[Tensor]:
+        reserved: Any = sum(
+            ops.where(on_floor[i], _rounded_up(cost) * m, 0.0)
+            for i, (cost, m) in enumerate(zip(costs, least, strict=True))
+        )
+        others = [ops.where(on_floor[i], 0.0, z) for i, z in enumerate(values)]
+        left = ops.maximum(budget - reserved, 0.0)
+        shared = project_capped_box(others, left, costs, differentiable=False)
+        return [
+            _pick(on_floor[i], point, s)
+            for i, (point, s) in enumerate(zip(points, shared, strict=True))
+        ]
+
+    def step(on_floor: Tensor, _: Tensor, *scores: Tensor) -> tuple[Any, ...]:
+        shared = share(on_floor)
+        more = ops.logical_or(on_floor, fall_short(shared))
+        return more, ops.any(more != on_floor), *shared
+
+    state = low, ops.any(low), *values
+    return list(_repeated(lambda _, fall, *__: fall, step, state)[2:])
+
+
+def _pick(on_floor: Tensor, point: Lowest, scores: Tensor) -> Tensor:
+    """Chooses between two tensors; the first is not computed if unused."""
+    if _keras_private.is_eager(on_floor):
+        return point() if on_floor else scores
+    return ops.where(on_floor, point(), scores)
+
+
+def nearest_with_sum(values: Tensor, floor: Any, lost: Tensor) -> Tensor:
+    """Returns the nearest scores of a sum.
+
+    Args:
+        values: Float tensor z.
+        floor: Number or scalar tensor m, at most the number of scores.
+        lost: Boolean tensor, which scores have to be 0. If the others cannot
+            sum to m, they are all 1.
+    """
+    never = float(-np.sqrt(np.finfo(np.float32).max))
+    values = ops.where(lost, never, values)
+    found = project_capped_box(
+        values, floor, equality=True, differentiable=False
+    )
+    return ops.where(lost, 0.0, found)
+
+
+def raised_in_rows(
+    values: Tensor, floor: Any, lost: Tensor, most: Any, axis: int
+) -> Tensor:
+    """Returns scores of a sum, within what rows may have.
+
+    Where they sum to more than m, they are the nearest. Where they sum to
+    less, they go as far as they must towards a point at which every row has
+    the most it may: a feasible point, not the nearest, that leaves the scores
+    of each row in their order.
+
+    Args:
+        values: Float tensor in [0, 1] whose rows sum to `most` at most.
+        floor: Number or scalar tensor m.
+        lost: Boolean tensor, which scores have to be 0.
+        most: Number or scalar tensor, how much of a row may be kept.
+        axis: Integer, the axis that rows lie on.
+    """
+    found = project_capped_box(values, floor, differentiable=False)
+    free = ops.cast(ops.logical_not(lost), found.dtype)
+    count = ops.sum(free, axis=axis, keepdims=True)
+    full = free * ops.minimum(most / ops.maximum(count, 1.0), 1.0)
+    total = _total(found)
+    missing = (1.0 - 0.5 * TOLERANCE) * ops.cast(floor, "float32") - total
+    room = ops.maximum(_total(full) - total, 1e-30)
+    way = ops.cast(ops.clip(missing / room, 0.0, 1.0), found.dtype)
+    return found + way * (full - found)
+
+
+def _total(scores: Tensor) -> Tensor:
+    """Adds scores, in float32 to within 3e-7 of the sum."""
+    scores = ops.cast(scores, "float32")
+    whole, rest = _sums.add_exactly(_sums.row_sums(scores, joint=True))
+    return ops.cast(whole[0], "float32") + rest[0]
+
+
+def _rounded_up(cost: float) -> float:
+    """Returns a float32 that is not below a cost."""
+    rounded = np.float32(cost)
+    if float(rounded) < cost:
+        rounded = np.nextafter(rounded, np.float32(np.inf))
+    return float(rounded)
+
+
+def _repeated(
+    condition: Callable[..., Tensor],
+    body: Callable[..., tuple[Any, ...]],
+    state: tuple[Any, ...],
+) -> tuple[Any, ...]:
+    """Loops; outside of a trace it compiles nothing."""
+    if not all(map(_keras_private.is_eager, state)):
+        return tuple(ops.while_loop(condition, body, state))
+    while condition(*state):
+        state = body(*state)
+    return state
