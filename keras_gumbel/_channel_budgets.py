@@ -25,7 +25,7 @@ _AHEAD = 20
 _WARM_UP = 20
 
 # What a channel costs depends on those that are kept, so it is found again.
-_ROUNDS = 3
+_ROUNDS = 4
 
 # Products of counts are compared with a budget in float32.
 _ROUNDING = 1e-6
@@ -151,7 +151,8 @@ class Network:
         )
         fixed = np.array([[x.fixed for x in own] for own in axes], "float64")
         scale = np.array([k.rest * unit_costs[k.name] for k in self.kernels])
-        every = Costs(scale, fixed, entries).of(np.array(sizes, "float64"))
+        dense = Costs(scale, fixed, entries)
+        every = float(dense.of(np.array(sizes, "float64")))
         places = {id(v): i for i, v in enumerate(self.scores)}
         own = [places[id(v)] for v in variables]
         others = [i for i in range(len(sizes)) if i not in own]
@@ -192,8 +193,7 @@ class Place:
 class ChannelBudget(BudgetGroup):
     """Coupled channels that share a budget.
 
-    Kept are the channels of largest saliency for what they cost, at the
-    numbers that are kept of all others. A choice is made when the budget
+    Kept are the channels of largest saliency. A choice is made when the budget
     demands one; what it drops stays dropped.
 
     Args:
@@ -312,7 +312,11 @@ class ChannelBudget(BudgetGroup):
     def _choose(
         self, allowed: list[Tensor], saliencies: list[Tensor], budget: Any
     ) -> list[Tensor]:
-        """Marks the channels of largest saliency for what they cost.
+        """Marks the channels of largest saliency.
+
+        Observed saliencies are compared for what the channels cost, with as
+        many as are kept of all others. They are dropped in rounds, since these
+        costs change as they go.
 
         Args:
             allowed: List of tensors, above `NEVER` where a channel may be
@@ -321,31 +325,56 @@ class ChannelBudget(BudgetGroup):
             budget: Number or scalar tensor K.
         """
         order = _Order([math.prod(v.shape) for v in self.variables])
-        live = order.together(allowed) > NEVER
+        kept = ops.cast(order.together(allowed) > NEVER, "float32")
         saliency = ops.cast(order.together(saliencies), "float32")
-        kept = ops.cast(live, "float32")
-        for _ in range(_ROUNDS):
-            # Nothing is free: a group that is never read is found by no reader.
-            costs = self.joint.of_one_more(order.count(kept))
-            value = saliency / ops.take(ops.maximum(costs, 1e-6), order.groups)
+        observed = any(mark_of(v).observed for v in self.variables)
+        rounds = _ROUNDS if observed else 1
+        spent = self.joint.of(order.count(kept))
+        ratio = ops.maximum(spent / budget, 1.0)
+
+        def drop(number: Any, kept: Tensor) -> Tensor:
+            value = saliency
+            if observed:
+                costs = self.joint.of_one_more(order.count(kept))
+                costs = ops.maximum(costs, _ROUNDING * self.every)
+                value = saliency / ops.take(costs, _integers(order.groups))
+            live = kept > 0.0
             rank = order.rank(ops.where(live, value, -1.0), self._floors)
-            number = self._affordable(order, rank, live, budget)
-            kept = ops.cast(ops.logical_and(rank < number, live), "float32")
+            left = 1.0 - (ops.cast(number, "float32") + 1.0) / rounds
+            first = self._affordable(order, rank, live, budget * ratio**left)
+            return ops.cast(ops.logical_and(rank < first, live), "float32")
+
+        kept = _repeat(rounds, drop, kept)
         return nan_if_any(order.apart(kept), saliencies)
 
     def _affordable(
         self, order: "_Order", rank: Tensor, live: Tensor, budget: Any
     ) -> Tensor:
         """Returns how many of the first channels the budget pays for."""
-        low = ops.convert_to_tensor(int(self._floors.sum()), "int32")
-        high = ops.convert_to_tensor(order.size, "int32")
-        for _ in range(order.size.bit_length()):
+
+        def halve(_: Any, ends: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            low, high = ends
             middle = (low + high + 1) // 2
             first = ops.cast(ops.logical_and(rank < middle, live), "float32")
             fits = self._within(self.joint.of(order.count(first)), budget)
-            low = ops.where(fits, middle, low)
-            high = ops.where(fits, high, middle - 1)
-        return low
+            return (
+                ops.where(fits, middle, low),
+                ops.where(fits, high, middle - 1),
+            )
+
+        fewest = ops.convert_to_tensor(int(self._floors.sum()), "int32")
+        all_of_them = ops.convert_to_tensor(order.size, "int32")
+        times = order.size.bit_length()
+        return _repeat(times, halve, (fewest, all_of_them))[0]
+
+
+def _repeat(times: int, body: Any, state: Any) -> Any:
+    """Returns what becomes of a state; only in a trace is the loop compiled."""
+    if times > 1 and not _keras_private.is_eager(keras.tree.flatten(state)[0]):
+        return ops.fori_loop(0, times, body, state)
+    for number in range(times):
+        state = body(number, state)
+    return state
 
 
 class _Order:

@@ -54,13 +54,16 @@ def channels_watched(
 
 def _ones_of(masks: dict[int, Mask], arguments: Any) -> dict[int, Tensor]:
     """Returns ones of shape `(batch, sets)` for masks, by their ids."""
-    tensors = [x for x in keras.tree.flatten(arguments) if ops.is_tensor(x)]
-    if not tensors or not tensors[0].shape:
+    # Whatever has a batch, also arrays: Keras converts them further inside.
+    every = keras.tree.flatten(arguments)
+    tensors = [x for x in every if len(getattr(x, "shape", ()))]
+    if not tensors:
         return {}
     examples = ops.ones((ops.shape(tensors[0])[0], 1), "float32")
     ones = ops.custom_gradient(_ones)
     return {
-        key: ones(examples, ops.convert_to_tensor(mask.mask_scores))
+        # A tensor: on TensorFlow, functions with gradients take no variables.
+        key: ones(examples, 1.0 * mask.mask_scores)
         for key, mask in masks.items()
     }
 
