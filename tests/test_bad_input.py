@@ -126,7 +126,6 @@ BAD = {
     ],
     "mask name": [
         *OBJECTS,
-        None,
         "soft",
         3,
         keras.layers.ReLU(),

@@ -21,6 +21,7 @@ export_litert(model, path, x, measure_time=False)
 gradient_report(function, logits=None, probs=None, estimators=None, \
 temperature=1.0, num_samples=10000, seed=None)
 granularities.Block(rows, columns)
+granularities.Channel()
 granularities.Granularity()
 granularities.NOfM(n, m)
 granularities.ScoreLayout(shape, split, scores, rows=None)
@@ -47,6 +48,7 @@ masks.ConcreteMask(axis=-1, temperature=0.6666666666666666, hard=False, \
 estimator='binary_concrete', scores_initializer='ones', \
 scores_constraint=None, inference='mean', learn_temperature=False, \
 precision='standard', seed=None, **kwargs)
+masks.FisherMask(gradient='masked', **kwargs)
 masks.GaussianMask(inference='mean', seed=None, **kwargs)
 masks.HardConcreteMask(temperature=0.6666666666666666, inference='mean', \
 learn_temperature=False, precision='standard', seed=None, **kwargs)
@@ -124,7 +126,7 @@ shrink_report(model)
 shrinking.ShrinkReport(rows, parameters, kept, skipped)
 shrinking.ShrinkRow(name, units, kept, reasons)
 soften(model)
-sparsify(model, mask='learned', filters=None, granularity='weight', \
+sparsify(model, mask=None, filters=None, granularity='weight', \
 minimum=None, freeze_weights=False, keep_zeros=False, pretrained=None, \
 seed=None)
 sparsity.LiteRTReport(size, dense_size, max_difference, seconds, dense_seconds)
@@ -151,6 +153,7 @@ REGISTERED = [
     "Block",
     "CappedBox",
     "CategoricalKL",
+    "Channel",
     "CodePerplexity",
     "CodeUsage",
     "ConcreteMask",
@@ -158,6 +161,7 @@ REGISTERED = [
     "CosineAnnealing",
     "CubicDensity",
     "ExponentialAnnealing",
+    "FisherMask",
     "GaussianMask",
     "GumbelSoftmax",
     "HardConcreteMask",

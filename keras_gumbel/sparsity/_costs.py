@@ -30,6 +30,10 @@ def sparsity_costs(
     a density is then the fraction of all multiply-adds that is left, or of
     all bytes, and a budget their number.
 
+    Of a model with `granularity="channel"` a weight costs as much, and a
+    budget counts the weights between kept inputs and kept units: the
+    multiply-adds that `keras_gumbel.shrink` leaves.
+
     Multiply-adds are counted by calling the model once, on zeros. Of an
     embedding, the lookups of an entry are counted, on average over its rows.
     Of a layer that is not known, every entry is taken to be used once for

@@ -88,20 +88,29 @@ def sparsify(
               outputs of their layers need most, after
               `keras_gumbel.calibrate`.
             - `"random"`: `RandomMask`, a random choice.
+            - `"fisher"`: `FisherMask`, the channels that the loss depends on
+              most.
             - `"concrete"`: `ConcreteMask`, the soft samples of Eq. (26).
             - `"hard_concrete"`: `HardConcreteMask`.
             - `"gaussian"`: `GaussianMask`, stochastic gates.
 
-            Defaults to `"learned"`.
+            `None` stands for `"fisher"` if the granularity is `"channel"`,
+            which takes `"magnitude"` and `"random"` as well, and else for
+            `"learned"`. Defaults to `None`.
         filters: Which of the weights to mask: a regex string or a list of
             them, searched in the names that `keras_gumbel.sparsity_report`
             shows, such as `"encoder/dense/kernel"`; a callable of the layer
-            that has the weight; or `None` for all. Defaults to `None`.
+            that has the weight; or `None` for all. If the granularity is
+            `"channel"`, channels may be dropped if one of the weights that
+            make them is chosen. Defaults to `None`.
         granularity: What has a score: `"weight"`, `"unit"`, `(rows, columns)`
-            for blocks, `"N:M"`, or a `keras_gumbel.granularities.Granularity`.
+            for blocks, `"N:M"`, `"channel"`, or a `keras_gumbel.granularities.Granularity`.
             A weight that does not divide into it is left as it is. Budgets
-            and densities count weights, however many share a score. Defaults
-            to `"weight"`.
+            and densities count weights, however many share a score.
+            `"channel"` is for Sequential and Functional models: all channels
+            that can only be removed together have one score, and a budget
+            counts what is left of the weights with the kept inputs and units.
+            Defaults to `"weight"`.
         minimum: Number in [0, 1), the share of the scores of each weight that
             is kept at least, rounded up. A budget for all weights together
             then leaves none of them empty. It holds in training, where the
@@ -129,7 +138,8 @@ def sparsify(
         The same model.
 
     Raises:
-        TypeError: If `model` is not a Keras model or layer.
+        TypeError: If `model` is not a Keras model or layer, or, if the
+            granularity is `"channel"`, not Sequential or Functional.
         ValueError: If the model is not built, no weight can be masked, or
             `minimum` is out of range or more than a granularity allows.
 
