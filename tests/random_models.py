@@ -182,6 +182,36 @@ def shared(x, draw):
     return layer(layer(x))
 
 
+def attended(x, draw):
+    """Attention, of each other or of another tensor."""
+    layer = layers.MultiHeadAttention(
+        draw.one_of(1, 2, 4),
+        key_dim=2,
+        value_dim=draw.one_of(2, 3),
+        use_bias=draw.often(),
+        output_shape=draw.one_of(None, None, 5),
+    )
+    return layer(x, draw.one_of(x, *_rows(draw)))
+
+
+def _rows(draw):
+    return [x for x in draw.tensors if len(x.shape) == 3]
+
+
+def recurrent(x, draw):
+    kind = draw.one_of(layers.GRU, layers.LSTM, layers.SimpleRNN)
+    options = {"reset_after": draw.often()} if kind is layers.GRU else {}
+    layer = kind(
+        draw.one_of(3, 4),
+        use_bias=draw.often(),
+        return_sequences=draw.often(0.7),
+        **options,
+    )
+    if draw.often(0.3):
+        return layers.Bidirectional(layer, draw.one_of("concat", "sum"))(x)
+    return layer(x)
+
+
 def repeated(x, draw):
     return layers.RepeatVector(3)(x)
 
@@ -276,7 +306,7 @@ PIECES = {
     **dict.fromkeys((block, conv, cropped, depthwise, enlarged), SPATIAL),
     **dict.fromkeys((excited, grouped, padded, pooled), SPATIAL),
     **dict.fromkeys((separable, strided, transposed), SPATIAL),
-    causal: (3,),
+    **dict.fromkeys((attended, causal, recurrent), (3,)),
     repeated: (2,),
     rows: (4,),
     swapped: (4,),
@@ -320,7 +350,8 @@ def weight(variable, draw, zeros):
     """Draws the values of a variable, perhaps zero for some channels."""
     low = 0.5 if "variance" in variable.path else -1.0
     values = draw.rng.uniform(low, 1.0, variable.shape)
-    for axis in range(max(values.ndim - 2, 0), values.ndim):
+    first = 0 if "attention" in variable.path else max(values.ndim - 2, 0)
+    for axis in range(first, values.ndim):
         if zeros and draw.often() and low < 0:
             shape = [1] * values.ndim
             shape[axis] = values.shape[axis]

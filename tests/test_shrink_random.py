@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import keras_gumbel
+from keras_gumbel import _keras_private
 from keras_gumbel.shrinking import unit_rules
 from keras_gumbel.shrinking import unit_sums
 from tests.random_models import predictions
@@ -53,15 +54,25 @@ def assert_agrees(report, small):
     """Raises unless a report says what the smaller model is like."""
     assert report.kept == small.count_params()
     for row in report.rows:
-        config = layer_of(small, row.name).get_config()
-        assert row.kept == config.get("units", config.get("filters"))
+        assert row.kept == units_of(layer_of(small, row.name))
     for name in report.skipped:
         assert layer_of(small, name).weights
 
 
+def units_of(layer):
+    config = layer.get_config()
+    names = ("units", "filters", "num_heads")
+    found = [config[name] for name in names if name in config]
+    return found[0] if found else config["output_shape"][-1]
+
+
 def layer_of(model, name):
     for part in name.split("/"):
-        model = model.get_layer(part)
+        if hasattr(model, "get_layer"):
+            model = model.get_layer(part)
+        else:  # a layer of layers
+            parts = _keras_private.sublayers(model)
+            model = next(x for x in parts if x.name == part)
     return model
 
 

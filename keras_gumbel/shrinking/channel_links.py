@@ -52,6 +52,21 @@ class Link:
         return self.output.constants
 
     @property
+    def name(self) -> str:
+        """The name of the layer."""
+        return str(self.layer.name)
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The weights of the layer."""
+        return list(getattr(self.layer, "weights", ()))
+
+    @property
+    def input_axis(self) -> None:
+        """Nothing is added up over an axis of the input."""
+        return None
+
+    @property
     def inputs(self) -> int:
         """The number of channels of the first input."""
         return int(self.sources[0].max()) + 1

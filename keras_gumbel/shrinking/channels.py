@@ -51,6 +51,7 @@ class Call:
         output_shape: The shape of the first output.
         in_training: Boolean, whether it was called with `training=True`.
         tensors: Tuple of symbolic tensors, the inputs.
+        outputs: Tuple of symbolic tensors.
         arguments: Dictionary of all arguments, by their places or names.
     """
 
@@ -60,6 +61,7 @@ class Call:
     output_shape: Shape
     in_training: bool
     tensors: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
     arguments: dict[int | str, Any]
 
 
@@ -89,11 +91,13 @@ class Layout:
         inputs: Integer or `None`, the axis of the input channels.
         outputs: Integer or `None`, the axis of the output channels.
         repeats: Integer, the entries there are for each input channel.
+        tiles: Integer, how many times the output channels follow each other.
     """
 
     inputs: int | None = None
     outputs: int | None = None
     repeats: int = 1
+    tiles: int = 1
 
     def select(
         self, weight: np.ndarray, kept_inputs: np.ndarray, kept: np.ndarray
@@ -103,9 +107,12 @@ class Layout:
             chosen = np.repeat(kept_inputs, self.repeats)
             weight = np.compress(chosen, weight, self.inputs)
         if self.outputs is not None:
-            weight = np.compress(kept, weight, self.outputs)
+            chosen = np.tile(kept, self.tiles)
+            weight = np.compress(chosen, weight, self.outputs)
         return weight
 
+
+BIAS = Layout(None, 0)
 
 # Why most layers keep their shapes.
 UNKNOWN = "is not known to keep channels apart"

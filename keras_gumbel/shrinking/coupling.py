@@ -13,10 +13,10 @@ from keras_gumbel.shrinking.channel_links import Link
 from keras_gumbel.shrinking.channels import BarrierError
 from keras_gumbel.shrinking.channels import Channels
 from keras_gumbel.shrinking.channels import MaybeChannels
-from keras_gumbel.shrinking.steps import Step
+from keras_gumbel.shrinking.parts import Step
 from keras_gumbel.shrinking.steps import built_models
+from keras_gumbel.shrinking.steps import parts_of
 from keras_gumbel.shrinking.steps import shared_layers
-from keras_gumbel.shrinking.steps import step_of
 from keras_gumbel.shrinking.unit_sums import UnitSum
 
 
@@ -86,13 +86,12 @@ def coupled_channels(owner: str, model: keras.Model) -> list[ChannelGroup]:
     names: collections.Counter[str] = collections.Counter()
     groups = []
     for prefix, part in models.items():
-        for slots, size in _Coupling(part, shared).groups():
-            makers = [s.layer for s in slots if not s.reads]
-            name = prefix + makers[0].name
+        for maker, size, slots in _Coupling(part, shared).groups():
+            name = prefix + maker
             names[name] += 1
             if names[name] > 1:  # parts of one layer
                 name = f"{name}:{names[name]}"
-            groups.append(ChannelGroup(name, size, tuple(slots)))
+            groups.append(ChannelGroup(name, size, slots))
     return groups
 
 
@@ -116,26 +115,28 @@ class _Coupling:
         for tensor in model.outputs:
             self._pin(tensor)
 
-    def groups(self) -> Iterator[tuple[list[Slot], int]]:
-        """Yields the slots of every group, and the number of its sets."""
+    def groups(self) -> Iterator[tuple[str, int, tuple[Slot, ...]]]:
+        """Yields name, number of sets and slots of every group."""
         sets = joined(self._count, self._joined)
         free = np.ones(self._count, bool)
         free[sets[np.concatenate([*self._pinned, np.zeros(0, int)])]] = False
         slots = [
-            dataclasses.replace(slot, index=sets[slot.index])
-            for slot in self._slots()
+            (name, dataclasses.replace(slot, index=sets[slot.index]))
+            for name, slot in self._slots()
         ]
         read = np.zeros(self._count, bool)
-        for slot in slots:
+        for _, slot in slots:
             read[slot.index] |= slot.reads
         for members in self._alike(sets, free & read):
             place = np.full(self._count, -1)
             place[members] = np.arange(members.size)
-            found = (
-                dataclasses.replace(slot, index=place[slot.index])
-                for slot in slots
-            )
-            yield [s for s in found if (s.index >= 0).any()], members.size
+            found = [
+                (name, dataclasses.replace(slot, index=place[slot.index]))
+                for name, slot in slots
+                if (place[slot.index] >= 0).any()
+            ]
+            name = next(name for name, slot in found if not slot.reads)
+            yield name, members.size, tuple(slot for _, slot in found)
 
     def _alike(self, sets: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
         """Returns the chosen sets, those with the same structure together."""
@@ -156,23 +157,29 @@ class _Coupling:
 
     def _follow(self, call: _keras_private.GraphCall, shared: bool) -> None:
         try:
-            step = step_of(call, self._channels_of, shared)
+            parts = parts_of(call, self._channels_of, shared)
         except BarrierError:
             for tensor in call.inputs:
                 self._pin(tensor)
             return
+        for step in parts.steps:
+            self._add(step)
+        for mask in parts.masks:
+            self._pin(mask)
+
+    def _add(self, step: Step) -> None:
         self._steps.append(step)
         output = step.rule.output
-        unknown = np.full(output.size, np.nan)  # constants are not followed
-        self._channels[id(step.output)] = Channels(output.axis, unknown)
-        numbers = self._count + np.arange(output.size)
-        self._numbers[id(step.output)] = numbers
-        self._count += output.size
+        if id(step.output) not in self._numbers:
+            unknown = np.full(output.size, np.nan)  # no constants are followed
+            self._channels[id(step.output)] = Channels(output.axis, unknown)
+            numbers = self._count + np.arange(output.size)
+            self._numbers[id(step.output)] = numbers
+            self._count += output.size
         if output.pinned is not None:
             self._pin(step.output)
-        if step.mask is not None:
-            self._pin(step.mask)
         if isinstance(step.rule, Link):
+            numbers = self._numbers[id(step.output)]
             self._join(step.inputs, step.rule.sources, numbers)
 
     def _join(
@@ -195,31 +202,40 @@ class _Coupling:
     def _pin(self, tensor: Tensor) -> None:
         self._pinned.append(self._numbers.get(id(tensor), np.zeros(0, int)))
 
-    def _slots(self) -> Iterator[Slot]:
-        """Yields all places of channels, which are named by their numbers."""
+    def _slots(self) -> Iterator[tuple[str, Slot]]:
+        """Yields all places of channels, which are named by their numbers.
+
+        Before each stands the name of its units.
+        """
         for step in self._steps:
             rule = step.rule
             reads = isinstance(rule, UnitSum)
             source, after = id(step.inputs[0]), self._numbers[id(step.output)]
-            weights = getattr(rule.layer, "weights", ())
-            for weight, layout in zip(weights, rule.layouts, strict=False):
+            for weight, layout in zip(
+                rule.variables, rule.layouts, strict=False
+            ):
                 rank = len(weight.shape)
                 if layout.inputs is not None and source in self._numbers:
                     index = np.repeat(self._numbers[source], layout.repeats)
                     first = reads and layout is rule.layouts[0]
-                    yield Slot(
-                        layer=rule.layer,
-                        weight=weight,
-                        axis=layout.inputs % rank,
-                        reads=reads,
-                        index=index,
-                        input_axis=self._channels[source].axis
-                        if first
-                        else None,
+                    yield (
+                        rule.name,
+                        Slot(
+                            layer=rule.layer,
+                            weight=weight,
+                            axis=layout.inputs % rank,
+                            reads=reads,
+                            index=index,
+                            input_axis=rule.input_axis if first else None,
+                        ),
                     )
                 if layout.outputs is not None:
                     axis = layout.outputs % rank
-                    yield Slot(rule.layer, weight, axis, False, after, None)
+                    index = np.tile(after, layout.tiles)
+                    yield (
+                        rule.name,
+                        Slot(rule.layer, weight, axis, False, index, None),
+                    )
 
 
 def joined(

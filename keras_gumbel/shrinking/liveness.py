@@ -13,14 +13,17 @@ from keras_gumbel.shrinking.channels import Channels
 from keras_gumbel.shrinking.channels import Edit
 from keras_gumbel.shrinking.channels import MaybeChannels
 from keras_gumbel.shrinking.channels import describe
-from keras_gumbel.shrinking.steps import Step
-from keras_gumbel.shrinking.steps import step_of
+from keras_gumbel.shrinking.parts import Kept
+from keras_gumbel.shrinking.parts import Parts
+from keras_gumbel.shrinking.parts import Step
+from keras_gumbel.shrinking.steps import parts_of
 from keras_gumbel.shrinking.unit_sums import UnitSum
 
 # Reasons that every model has, and no one can mend.
 OUTPUT = "the model returns it"
 LAST = "a layer keeps one unit"
 STAND_IN = "it stands for the constants that a convolution pads with zeros"
+USUAL = (OUTPUT, LAST, STAND_IN)
 
 
 class _State:
@@ -54,11 +57,13 @@ class Liveness:
         shared: Set of ids of the layers that are called more than once.
 
     Attributes:
-        steps: List of `Step`, in the order of the calls.
+        parts: List of `Parts`, in the order of the calls.
+        steps: List of all `Step` of them.
         barriers: List of pairs of a layer that keeps its shapes and why.
     """
 
     def __init__(self, model: keras.Model, shared: set[int]) -> None:
+        self.parts: list[Parts] = []
         self.steps: list[Step] = []
         self.barriers: list[tuple[keras.Layer, str]] = []
         self._states: dict[int, _State] = {}
@@ -83,30 +88,44 @@ class Liveness:
         for unit in np.flatnonzero(state.kept & (constant | state.united)):
             yield str(state.reasons[unit])
 
-    def edit(self, step: Step) -> Edit | None:
-        """Returns how a layer changes, or `None` if it does not."""
-        kept = self.kept(step)
+    def held(self, step: Step) -> str:
+        """Returns what alone keeps all units of a step, or an empty string."""
+        reasons = set(self._states[id(step.output)].reasons)
+        reason = str(reasons.pop())
+        return "" if reasons or reason in USUAL else reason
+
+    def edits(self) -> Iterator[Edit]:
+        """Yields how layers change."""
+        for parts in self.parts:
+            kept = [self._kept_of(step) for step in parts.steps]
+            if not all(x.all() for pair in kept for x in pair):
+                edit = parts.edit(kept)
+                if edit is not None:
+                    yield edit
+
+    def _kept_of(self, step: Step) -> Kept:
         state = self._states.get(id(step.inputs[0]))
         kept_inputs = np.ones(step.rule.inputs, bool)
         if state is not None and len(step.inputs) == 1:
             kept_inputs = state.kept
-        if kept.all() and kept_inputs.all():
-            return None
-        return step.rule.edit(kept_inputs, kept)
+        return kept_inputs, self.kept(step)
 
     def _follow(self, call: _keras_private.GraphCall, shared: bool) -> None:
         try:
-            step = step_of(call, self._channels_of, shared)
+            parts = parts_of(call, self._channels_of, shared)
         except BarrierError as error:
             self.barriers.append((call.layer, str(error)))
             for tensor in call.inputs:
                 self._keep(tensor, True, f"{describe(call.layer)} {error}")
             return
-        self._states[id(step.output)] = _State(step.rule.output)
-        self.steps.append(step)
-        if step.mask is not None:
+        self.parts.append(parts)
+        for step in parts.steps:
+            self.steps.append(step)
+            new = _State(step.rule.output)
+            self._states.setdefault(id(step.output), new)
+        for mask in parts.masks:
             why = f"{describe(call.layer)} has it as its mask"
-            self._keep(step.mask, True, why)
+            self._keep(mask, True, why)
 
     def _channels_of(self, tensor: Tensor) -> MaybeChannels:
         state = self._states.get(id(tensor))

@@ -9,9 +9,7 @@ from keras_gumbel._validation import SparsityWarning
 from keras_gumbel.shrinking.graph import copy_layer
 from keras_gumbel.shrinking.graph import copy_weights
 from keras_gumbel.shrinking.graph import rewrite
-from keras_gumbel.shrinking.liveness import LAST
-from keras_gumbel.shrinking.liveness import OUTPUT
-from keras_gumbel.shrinking.liveness import STAND_IN
+from keras_gumbel.shrinking.liveness import USUAL
 from keras_gumbel.shrinking.report import ShrinkReport
 from keras_gumbel.shrinking.report import edits_of
 from keras_gumbel.shrinking.report import follow
@@ -93,7 +91,7 @@ def _warn_of_dead(report: ShrinkReport) -> None:
         f"{count} of {row.name} ({why})"
         for row in report.rows
         for why, count in row.reasons.items()
-        if why not in (OUTPUT, LAST, STAND_IN)
+        if why not in USUAL
     ]
     if dead:
         warnings.warn(

@@ -132,26 +132,29 @@ def follow(owner: str, model: keras.Model) -> dict[str, Liveness]:
 
 def edits_of(found: dict[str, Liveness]) -> dict[int, Edit]:
     """Returns the layers that change, by their ids."""
-    edits = (
-        liveness.edit(step)
+    return {
+        id(edit.layer): edit
         for liveness in found.values()
-        for step in liveness.steps
-    )
-    return {id(edit.layer): edit for edit in edits if edit is not None}
+        for edit in liveness.edits()
+    }
 
 
 def report_of(model: keras.Model, found: dict[str, Liveness]) -> ShrinkReport:
     """Puts together what was found of a model and those in it."""
+    units = {
+        prefix + step.rule.name: (step, liveness)
+        for prefix, liveness in found.items()
+        for step in liveness.steps
+        if isinstance(step.rule, UnitSum) and step.rule.listed
+    }
     rows = [
         ShrinkRow(
-            name=prefix + step.rule.layer.name,
+            name=name,
             units=int(liveness.kept(step).size),
             kept=int(liveness.kept(step).sum()),
             reasons=dict(collections.Counter(liveness.dead(step))),
         )
-        for prefix, liveness in found.items()
-        for step in liveness.steps
-        if isinstance(step.rule, UnitSum)
+        for name, (step, liveness) in units.items()
     ]
     skipped = {
         prefix + layer.name: f"{type(layer).__name__} {reason}"
@@ -159,6 +162,9 @@ def report_of(model: keras.Model, found: dict[str, Liveness]) -> ShrinkReport:
         for layer, reason in liveness.barriers
         if _has_units(layer)
     }
+    for name, (step, liveness) in units.items():
+        if reason := liveness.held(step):
+            skipped[name] = reason
     parameters = int(model.count_params())
     removed = sum(
         edit.layer.count_params() - sum(w.size for w in edit.weights)

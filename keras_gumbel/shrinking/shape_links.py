@@ -68,13 +68,13 @@ def link(call: Call) -> Link:
     """
     if _keras_private.is_functional(call.layer):
         raise BarrierError("is a model of its own")
-    rule = _RULES.get(_kind_of(call.layer))
+    rule = _RULES.get(kind_of(call.layer))
     if rule is None:
         raise BarrierError(UNKNOWN)
     return rule(call)
 
 
-def _kind_of(layer: Any) -> type | str:
+def kind_of(layer: Any) -> type | str:
     """Returns the class of a layer, or the name of that of an operation."""
     kind = type(layer)
     if isinstance(layer, keras.Layer) or not kind.__module__.startswith(

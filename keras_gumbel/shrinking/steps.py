@@ -5,50 +5,50 @@ import dataclasses
 from collections.abc import Callable
 
 import keras
+from keras import layers
 
 from keras_gumbel import _keras_private
 from keras_gumbel._typing import Tensor
-from keras_gumbel.shrinking.channel_links import Link
+from keras_gumbel.shrinking.attention_parts import multi_head_attention
 from keras_gumbel.shrinking.channels import BarrierError
 from keras_gumbel.shrinking.channels import Call
 from keras_gumbel.shrinking.channels import MaybeChannels
 from keras_gumbel.shrinking.graph import graph_models
 from keras_gumbel.shrinking.graph import require_graph
+from keras_gumbel.shrinking.parts import Parts
+from keras_gumbel.shrinking.parts import Step
+from keras_gumbel.shrinking.recurrent_parts import RECURRENT_LAYERS
+from keras_gumbel.shrinking.recurrent_parts import bidirectional
+from keras_gumbel.shrinking.recurrent_parts import recurrent
+from keras_gumbel.shrinking.shape_links import kind_of
 from keras_gumbel.shrinking.shape_links import link
 from keras_gumbel.shrinking.unit_rules import UNIT_LAYERS
 from keras_gumbel.shrinking.unit_rules import unit_sum
-from keras_gumbel.shrinking.unit_sums import UnitSum
+
+# Arguments that are masks of padded steps, without channels.
+_MASKS = ("mask", "query_mask", "key_mask", "value_mask", "attention_mask")
+
+_PARTS: dict[type | str, Callable[[Call], Parts]] = {
+    layers.Bidirectional: bidirectional,
+    layers.MultiHeadAttention: multi_head_attention,
+    **dict.fromkeys(RECURRENT_LAYERS, recurrent),
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """A layer that may change, where it is called.
-
-    Attributes:
-        rule: `UnitSum` or `Link`.
-        inputs: List of symbolic tensors.
-        output: Symbolic tensor.
-        mask: Symbolic tensor that says which steps are padded, or `None`.
-    """
-
-    rule: UnitSum | Link
-    inputs: list[Tensor]
-    output: Tensor
-    mask: Tensor | None
-
-
-def step_of(
+def parts_of(
     call: _keras_private.GraphCall,
     channels_of: Callable[[Tensor], MaybeChannels],
     shared: bool,
-) -> Step:
+) -> Parts:
     """Returns what a layer does with the channels it is called with.
 
     Raises:
         BarrierError: If they must stay as they are.
     """
-    mask = call.arguments.get("mask")  # of padded steps, without channels
-    inputs = [tensor for tensor in call.inputs if tensor is not mask]
+    tensors = {id(tensor) for tensor in call.inputs}
+    masks = [call.arguments.get(name) for name in _MASKS]
+    masks = [mask for mask in masks if id(mask) in tensors]
+    inputs = [x for x in call.inputs if all(x is not mask for mask in masks)]
     known = Call(
         layer=call.layer,
         inputs=tuple(map(channels_of, inputs)),
@@ -56,14 +56,22 @@ def step_of(
         output_shape=tuple(call.outputs[0].shape),
         in_training=bool(call.arguments.get("training")),
         tensors=tuple(inputs),
+        outputs=tuple(call.outputs),
         arguments=call.arguments,
     )
-    has_units = type(call.layer) in UNIT_LAYERS
-    rule = unit_sum(known) if has_units else link(known)
-    if shared and rule.has_edits():
+    parts = _parts(known)
+    if shared and parts.has_edits():
         raise BarrierError("is shared")
-    has_mask = len(inputs) < len(call.inputs)
-    return Step(rule, inputs, call.outputs[0], mask if has_mask else None)
+    return dataclasses.replace(parts, masks=masks)
+
+
+def _parts(call: Call) -> Parts:
+    kind = kind_of(call.layer)
+    if kind in _PARTS:
+        return _PARTS[kind](call)
+    rule = unit_sum(call) if kind in UNIT_LAYERS else link(call)
+    step = Step(rule, list(call.tensors), call.outputs[0])
+    return Parts(call.layer, [step], lambda kept: rule.edit(*kept[0]))
 
 
 def built_models(owner: str, model: keras.Model) -> dict[str, keras.Model]:

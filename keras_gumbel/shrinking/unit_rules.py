@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_gumbel.shrinking.channels import BIAS
 from keras_gumbel.shrinking.channels import BarrierError
 from keras_gumbel.shrinking.channels import Call
 from keras_gumbel.shrinking.channels import Channels
@@ -13,8 +14,6 @@ from keras_gumbel.shrinking.channels import Layout
 from keras_gumbel.shrinking.channels import channel_axis
 from keras_gumbel.shrinking.channels import values_of
 from keras_gumbel.shrinking.unit_sums import UnitSum
-
-BIAS = Layout(None, 0)
 
 
 def unit_sum(call: Call) -> UnitSum:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import keras
 import numpy as np
@@ -37,6 +38,8 @@ class UnitSum:
             cannot.
         axis: Integer, the axis of the units in the output.
         channels: `Channels` of the input, or `None` if it keeps its shape.
+        title: String, what reports call the units.
+        listed: Boolean, whether reports do.
     """
 
     layer: keras.Layer
@@ -50,6 +53,23 @@ class UnitSum:
     merge_axis: int | None
     axis: int
     channels: Channels | None
+    title: str = ""
+    listed: bool = True
+
+    @property
+    def name(self) -> str:
+        """What reports call the units."""
+        return self.title or str(self.layer.name)
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The variables that `weights` are the values of."""
+        return list(self.layer.weights)
+
+    @property
+    def input_axis(self) -> int | None:
+        """The axis of the input that the layer reads."""
+        return None if self.channels is None else self.channels.axis
 
     @property
     def inputs(self) -> int:
@@ -101,21 +121,34 @@ class UnitSum:
 
     def edit(self, kept_inputs: np.ndarray, kept: np.ndarray) -> Edit:
         """Returns the layer without the other channels, folded in."""
+        weights = self.selected(kept_inputs, kept)
+        config: dict[str, Any] = {self.argument: int(kept.sum())}
+        if len(weights) > len(self.weights):
+            config["use_bias"] = True
+        return Edit(self.layer, config, weights)
+
+    def selected(
+        self, kept_inputs: np.ndarray, kept: np.ndarray
+    ) -> list[np.ndarray]:
+        """Returns the weights of what is kept, perhaps with a new bias."""
         weights = [
             layout.select(weight, kept_inputs, kept)
             for layout, weight in zip(
                 self.layouts, self._merged(kept_inputs, kept), strict=False
             )
         ]
-        config = {self.argument: int(kept.sum())}
         folded = np.where(~kept_inputs & self._foldable(), self._inputs(), 0.0)
-        shift = (folded @ self.totals)[kept]
+        shift = np.tensordot(folded, self.totals, 1)[kept]
         if shift.any():
+            shift = self.as_bias(shift)
             if len(weights) < len(self.layouts):
-                config["use_bias"] = True
                 weights.append(np.zeros_like(shift))
             weights[-1] = weights[-1] + shift
-        return Edit(self.layer, config, weights)
+        return weights
+
+    def as_bias(self, shift: np.ndarray) -> np.ndarray:
+        """Returns what units add up in the shape of a bias."""
+        return shift
 
     def _merged(
         self, kept_inputs: np.ndarray, kept: np.ndarray
