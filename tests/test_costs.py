@@ -370,3 +370,19 @@ def test_measure_of_another_name_raises():
 
     with pytest.raises(ValueError, match="`measure` of `sparsity_costs`"):
         kg.sparsity_costs(model, "flops")
+
+
+def test_seconds_are_those_of_the_layers():
+    inputs = keras.Input((64, 64, 8))
+    x = layers.Conv2D(64, 3, name="slow")(inputs)
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, layers.Dense(4, name="fast")(x))
+    kg.sparsify(model)
+
+    costs = kg.sparsity_costs(model, "seconds", np.zeros((8, 64, 64, 8), "f4"))
+
+    seconds = {
+        "slow": costs["slow/kernel"] * 3 * 3 * 8 * 64,
+        "fast": costs["fast/kernel"] * 64 * 4,
+    }
+    assert seconds["slow"] > 2 * seconds["fast"] > 0

@@ -3,9 +3,14 @@
 import contextlib
 import functools
 import inspect
+import math
 import re
+import statistics
+import time
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
+from typing import TypeAlias
 
 import keras
 from keras import ops
@@ -19,6 +24,17 @@ from keras_gumbel.sparsity._found import find_scores
 from keras_gumbel.sparsity._masked_layer import is_masked
 from keras_gumbel.sparsity._scan import WeightMatrix
 from keras_gumbel.sparsity._scan import weight_matrices
+
+_MEASURES = ("multiply_adds", "bytes", "seconds")
+
+# The calls of a layer that are timed.
+_CALLS = 10
+
+# What one entry of each weight costs in a call: from the weights, the shapes
+# of the inputs and that of the output, and the call itself.
+_Count: TypeAlias = Callable[
+    [list[WeightMatrix], list[Shape], Shape, Callable[[], Any]], list[float]
+]
 
 
 def sparsity_costs(
@@ -42,12 +58,14 @@ def sparsity_costs(
 
     Args:
         model: Keras model or layer with masks.
-        measure: String, `"multiply_adds"` for those of one example, or
-            `"bytes"` of the weight. Defaults to `"multiply_adds"`.
-        inputs: What the model is called on to count multiply-adds: tensors
-            with one example or more, as the model takes them. `None` for
-            zeros in the shapes that the model was built with. Defaults to
-            `None`.
+        measure: String, `"multiply_adds"` for those of one example, `"bytes"`
+            of the weight, or `"seconds"` of its layer on this machine, divided
+            by its entries. Seconds are medians of 10 calls, one layer at a
+            time, not compiled. Defaults to `"multiply_adds"`.
+        inputs: What the model is called on to count multiply-adds or seconds:
+            tensors with one example or more, as the model takes them. `None`
+            for zeros, one example in the shapes that the model was built with.
+            Defaults to `None`.
 
     Returns:
         A dictionary of the names in `keras_gumbel.sparsity_report` to
@@ -67,7 +85,7 @@ def sparsity_costs(
     {'conv/kernel': 36.0}
     """
     owner = "sparsity_costs"
-    require_choice(owner, "measure", measure, ("multiply_adds", "bytes"))
+    require_choice(owner, "measure", measure, _MEASURES)
     weights = {
         name: part.weight
         for s in find_scores(owner, model)
@@ -75,7 +93,8 @@ def sparsity_costs(
     }
     if measure == "bytes":
         return {name: _bytes(weight) for name, weight in weights.items()}
-    uses = _count_uses(model, inputs)
+    count = _seconds if measure == "seconds" else _uses
+    uses = _observe_calls(model, inputs, count)
     for name, weight in weights.items():
         if not uses.get(id(weight)):
             raise ValueError(
@@ -92,8 +111,14 @@ def _bytes(weight: Any) -> float:
     return int(re.sub(r"\D", "", dtype)) / 8
 
 
-def _count_uses(model: keras.Layer, inputs: Any) -> dict[int, float]:
-    """Counts how often weights are used for one example, over all calls."""
+def _observe_calls(
+    model: keras.Layer, inputs: Any, count: _Count
+) -> dict[int, float]:
+    """Adds up what weights cost in all calls of their layers.
+
+    Returns:
+        Dictionary of the ids of weights to what one entry costs.
+    """
     uses: dict[int, float] = {}
     by_layer: dict[int, tuple[keras.Layer, list[WeightMatrix]]] = {}
     for matrix in weight_matrices(model):
@@ -104,7 +129,7 @@ def _count_uses(model: keras.Layer, inputs: Any) -> dict[int, float]:
         kwargs["training"] = False
     with contextlib.ExitStack() as stack:
         for layer, own in by_layer.values():
-            stack.enter_context(_observed(layer, own, uses))
+            stack.enter_context(_observed(layer, own, uses, count))
         for layer in [model, *_keras_private.flatten_layers(model)]:
             if isinstance(layer, keras.layers.RNN):
                 inside = map(id, _keras_private.flatten_layers(layer))
@@ -126,9 +151,12 @@ def _unrolled(layer: keras.layers.RNN) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _observed(
-    layer: keras.Layer, matrices: list[WeightMatrix], uses: dict[int, float]
+    layer: keras.Layer,
+    matrices: list[WeightMatrix],
+    uses: dict[int, float],
+    count: _Count,
 ) -> Iterator[None]:
-    """Adds up what the calls of a layer use of its weights."""
+    """Adds up what the calls of a layer cost, by its weights."""
     original, signature = layer.call, _signature(layer)
 
     @functools.wraps(original)
@@ -137,17 +165,48 @@ def _observed(
         # In the order of the arguments, however they are passed.
         arguments = signature.bind(layer, *args, **kwargs).arguments
         given = _shapes(list(arguments.values()))
-        output = _shapes(outputs)[0]
-        for matrix in matrices:
-            axes = matrix.axes or WeightAxes()
-            shape = tuple(matrix.weight.shape)
+        again = functools.partial(original, *args, **kwargs)
+        found = count(matrices, given, _shapes(outputs)[0], again)
+        for matrix, cost in zip(matrices, found, strict=True):
             key = id(matrix.weight)
-            uses.setdefault(key, 0.0)
-            uses[key] += axes.count_uses(given, output, shape)
+            uses[key] = uses.get(key, 0.0) + cost
         return outputs
 
     with _keras_private.calling(layer, call):
         yield
+
+
+def _uses(
+    matrices: list[WeightMatrix],
+    inputs: list[Shape],
+    output: Shape,
+    call: Callable[[], Any],
+) -> list[float]:
+    """Counts how often the entries of weights are used for one example."""
+    return [
+        (matrix.axes or WeightAxes()).count_uses(
+            inputs, output, tuple(matrix.weight.shape)
+        )
+        for matrix in matrices
+    ]
+
+
+def _seconds(
+    matrices: list[WeightMatrix],
+    inputs: list[Shape],
+    output: Shape,
+    call: Callable[[], Any],
+) -> list[float]:
+    """Measures how long a call takes for each entry of the weights."""
+    times = []
+    for _ in range(_CALLS):
+        start = time.perf_counter()
+        for tensor in keras.tree.flatten(call()):
+            ops.convert_to_numpy(tensor)  # waits until it is there
+        times.append(time.perf_counter() - start)
+    # All weights of a layer share its time by their sizes.
+    entries = sum(math.prod(matrix.weight.shape) for matrix in matrices)
+    return [statistics.median(times) / entries] * len(matrices)
 
 
 def _signature(layer: keras.Layer) -> inspect.Signature:

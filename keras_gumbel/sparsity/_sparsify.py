@@ -104,13 +104,13 @@ def sparsify(
             `"channel"`, channels may be dropped if one of the weights that
             make them is chosen. Defaults to `None`.
         granularity: What has a score: `"weight"`, `"unit"`, `(rows, columns)`
-            for blocks, `"N:M"`, `"channel"`, or a `keras_gumbel.granularities.Granularity`.
-            A weight that does not divide into it is left as it is. Budgets
-            and densities count weights, however many share a score.
-            `"channel"` is for Sequential and Functional models: all channels
-            that can only be removed together have one score, and a budget
-            counts what is left of the weights with the kept inputs and units.
-            Defaults to `"weight"`.
+            for blocks, `"N:M"`, `"channel"`, or a
+            `keras_gumbel.granularities.Granularity`. A weight that does not
+            divide into it is left as it is. Budgets and densities count
+            weights, however many share a score. `"channel"` is for Sequential
+            and Functional models: all channels that can only be removed
+            together have one score, and a budget counts the weights between
+            the inputs and the units that are kept. Defaults to `"weight"`.
         minimum: Number in [0, 1), the share of the scores of each weight that
             is kept at least, rounded up. A budget for all weights together
             then leaves none of them empty. It holds in training, where the
