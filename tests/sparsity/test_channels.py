@@ -468,3 +468,53 @@ def test_channels_that_may_not_be_kept_are_not():
 
     assert masks[0].tolist() == [0, 1, 1, 0]
     assert masks[1].tolist() == [1, 1, 1, 1]
+
+
+def attention_net():
+    """Returns a block whose heads and hidden units can go."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((5, 8))
+    y = layers.MultiHeadAttention(4, 3, name="attention")(inputs, inputs)
+    x = layers.LayerNormalization()(layers.Add()([inputs, y]))
+    y = layers.Dense(16, activation="gelu", name="hidden")(x)
+    x = layers.Add()([x, layers.Dense(8)(y)])
+    x = layers.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, layers.Dense(3)(x)), {"attention": 4}
+
+
+def recurrent_net():
+    """Returns a recurrent net whose units can go."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((5, 8))
+    x = layers.LSTM(6, return_sequences=True, name="lstm")(inputs)
+    x = layers.GRU(6, name="gru")(x)
+    return keras.Model(inputs, layers.Dense(3)(x)), {"lstm": 6, "gru": 6}
+
+
+@pytest.mark.parametrize("net", [attention_net, recurrent_net])
+def test_heads_and_recurrent_units_are_channels(net):
+    model, expected = net()
+    kg.sparsify(model, granularity="channel")
+    before = kept(model)
+    x = np.random.default_rng(0).normal(size=(16, 5, 8)).astype("float32")
+    y = np.random.default_rng(1).normal(size=(16, 3)).astype("float32")
+
+    train(model, x, y, steps=25, density=0.5, harden_step=25)
+    assert all((x > 0).any() for x in importances(model).values())
+    counts, report = kept(model), kg.sparsity_report(model)
+    predicted = model.predict(x, verbose=0)
+    small = kg.shrink(kg.strip(model))
+
+    assert expected.items() <= before.items()
+    assert sum(counts.values()) < sum(before.values())
+    np.testing.assert_allclose(
+        small.predict(x, verbose=0), predicted, atol=1e-5
+    )
+    sizes = {
+        "attention": lambda layer: layer.num_heads,
+        "lstm": lambda layer: layer.units,
+        "gru": lambda layer: layer.units,
+    }
+    for name in expected:
+        assert sizes[name](small.get_layer(name)) == counts[name]
+    assert 0.3 * report.weights < report.kept <= 0.5 * report.weights
