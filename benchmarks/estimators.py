@@ -31,11 +31,13 @@ from timing import print_table
 from timing import versions
 
 import keras_gumbel as kg
+from keras_gumbel.estimators._lookup import SHORT_NAMES
 
 SIZE = 8  # classes, or masks
 TEMPERATURES = [0.1, 0.25, 0.5, 1.0, 2.0]
 LOGIT_SCALES = [0.5, 2.0]
 AVERAGED = 100
+NAMES = ["relaxed", *SHORT_NAMES]
 
 
 def random_function(generator):
@@ -65,19 +67,22 @@ def measure(functions, points, num_samples):
     """
     found = {}
     for temperature in TEMPERATURES:
+        # ReinMax has a temperature of its own, unless it is told otherwise.
+        of_name = {"reinmax": kg.estimators.ReinMax(temperature)}
         for seed, (function, point) in enumerate(
             zip(functions, points, strict=True)
         ):
             report = kg.gradient_report(
                 function,
+                estimators=[of_name.get(name, name) for name in NAMES],
                 temperature=temperature,
                 num_samples=num_samples,
                 seed=seed,
                 **point,
             )
-            for row in report.rows:
+            for name, row in zip(NAMES, report.rows, strict=True):
                 error = (row.bias**2 + row.variance / AVERAGED) ** 0.5
-                rows = found.setdefault(row.estimator, {})
+                rows = found.setdefault(name, {})
                 rows.setdefault(temperature, []).append(
                     (row.bias, row.variance, row.cosine, error)
                 )

@@ -3,6 +3,7 @@
 from keras_gumbel import callbacks as callbacks
 from keras_gumbel import constraints as constraints
 from keras_gumbel import diagnostics as diagnostics
+from keras_gumbel import estimators as estimators
 from keras_gumbel import granularities as granularities
 from keras_gumbel import layers as layers
 from keras_gumbel import masks as masks

@@ -52,6 +52,22 @@ def spawn_seeds(seed: int | None, count: int) -> list[int | None]:
     return [int(word) for word in words]
 
 
+def another_seed(owner: str, seed: Any) -> Any:
+    """Returns a seed for noise beside that of `seed`, and unlike it.
+
+    Args:
+        owner: String, for error messages.
+        seed: As in `next_seed`.
+    """
+    if isinstance(seed, keras.random.SeedGenerator) or seed is None:
+        return seed
+    if _is_tensor(seed):
+        return keras.random.randint(
+            (2,), 0, 2**31 - 1, seed=next_seed(owner, seed)
+        )
+    return spawn_seeds(require_seed(owner, seed), 1)[0]
+
+
 def seed_generator(seed: int | None) -> keras.random.SeedGenerator:
     """Returns a seed generator, for seeds in the whole of [0, 2**32)."""
     return keras.random.SeedGenerator(_as_word(seed))

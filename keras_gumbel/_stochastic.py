@@ -186,28 +186,23 @@ class StochasticLayer(NoiseLayer):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "temperature": serialize_temperature(self.temperature),
+            "temperature": _serialized(self.temperature),
             "learn_temperature": self.learn_temperature,
             "precision": self.precision,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "StochasticLayer":
-        return cls(**deserialize_temperature(config))
+        if "temperature" in config:
+            temperature = keras.saving.deserialize_keras_object(
+                config["temperature"]
+            )
+            config = {**config, "temperature": temperature}
+        return cls(**config)
 
 
-def serialize_temperature(temperature: Any) -> Any:
+def _serialized(temperature: Any) -> Any:
     """Returns what a config holds for a temperature."""
     if is_schedule(temperature):
         return keras.saving.serialize_keras_object(temperature)
     return temperature
-
-
-def deserialize_temperature(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns a config with its temperatures made objects again."""
-    temperatures: dict[str, Any] = {
-        name: keras.saving.deserialize_keras_object(config[name])
-        for name in ("temperature", "backward_temperature")
-        if name in config
-    }
-    return {**config, **temperatures}

@@ -5,8 +5,6 @@ matrix that depends on h; its expectation sums over all samples. Where an
 estimator has noise besides h, the matrix is averaged over it by quadrature.
 """
 
-import itertools
-
 import numpy as np
 
 from tests import reference
@@ -28,6 +26,15 @@ def straight_through(x, h, temperature):
 
 
 def reinmax(x, h, temperature):
+    """At temperature 1, which is its own."""
+    return reinmax_at(x, h, 1.0)
+
+
+def identity(x, h, temperature):
+    return straight_through(x, h, 1.0)
+
+
+def reinmax_at(x, h, temperature):
     q = 0.5 * (h + reference.softmax(x / temperature))
     return 2 * jacobian(q) - 0.5 * jacobian(reference.softmax(x))
 
@@ -58,6 +65,7 @@ def straight_through_gumbel(x, h, temperature):
 MATRICES = {
     "straight_through_gumbel": straight_through_gumbel,
     "straight_through": straight_through,
+    "identity": identity,
     "reinmax": reinmax,
     "gumbel_rao": straight_through_gumbel,
     "gapped": gapped,
@@ -96,21 +104,13 @@ def exact_gradient(x, loss):
 
 
 def bernoulli(name, s, slope, temperature):
-    """Expectation of an estimator in s, for a loss with `slope(m)`."""
-    halves = [(0.0, 1.0 - s, 0.0), (1.0 - s, 1.0, 1.0)]
-    total = 0.0
-    for (low, high, m), u in itertools.product(halves, [_UNIFORMS]):
-        u = low + (high - low) * u
-        if name == "binary_concrete":
-            e = reference.logit(u)
-            y = reference.logistic_cdf((reference.logit(s) + e) / temperature)
-            factor = y * (1 - y) / (temperature * s * (1 - s))
-        elif name == "straight_through":
-            y = reference.logistic_cdf(reference.logit(s) / temperature)
-            factor = y * (1 - y) / (temperature * s * (1 - s))
-        elif name == "identity":
-            factor = 1.0
-        else:
-            factor = 0.5 / s if m else 0.5 / (1 - s)
-        total += (high - low) * (_WEIGHTS * factor * slope(m)).sum()
-    return total
+    """Expectation of an estimator in s, for a loss with `slope(m)`.
+
+    A binary variable is a choice between two classes, with logits 0 and
+    log(s / (1 - s)), of which the loss sees the second.
+    """
+    x = np.array([0.0, reference.logit(s)])
+    in_logits = one_layer(
+        name, x, lambda h: np.array([0.0, slope(h[1])]), temperature
+    )
+    return in_logits[1] / (s * (1 - s))

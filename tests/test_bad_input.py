@@ -197,7 +197,7 @@ TARGETS = {
     "gumbel_softmax": (
         kg.ops.gumbel_softmax,
         LOGITS,
-        {**OF_LOGITS, "backward_temperature": "temperature"},
+        {**OF_LOGITS, "estimator": "choice"},
     ),
     "gumbel_log_softmax": (kg.ops.gumbel_log_softmax, LOGITS, OF_LOGITS),
     "sample_one_hot": (
@@ -206,8 +206,6 @@ TARGETS = {
         {
             **OF_LOGITS,
             "estimator": "choice",
-            "num_samples": "whole",
-            "gap": "positive",
         },
     ),
     "gumbel_max": (
@@ -230,41 +228,29 @@ TARGETS = {
         {"hard": X, "soft": X},
         {"hard": "tensor", "soft": "tensor"},
     ),
-    "reinmax": (
-        kg.ops.reinmax,
-        {"hard": HOT, "logits": X},
-        {
-            "hard": "like",
-            "logits": "tensor",
-            "temperature": "temperature",
-            "axis": "axis",
-        },
+    "Estimator": (
+        kg.estimators.StraightThrough,
+        {},
+        {"backward_temperature": "positive"},
     ),
-    "gumbel_rao": (
-        kg.ops.gumbel_rao,
+    "GumbelRao": (kg.estimators.GumbelRao, {}, {"num_samples": "whole"}),
+    "Gapped": (kg.estimators.Gapped, {}, {"gap": "positive"}),
+    "estimator of a sample": (
+        kg.estimators.GumbelRao(3),
         {"hard": HOT, "logits": X, "seed": 1},
         {
             "hard": "like",
             "logits": "tensor",
             "temperature": "temperature",
             "axis": "axis",
-            "num_samples": "whole",
-            "noise": "like",
             "seed": "seed",
         },
     ),
-    "gapped": (
-        kg.ops.gapped_straight_through,
-        {"hard": HOT, "logits": X},
-        {
-            "hard": "like",
-            "logits": "tensor",
-            "temperature": "temperature",
-            "axis": "axis",
-            "gap": "positive",
-        },
+    "relaxed_bernoulli": (
+        kg.ops.relaxed_bernoulli,
+        {"probs": S},
+        {**OF_PROBS, "estimator": "choice"},
     ),
-    "relaxed_bernoulli": (kg.ops.relaxed_bernoulli, {"probs": S}, OF_PROBS),
     "sample_bernoulli": (
         kg.ops.sample_bernoulli,
         {"probs": S},
@@ -385,8 +371,6 @@ TARGETS = {
         {
             "temperature": "positive",
             "estimator": "choice",
-            "num_samples": "whole",
-            "gap": "positive",
             "output_mode": "choice",
         },
     ),

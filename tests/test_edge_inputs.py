@@ -7,6 +7,7 @@ import pytest
 from keras import ops
 
 import keras_gumbel as kg
+from keras_gumbel.estimators._lookup import SHORT_NAMES
 from tests.gradients import MODES
 from tests.gradients import compiled
 from tests.gradients import gradient
@@ -43,13 +44,16 @@ def _call(function, arrays, options, x, temperature):
 
 
 def _backward(x, temperature):
+    estimator = kg.estimators.StraightThroughGumbel()
+    estimator.backward_temperature = temperature
     return kg.ops.gumbel_softmax(
-        x, 0.7, hard=True, noise=GUMBEL, backward_temperature=temperature
+        x, 0.7, hard=True, noise=GUMBEL, estimator=estimator
     )
 
 
-def _rao(x, temperature):
-    return kg.ops.gumbel_rao(ONE_HOT, x, temperature, 3, noise=DRAWS)
+def _on_sample(estimator):
+    """An estimator, called on a sample."""
+    return lambda x, temperature: estimator(ONE_HOT, x, temperature, seed=1)
 
 
 # The function, its first argument, and its right value where it is discrete.
@@ -69,11 +73,11 @@ CATEGORICAL = {
             bound(kg.ops.sample_one_hot, noise=GUMBEL, estimator=name, seed=1),
             ONE_HOT,
         )
-        for name in kg.ops.sampling.ESTIMATORS
+        for name in SHORT_NAMES
     },
-    "reinmax": (bound(kg.ops.reinmax, ONE_HOT), ONE_HOT),
-    "gumbel_rao": (_rao, ONE_HOT),
-    "gapped": (bound(kg.ops.gapped_straight_through, ONE_HOT), ONE_HOT),
+    "reinmax": (_on_sample(kg.estimators.ReinMax(None)), ONE_HOT),
+    "gumbel_rao": (_on_sample(kg.estimators.GumbelRao(3)), ONE_HOT),
+    "gapped": (_on_sample(kg.estimators.Gapped()), ONE_HOT),
     "relaxed_top_k": (
         lambda x, t: kg.ops.relaxed_top_k(x, 2, t, noise=GUMBEL),
         None,
@@ -115,7 +119,7 @@ BINARY = {
             bound(kg.ops.sample_bernoulli, noise=LOGISTIC, estimator=name),
             ONES,
         )
-        for name in kg.ops.bernoulli.BERNOULLI_ESTIMATORS
+        for name in SHORT_NAMES
     },
     "hard_concrete": (bound(kg.ops.hard_concrete, noise=LOGISTIC), None),
 }
@@ -237,7 +241,7 @@ EMPTY = {
             _shaped(kg.ops.sample_one_hot, estimator=name),
             (0, 4),
         )
-        for name in kg.ops.sampling.ESTIMATORS
+        for name in SHORT_NAMES
     },
     "gumbel_max": (_shaped(kg.ops.gumbel_max), (0,)),
     "categorical": (

@@ -1,12 +1,14 @@
 import functools
+import json
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
 
 import keras_gumbel
-from keras_gumbel.ops.bernoulli import BERNOULLI_ESTIMATORS
-from keras_gumbel.ops.sampling import ESTIMATORS
+from keras_gumbel import estimators
+from keras_gumbel.estimators._lookup import SHORT_NAMES
 from tests import enumeration
 from tests import reference
 from tests.gradients import MODES
@@ -27,11 +29,17 @@ BILINEAR = np.array(
 WEIGHTS = np.array([[0.5, -1.0, 0.3], [-0.2, 0.8, 1.1]], "float32")
 COUPLING = np.array([[1.2, -0.7, 0.1], [-0.5, 0.9, -1.3]], "float32")
 
-SURROGATES = {
-    "reinmax": keras_gumbel.ops.reinmax,
-    "gumbel_rao": functools.partial(keras_gumbel.ops.gumbel_rao, seed=0),
-    "gapped": keras_gumbel.ops.gapped_straight_through,
-}
+ANNEALING = keras_gumbel.schedules.LinearAnnealing(1.0, 0.5, steps=4)
+ESTIMATORS = list(SHORT_NAMES)
+
+
+def rao():
+    """Few draws: the mean is the same, and soon found."""
+    return estimators.GumbelRao(num_samples=4)
+
+
+def estimator_of(name):
+    return rao() if name == "gumbel_rao" else estimators.get(name)
 
 
 def rows(x, count=DRAWS):
@@ -64,13 +72,13 @@ def require_means(samples, means):
         require_mean(column, mean)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 2.0])
+@pytest.mark.parametrize("temperature", [0.4, 2.0])
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_estimator_has_its_exact_expectation(name, temperature):
     def total(x):
         return loss(
             keras_gumbel.ops.sample_one_hot(
-                x, temperature, name, num_samples=4, seed=1
+                x, temperature, estimator_of(name), seed=1
             )
         )
 
@@ -83,7 +91,7 @@ def test_estimator_has_its_exact_expectation(name, temperature):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_expectations_of_estimators_differ(name):
     expected = {
-        other: enumeration.one_layer(other, X, slope, 0.5)
+        other: enumeration.one_layer(other, X, slope, 0.4)
         for other in ESTIMATORS
     }
 
@@ -97,11 +105,10 @@ def test_expectations_of_estimators_differ(name):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_estimator_has_its_exact_expectation_through_two_layers(name):
     def total(x):
-        h = keras_gumbel.ops.sample_one_hot(x, 0.7, name, num_samples=4, seed=1)
+        estimator = estimator_of(name)
+        h = keras_gumbel.ops.sample_one_hot(x, 0.7, estimator, seed=1)
         inner = ops.matmul(h, WEIGHTS.T)
-        g = keras_gumbel.ops.sample_one_hot(
-            inner, 0.7, name, num_samples=4, seed=2
-        )
+        g = keras_gumbel.ops.sample_one_hot(inner, 0.7, estimator, seed=2)
         return ops.tanh(ops.sum(g * ops.matmul(h, COUPLING.T), axis=-1))
 
     def slopes_of(h, g):
@@ -135,7 +142,7 @@ def test_gumbel_rao_has_less_variance():
     def slopes(name):
         return per_row(
             lambda x: loss(
-                keras_gumbel.ops.sample_one_hot(x, 0.5, name, 10, seed=1)
+                keras_gumbel.ops.sample_one_hot(x, 0.5, name, seed=1)
             ),
             rows(X),
         )
@@ -234,8 +241,11 @@ def test_estimator_works_along_its_axis(name):
 
     def total(x, axis, noise, weights):
         # Rao's own noise is laid out by axis: only its mean is comparable.
+        estimator = name
+        if name == "gumbel_rao":
+            estimator = estimators.GumbelRao(num_samples=1000)
         sample = keras_gumbel.ops.sample_one_hot(
-            x, 0.5, name, axis=axis, noise=noise, num_samples=1000, seed=0
+            x, 0.5, estimator, axis=axis, noise=noise, seed=0
         )
         return ops.sum(ops.multiply(sample, weights))
 
@@ -250,35 +260,60 @@ def test_estimator_works_along_its_axis(name):
 
 
 @pytest.mark.parametrize(
-    ("argument", "value", "name"),
+    ("one", "other"),
     [
-        ("temperature", 0.3, "reinmax"),
-        ("temperature", 0.3, "gapped"),
-        ("temperature", 0.3, "gumbel_rao"),
-        ("gap", 0.1, "gapped"),
-        ("num_samples", 3, "gumbel_rao"),
-        ("seed", 4, "gumbel_rao"),
+        (estimators.ReinMax(), estimators.ReinMax(0.3)),
+        (estimators.Gapped(), estimators.Gapped(0.1)),
+        (
+            estimators.Gapped(),
+            estimators.Gapped(backward_temperature=0.3),
+        ),
+        (estimators.GumbelRao(), estimators.GumbelRao(3)),
+        (estimators.GumbelRao(), estimators.GumbelRao(10, 0.3)),
+        (estimators.StraightThrough(), estimators.StraightThrough(0.3)),
+        (
+            estimators.StraightThroughGumbel(),
+            estimators.StraightThroughGumbel(0.3),
+        ),
     ],
+    ids=repr,
 )
-def test_gradient_depends_on_every_argument(argument, value, name):
-    def slopes(**kwargs):
-        kwargs = {"estimator": name, "seed": 0} | kwargs
+def test_gradient_depends_on_every_option(one, other):
+    def slopes(estimator):
         return per_row(
-            lambda x: loss(keras_gumbel.ops.sample_one_hot(x, **kwargs)),
+            lambda x: loss(
+                keras_gumbel.ops.sample_one_hot(x, 1.0, estimator, seed=0)
+            ),
             rows(X, 9),
         )
 
-    assert abs(slopes() - slopes(**{argument: value})).max() > 1e-3
+    assert abs(slopes(one) - slopes(other)).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", SURROGATES)
-def test_surrogate_keeps_the_value_and_has_the_expected_gradient(name):
+@pytest.mark.parametrize("seed", [0, keras.random.SeedGenerator(0)])
+def test_gumbel_rao_draws_noise_beside_that_of_the_sample(seed):
+    class Recording(estimators.GumbelRao):
+        def surrogate(self, hard, logits, noise, temperature, seed=None):
+            self.noises = [noise, self.draw(logits, seed)[0]]
+            return ops.softmax(logits)
+
+    recording = Recording(1)
+    keras_gumbel.ops.sample_one_hot(rows(X), estimator=recording, seed=seed)
+
+    own, other = (to_numpy(noise).ravel() for noise in recording.noises)
+    assert abs(np.corrcoef(own, other)[0, 1]) < 6.1 / own.size**0.5
+
+
+@pytest.mark.parametrize("name", ["reinmax", "gapped", "gumbel_rao"])
+def test_estimator_is_called_on_a_sample(name):
     hard = np.eye(3, dtype="float32")[np.arange(DRAWS) % 3]
 
-    value = SURROGATES[name](hard, rows(X), 0.5)
-    slopes = per_row(lambda x: loss(SURROGATES[name](hard, x, 0.5)), rows(X))
+    def sample(x):
+        return estimator_of(name)(hard, x, 0.5, seed=0)
 
-    assert (to_numpy(value) == hard).all()
+    slopes = per_row(lambda x: loss(sample(x)), rows(X))
+
+    assert (to_numpy(sample(rows(X))) == hard).all()
     for k, h in enumerate(np.eye(3)):
         expected = enumeration.MATRICES[name](X, h, 0.5) @ slope(h)
         if name == "gumbel_rao":
@@ -289,14 +324,44 @@ def test_surrogate_keeps_the_value_and_has_the_expected_gradient(name):
             )
 
 
+def test_estimator_is_called_along_an_axis():
+    hard = np.eye(3, dtype="float32")
+
+    def slopes(axis):
+        return per_row(
+            lambda x: ops.sum(
+                ops.multiply(estimators.ReinMax()(hard, x, axis=axis), LINEAR)
+            ),
+            rows(X, 3),
+        )
+
+    assert abs(slopes(0) - slopes(-1)).max() > 1e-2
+    np.testing.assert_allclose(
+        slopes(0),
+        per_row(
+            lambda x: ops.sum(
+                ops.multiply(
+                    estimators.ReinMax()(hard, ops.transpose(x)),
+                    LINEAR[:, None],
+                )
+            ),
+            rows(X, 3),
+        ),
+        atol=1e-6,
+    )
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
         ({"estimator": "rebar"}, "`estimator`.*one of 'straight_through_gum"),
+        ({"estimator": None}, "`estimator`.*one of 'straight_through_gum"),
+        ({"estimator": int}, "`estimator`.*one of 'straight_through_gum"),
         ({"temperature": 0.0}, "`temperature`.*positive finite"),
-        ({"num_samples": 0}, "`num_samples`.*positive integer"),
-        ({"num_samples": 1.5}, "`num_samples`.*positive integer"),
-        ({"gap": -1.0}, "`gap`.*positive finite"),
+        (
+            {"estimator": estimators.Gapped(backward_temperature=ANNEALING)},
+            "`estimator`.*no schedule",
+        ),
         ({"axis": 1}, "`axis`.*integer in"),
     ],
 )
@@ -305,10 +370,37 @@ def test_sample_one_hot_refuses_bad_arguments(kwargs, message):
         keras_gumbel.ops.sample_one_hot(X, **kwargs)
 
 
-@pytest.mark.parametrize("name", SURROGATES)
-def test_surrogate_refuses_a_bad_temperature(name):
-    with pytest.raises(ValueError, match=r"`temperature`.*positive finite"):
-        SURROGATES[name](X, X, -1.0)
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: estimators.GumbelRao(0), "`num_samples`.*positive integer"),
+        (lambda: estimators.GumbelRao(1.5), "`num_samples`.*positive integer"),
+        (lambda: estimators.Gapped(-1.0), "`gap`.*positive finite"),
+        (
+            lambda: estimators.StraightThrough(0.0),
+            "`backward_temperature`.*positive finite",
+        ),
+        (
+            lambda: estimators.ReinMax()(X, X, temperature=-1.0),
+            "`temperature`.*positive finite",
+        ),
+        (
+            lambda: estimators.StraightThroughGumbel()(X, X),
+            "`noise`.*that of the sample",
+        ),
+        (lambda: estimators.get("rebar"), "`identifier`.*one of 'straight"),
+    ],
+)
+def test_estimators_refuse_bad_arguments(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_relaxed_sample_has_no_other_estimator():
+    with pytest.raises(ValueError, match="`estimator`.*hard=True"):
+        keras_gumbel.ops.gumbel_softmax(X, estimator="reinmax")
+    with pytest.raises(ValueError, match="`estimator`.*hard=True"):
+        keras_gumbel.ops.relaxed_bernoulli(X, estimator="reinmax")
 
 
 def test_backward_temperature_is_of_the_gradient_alone():
@@ -317,7 +409,11 @@ def test_backward_temperature_is_of_the_gradient_alone():
 
     def sample(x, forward, backward=None, hard=False):
         return keras_gumbel.ops.gumbel_softmax(
-            x, forward, hard, noise=noise, backward_temperature=backward
+            x,
+            forward,
+            hard,
+            noise=noise,
+            estimator=estimators.StraightThroughGumbel(backward),
         )
 
     def slopes(*args, **kwargs):
@@ -333,18 +429,126 @@ def test_backward_temperature_is_of_the_gradient_alone():
     assert abs(slopes(0.5, 2.0) - slopes(0.5)).max() > 1e-2
 
 
+def test_backward_temperature_of_masks_is_of_the_gradient_alone():
+    s = np.float32([0.0, 0.3, 0.8, 1.0])
+    noise = np.float32([0.2, 0.5, -1.0, 0.1])
+
+    def sample(s, forward, backward=None):
+        return keras_gumbel.ops.relaxed_bernoulli(
+            s,
+            forward,
+            noise=noise,
+            estimator=estimators.StraightThroughGumbel(backward),
+        )
+
+    def slopes(*args):
+        return per_row(lambda s: sample(s, *args), s)
+
+    value = to_numpy(sample(s, 0.5, 2.0))
+    assert (value == to_numpy(sample(s, 0.5))).all()
+    assert (slopes(0.5, 2.0) == slopes(2.0)).all()
+    assert abs(slopes(0.5, 2.0) - slopes(0.5))[1:3].max() > 1e-2
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Shifted(estimators.Estimator):
+    """An estimator of a user's: the softmax of shifted logits."""
+
+    def __init__(self, shift=0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.shift = shift
+
+    def surrogate(self, hard, logits, noise, temperature, seed=None):
+        return ops.softmax((logits + self.shift * hard) / temperature)
+
+    def get_config(self):
+        return {**super().get_config(), "shift": self.shift}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def shifted(hard, logits, noise, temperature):
+    """The same as a function."""
+    return Shifted().surrogate(hard, logits, noise, temperature)
+
+
+def shifted_matrix(x, h, temperature):
+    return enumeration.straight_through(x + 0.5 * h, h, temperature)
+
+
+@pytest.mark.parametrize("estimator", [Shifted, Shifted(), shifted])
+def test_estimator_of_a_user_has_its_expectation(estimator, monkeypatch):
+    monkeypatch.setitem(enumeration.MATRICES, "shifted", shifted_matrix)
+    s = np.full((DRAWS,), 0.3, "float32")
+
+    def total(x):
+        return loss(keras_gumbel.ops.sample_one_hot(x, 0.5, estimator, seed=1))
+
+    def mask_total(s):
+        m = keras_gumbel.ops.sample_bernoulli(s, 0.6, estimator, seed=1)
+        return ops.tanh(2.0 * m - 0.5)
+
+    expected = enumeration.one_layer("shifted", X, slope, 0.5)
+    require_means(per_row(total, rows(X)), expected)
+    expected = enumeration.bernoulli("shifted", 0.3, mask_slope, 0.6)
+    require_mean(per_row(mask_total, s), expected)
+
+
+@pytest.mark.parametrize("estimator", [Shifted(0.2), shifted])
+@pytest.mark.parametrize(
+    "make",
+    [
+        keras_gumbel.layers.StraightThroughArgmax,
+        lambda **options: keras_gumbel.layers.GumbelSoftmax(
+            hard=True, **options
+        ),
+        lambda **options: keras_gumbel.layers.ConcreteMask(
+            hard=True, scores_initializer="random_uniform", **options
+        ),
+    ],
+)
+def test_estimator_of_a_user_is_saved_with_its_layer(make, estimator):
+    layer = make(estimator=estimator, seed=0)
+    again = type(layer).from_config(layer.get_config())
+
+    assert again.get_config() == layer.get_config()
+    assert type(again.estimator) is type(layer.estimator)
+    assert vars(again.estimator) == vars(layer.estimator)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        *map(estimators.get, ESTIMATORS),
+        estimators.GumbelRao(3, backward_temperature=ANNEALING),
+        estimators.Gapped(0.3, 2.0),
+        estimators.ReinMax(None),
+    ],
+    ids=repr,
+)
+def test_estimator_comes_back_from_its_config(estimator):
+    config = keras.saving.serialize_keras_object(estimator)
+
+    again = estimators.get(json.loads(json.dumps(config)))
+
+    assert type(again) is type(estimator)
+    assert again.get_config() == estimator.get_config()
+
+
+def mask_slope(m):
+    return 2 - 2 * np.tanh(2 * m - 0.5) ** 2
+
+
 @pytest.mark.parametrize("s", [0.1, 0.5, 0.8])
-@pytest.mark.parametrize("name", BERNOULLI_ESTIMATORS)
+@pytest.mark.parametrize("name", ESTIMATORS)
 def test_bernoulli_estimator_has_its_exact_expectation(name, s):
     def total(probs):
-        m = keras_gumbel.ops.sample_bernoulli(probs, 0.6, name, seed=1)
+        estimator = estimator_of(name)
+        m = keras_gumbel.ops.sample_bernoulli(probs, 0.6, estimator, seed=1)
         return ops.tanh(2.0 * m - 0.5)
 
     slopes = per_row(total, np.full((DRAWS,), s, "float32"))
 
-    expected = enumeration.bernoulli(
-        name, s, lambda m: 2 - 2 * np.tanh(2 * m - 0.5) ** 2, 0.6
-    )
+    expected = enumeration.bernoulli(name, s, mask_slope, 0.6)
     require_mean(slopes, expected)
 
 
@@ -363,7 +567,7 @@ def test_bernoulli_estimator_has_no_bias_in_its_class(name, loss, slope):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-@pytest.mark.parametrize("name", BERNOULLI_ESTIMATORS)
+@pytest.mark.parametrize("name", ESTIMATORS)
 def test_bernoulli_sample_is_exactly_zero_or_one(name, dtype):
     probs = ops.cast(ops.repeat(ops.array([0.0, 0.25, 1.0]), DRAWS), dtype)
 
@@ -377,7 +581,7 @@ def test_bernoulli_sample_is_exactly_zero_or_one(name, dtype):
 
 
 @pytest.mark.parametrize("jit", MODES)
-@pytest.mark.parametrize("name", BERNOULLI_ESTIMATORS)
+@pytest.mark.parametrize("name", ESTIMATORS)
 def test_bernoulli_estimator_is_finite_at_the_edges(name, jit):
     s = np.array([0.0, 1e-30, 1e-6, 0.5, 1 - 2**-24, 1.0], "float32")
 
@@ -393,5 +597,37 @@ def test_bernoulli_estimator_is_finite_at_the_edges(name, jit):
 
 
 def test_sample_bernoulli_refuses_an_unknown_estimator():
-    with pytest.raises(ValueError, match=r"`estimator`.*one of 'binary_con"):
+    with pytest.raises(ValueError, match=r"`estimator`.*one of 'straight_thr"):
         keras_gumbel.ops.sample_bernoulli([0.5], estimator="rebar")
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        estimators.StraightThroughGumbel,
+        estimators.StraightThrough,
+        estimators.ReinMax,
+    ],
+)
+def test_binary_formula_is_that_of_two_classes(kind, temperature):
+    s = np.float32([0.0, 2**-20, 0.01, 0.3, 0.5, 0.9, 1 - 2**-20, 1.0])
+    noise = np.linspace(-3, 3, 8, dtype="float32")
+    short = kind(temperature)
+    reduced = kind(temperature)
+    reduced.binary_surrogate = functools.partial(
+        estimators.Estimator.binary_surrogate, reduced
+    )
+
+    one, other = (
+        per_row(
+            lambda s, e=e: keras_gumbel.ops.sample_bernoulli(
+                s, estimator=e, noise=noise
+            ),
+            s,
+        )
+        for e in (short, reduced)
+    )
+
+    np.testing.assert_allclose(one, other, rtol=1e-4)
+    assert temperature != 1.0 or (one > 0).all()

@@ -15,6 +15,7 @@ from keras import ops
 from scipy import stats
 
 from keras_gumbel import sparsify
+from keras_gumbel.estimators._lookup import SHORT_NAMES
 from keras_gumbel.layers import ConcreteMask
 from keras_gumbel.layers import GumbelSoftmax
 from keras_gumbel.layers import StraightThroughArgmax
@@ -26,7 +27,6 @@ from keras_gumbel.ops import gumbel_softmax
 from keras_gumbel.ops import relaxed_bernoulli
 from keras_gumbel.ops import sample_bernoulli
 from keras_gumbel.ops import straight_through
-from keras_gumbel.ops.bernoulli import BERNOULLI_ESTIMATORS
 from tests import reference
 from tests.gradients import MODES
 from tests.gradients import compiled
@@ -265,7 +265,7 @@ def test_mask_is_whole_and_alive_at_the_edge_in_half_precision(s, dtype):
 
     relaxed = to_numpy(relaxed_bernoulli(probs, 0.5, noise=noise))
     np.testing.assert_allclose(relaxed, s, atol=1e-6)
-    for estimator in BERNOULLI_ESTIMATORS:
+    for estimator in SHORT_NAMES:
 
         def total(s, name=estimator):
             return ops.sum(sample_bernoulli(s, 1.0, name, noise=noise))

@@ -17,6 +17,14 @@ callbacks.SparsityLogger(validation_data=None, batch_size=None)
 constraints.CappedBox(budget)
 diagnostics.GradientReport(rows, gradient)
 diagnostics.GradientRow(estimator, bias, bias_error, variance, cosine)
+estimators.Estimator(backward_temperature=None)
+estimators.FromFunction(function, backward_temperature=None)
+estimators.Gapped(gap=1.0, backward_temperature=None)
+estimators.GumbelRao(num_samples=10, backward_temperature=None)
+estimators.ReinMax(backward_temperature=1.0)
+estimators.StraightThrough(backward_temperature=None)
+estimators.StraightThroughGumbel(backward_temperature=None)
+estimators.get(identifier)
 export_litert(model, path, x, measure_time=False)
 gradient_report(function, logits=None, probs=None, estimators=None, \
 temperature=1.0, num_samples=10000, seed=None)
@@ -32,20 +40,21 @@ harden(model, density=None, budget=None, reconstruct=False)
 harden_best(model, data, density=None, budget=None, num_samples=10, \
 batch_size=None, seed=None)
 layer_densities(model, density, method='erk')
-layers.GumbelSoftmax(temperature=1.0, hard=False, axis=-1, \
-inference='argmax', learn_temperature=False, precision='standard', \
-logits_regularizer=None, backward_temperature=None, seed=None, **kwargs)
+layers.GumbelSoftmax(temperature=1.0, hard=False, \
+estimator='straight_through_gumbel', axis=-1, inference='argmax', \
+learn_temperature=False, precision='standard', logits_regularizer=None, \
+seed=None, **kwargs)
 layers.StraightThroughArgmax(temperature=1.0, \
-estimator='straight_through_gumbel', num_samples=10, gap=1.0, \
-output_mode='one_hot', axis=-1, inference='argmax', learn_temperature=False, \
-precision='standard', logits_regularizer=None, seed=None, **kwargs)
+estimator='straight_through_gumbel', output_mode='one_hot', axis=-1, \
+inference='argmax', learn_temperature=False, precision='standard', \
+logits_regularizer=None, seed=None, **kwargs)
 layers.SubsetSampler(k, temperature=1.0, estimator='simple', hard=True, \
 axis=-1, inference='top_k', learn_temperature=False, precision='standard', \
 logits_regularizer=None, seed=None, **kwargs)
 mark_scores(variable, saliency=None, weights_per_score=1, rows=None, \
 pretrained=False, minimum=0.0)
 masks.ConcreteMask(axis=-1, temperature=0.6666666666666666, hard=False, \
-estimator='binary_concrete', scores_initializer='ones', \
+estimator='straight_through_gumbel', scores_initializer='ones', \
 scores_constraint=None, inference='mean', learn_temperature=False, \
 precision='standard', seed=None, **kwargs)
 masks.FisherMask(gradient='masked', **kwargs)
@@ -74,14 +83,11 @@ ops.concrete_log_prob(log_sample, logits, temperature=1.0, axis=-1, \
 mask=None)
 ops.exp_concrete_log_prob(log_sample, logits, temperature=1.0, axis=-1, \
 mask=None)
-ops.gapped_straight_through(hard, logits, temperature=1.0, gap=1.0, axis=-1)
 ops.gumbel_log_softmax(logits, temperature=1.0, axis=-1, mask=None, \
 noise=None, seed=None)
 ops.gumbel_max(logits, axis=-1, mask=None, noise=None, seed=None)
-ops.gumbel_rao(hard, logits, temperature=1.0, num_samples=10, axis=-1, \
-noise=None, seed=None)
 ops.gumbel_softmax(logits, temperature=1.0, hard=False, axis=-1, mask=None, \
-noise=None, seed=None, backward_temperature=None)
+noise=None, seed=None, estimator='straight_through_gumbel')
 ops.gumbel_top_k(logits, k, axis=-1, mask=None, noise=None, seed=None)
 ops.hard_concrete(probs, temperature=0.6666666666666666, low=-0.1, high=1.1, \
 noise=None, seed=None)
@@ -90,16 +96,15 @@ ops.logit_relaxed_bernoulli(logits, temperature=1.0, noise=None, seed=None)
 ops.one_hot_argmax(values, axis=-1)
 ops.project_capped_box(values, budget, costs=None, equality=False, axis=None, \
 differentiable=True)
-ops.reinmax(hard, logits, temperature=1.0, axis=-1)
 ops.relaxed_bernoulli(probs, temperature=1.0, hard=False, noise=None, \
-seed=None)
+seed=None, estimator='straight_through_gumbel')
 ops.relaxed_top_k(logits, k, temperature=1.0, hard=False, axis=-1, mask=None, \
 noise=None, seed=None)
-ops.sample_bernoulli(probs, temperature=1.0, estimator='binary_concrete', \
-noise=None, seed=None)
+ops.sample_bernoulli(probs, temperature=1.0, \
+estimator='straight_through_gumbel', noise=None, seed=None)
 ops.sample_one_hot(logits, temperature=1.0, \
-estimator='straight_through_gumbel', num_samples=10, gap=1.0, axis=-1, \
-mask=None, noise=None, seed=None)
+estimator='straight_through_gumbel', axis=-1, mask=None, noise=None, \
+seed=None)
 ops.sample_subset(logits, k, axis=-1, mask=None, noise=None, seed=None)
 ops.stochastic_gate(probs, sigma=0.5, noise=None, seed=None)
 ops.straight_through(hard, soft)
@@ -162,7 +167,10 @@ REGISTERED = [
     "CubicDensity",
     "ExponentialAnnealing",
     "FisherMask",
+    "FromFunction",
+    "Gapped",
     "GaussianMask",
+    "GumbelRao",
     "GumbelSoftmax",
     "HardConcreteMask",
     "LearnedMask",
@@ -174,9 +182,12 @@ REGISTERED = [
     "PatternMask",
     "ProjectedOptimizer",
     "RandomMask",
+    "ReinMax",
     "SaliencyMask",
     "ScoreSGD",
+    "StraightThrough",
     "StraightThroughArgmax",
+    "StraightThroughGumbel",
     "SubsetSampler",
     "Unit",
     "Weight",

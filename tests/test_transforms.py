@@ -8,12 +8,12 @@ import pytest
 from keras import ops
 
 import keras_gumbel
+from keras_gumbel import estimators
+from keras_gumbel.estimators._lookup import SHORT_NAMES
 from keras_gumbel.layers import ConcreteMask
 from keras_gumbel.layers import GumbelSoftmax
 from keras_gumbel.layers import StraightThroughArgmax
 from keras_gumbel.layers import SubsetSampler
-from keras_gumbel.ops.bernoulli import BERNOULLI_ESTIMATORS
-from keras_gumbel.ops.sampling import ESTIMATORS
 from tests.gradients import MODES
 from tests.gradients import compiled
 from tests.gradients import dtype_of
@@ -38,17 +38,24 @@ def tensor(values, dtype="float32"):
     return ops.cast(ops.convert_to_tensor(values), dtype)
 
 
-def gumbel_rao(x, z, t):
+class GivenRao(estimators.GumbelRao):
     """Gumbel-Rao whose own noise is given, too."""
-    hard = keras_gumbel.ops.one_hot_argmax(ops.add(x, z))
-    shape = (RAO_SAMPLES, *[1] * (len(x.shape) - 1), CLASSES)
-    noise = ops.reshape(tensor(RAO), shape)
-    return keras_gumbel.ops.gumbel_rao(hard, x, t, RAO_SAMPLES, noise=noise)
+
+    def draw(self, logits, seed):
+        classes = logits.shape[-1]
+        shape = (RAO_SAMPLES, *[1] * (len(logits.shape) - 1), classes)
+        return ops.reshape(tensor(RAO[:, :classes]), shape)
+
+
+ESTIMATORS = {
+    name: GivenRao(RAO_SAMPLES)
+    if name == "gumbel_rao"
+    else estimators.get(name)
+    for name in SHORT_NAMES
+}
 
 
 def one_hot_of(estimator):
-    if estimator == "gumbel_rao":
-        return gumbel_rao
     return lambda x, z, t: keras_gumbel.ops.sample_one_hot(
         x, t, estimator, noise=z
     )
@@ -94,7 +101,7 @@ ONE_HOT = {
     "hard": lambda x, z, t: keras_gumbel.ops.gumbel_softmax(
         x, t, hard=True, noise=z
     ),
-    **{name: one_hot_of(name) for name in ESTIMATORS},
+    **{name: one_hot_of(estimator) for name, estimator in ESTIMATORS.items()},
 }
 DISCRETE = {
     "gumbel_max": lambda x, z, t: keras_gumbel.ops.gumbel_max(x, noise=z),
@@ -118,7 +125,10 @@ HARD_MASK = {
     "hard_bernoulli": lambda s, e, t: keras_gumbel.ops.relaxed_bernoulli(
         s, t, hard=True, noise=e
     ),
-    **{f"mask_by_{name}": mask_of(name) for name in BERNOULLI_ESTIMATORS},
+    **{
+        f"mask_by_{name}": mask_of(estimator)
+        for name, estimator in ESTIMATORS.items()
+    },
 }
 OF_LOGITS = {**SOFT, **ONE_HOT, **DISCRETE}
 OF_PROBS = {**SOFT_MASK, **HARD_MASK}
@@ -138,7 +148,7 @@ SAME_GRADIENT = {
     "hard_top_k": "relaxed_top_k",
     "sample_subset": "subset_marginals",
     "hard_bernoulli": "relaxed_bernoulli",
-    "mask_by_binary_concrete": "relaxed_bernoulli",
+    "mask_by_straight_through_gumbel": "relaxed_bernoulli",
 }
 
 
@@ -341,11 +351,11 @@ def test_training_step_catches_an_inexact_sample(jit, monkeypatch):
         return hard + soft - ops.stop_gradient(soft)
 
     monkeypatch.setattr(
-        keras_gumbel.ops.sampling, "straight_through", grouped_otherwise
+        keras_gumbel.estimators.base, "straight_through", grouped_otherwise
     )
 
     with pytest.raises(AssertionError, match="hard"):
-        require_exact_samples(["hard"], "bfloat16", jit)
+        require_exact_samples(["hard"], "float32", jit)
 
 
 # Layers of k-hot samples, and their k; masks have any number of ones.
@@ -353,7 +363,7 @@ SAMPLERS = {
     GumbelSoftmax: ("hard", [True], 1),
     StraightThroughArgmax: ("estimator", ESTIMATORS, 1),
     SubsetSampler: ("estimator", ["simple", "relaxed_top_k"], 3),
-    ConcreteMask: ("estimator", BERNOULLI_ESTIMATORS, None),
+    ConcreteMask: ("estimator", ESTIMATORS, None),
 }
 
 

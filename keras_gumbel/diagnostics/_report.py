@@ -17,7 +17,6 @@ from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import spawn_seeds
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
-from keras_gumbel._validation import require_choice
 from keras_gumbel._validation import require_positive
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.diagnostics._estimates import Sampler
@@ -25,19 +24,10 @@ from keras_gumbel.diagnostics._estimates import exact_gradient
 from keras_gumbel.diagnostics._estimates import mask_outcomes
 from keras_gumbel.diagnostics._estimates import moments
 from keras_gumbel.diagnostics._estimates import one_hot_outcomes
-from keras_gumbel.ops.bernoulli import BERNOULLI_ESTIMATORS
-from keras_gumbel.ops.sampling import ESTIMATORS
+from keras_gumbel.estimators._lookup import SHORT_NAMES
+from keras_gumbel.estimators._lookup import get_for
 
-_CATEGORICAL: dict[str, Sampler] = {"gumbel_softmax": kg_ops.gumbel_softmax} | {
-    name: functools.partial(kg_ops.sample_one_hot, estimator=name)
-    for name in ESTIMATORS
-}
-_BERNOULLI: dict[str, Sampler] = {
-    "relaxed_bernoulli": kg_ops.relaxed_bernoulli
-} | {
-    name: functools.partial(kg_ops.sample_bernoulli, estimator=name)
-    for name in BERNOULLI_ESTIMATORS
-}
+_RELAXED = "relaxed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +96,7 @@ def gradient_report(
     function: Callable[[Tensor], Tensor],
     logits: Any = None,
     probs: Any = None,
-    estimators: Iterable[str] | Mapping[str, Sampler] | None = None,
+    estimators: Iterable[Any] | Mapping[str, Sampler] | None = None,
     temperature: float = 1.0,
     num_samples: int = 10_000,
     seed: int | None = None,
@@ -130,14 +120,13 @@ def gradient_report(
         probs: Float array s in [0, 1] of any shape, of independent binary
             masks, or `None`. Exactly one of `logits` and `probs` must be
             given. Defaults to `None`.
-        estimators: Sequence of names, those of `ops.sample_one_hot` and
-            `"gumbel_softmax"`, the relaxed sample, or for masks those of
-            `ops.sample_bernoulli` and `"relaxed_bernoulli"`; or dictionary of
-            names to functions `sampler(x, seed)` of your own, which return a
-            sample for each row of a tensor x; or `None` for all names.
-            Defaults to `None`.
-        temperature: Positive float, of the named estimators. Defaults to
-            `1.0`.
+        estimators: Sequence of what `keras_gumbel.estimators.get` takes, and
+            of `"relaxed"` for the relaxed sample; or dictionary of names to
+            functions `sampler(x, seed)` of your own, which return a sample
+            for each row of a tensor x; or `None` for all short names and
+            `"relaxed"`. Defaults to `None`.
+        temperature: Positive float, of the relaxed sample and of estimators
+            that have none of their own. Defaults to `1.0`.
         num_samples: Positive integer, the samples of each estimator. Defaults
             to `10000`.
         seed: Integer or `None`. Defaults to `None`.
@@ -171,10 +160,10 @@ def gradient_report(
         )
     require_positive(owner, "temperature", temperature)
     require_positive_integer(owner, "num_samples", num_samples)
-    point, outcomes, named = (
-        (logits, one_hot_outcomes, _CATEGORICAL)
+    point, outcomes, relaxed = (
+        (logits, one_hot_outcomes, kg_ops.gumbel_softmax)
         if probs is None
-        else (probs, mask_outcomes, _BERNOULLI)
+        else (probs, mask_outcomes, kg_ops.relaxed_bernoulli)
     )
     given = as_tensor(owner, "logits" if probs is None else "probs", point)
     if probs is None and not given.shape:
@@ -189,7 +178,8 @@ def gradient_report(
             "one whose exact gradient is finite and not zero",
             function,
         )
-    samplers = _samplers(owner, estimators, named, temperature)
+    relaxed = functools.partial(relaxed, temperature=temperature)
+    samplers = _samplers(owner, estimators, relaxed)
     seeds = spawn_seeds(require_seed(owner, seed), len(samplers))
     rows = []
     for (name, sampler), own in zip(samplers.items(), seeds, strict=True):
@@ -208,20 +198,31 @@ def gradient_report(
 
 def _samplers(
     owner: str,
-    estimators: Iterable[str] | Mapping[str, Sampler] | None,
-    named: dict[str, Sampler],
-    temperature: float,
+    estimators: Iterable[Any] | Mapping[str, Sampler] | None,
+    relaxed: Sampler,
 ) -> dict[str, Sampler]:
     """Returns functions of a tensor and a seed, by name."""
     if isinstance(estimators, Mapping):
         return dict(estimators)
-    names = tuple(named if estimators is None else estimators)
-    for name in names:
-        require_choice(owner, "estimators", name, tuple(named))
-    return {
-        name: functools.partial(named[name], temperature=temperature)
-        for name in names
-    }
+    if estimators is None:
+        estimators = (_RELAXED, *SHORT_NAMES)
+    samplers = {}
+    for identifier in estimators:
+        if isinstance(identifier, str) and identifier == _RELAXED:
+            samplers[_RELAXED] = relaxed
+            continue
+        estimator = get_for(owner, identifier, "estimators")
+        samplers[_name(identifier)] = functools.partial(
+            relaxed, hard=True, estimator=estimator
+        )
+    return samplers
+
+
+def _name(identifier: Any) -> str:
+    """Returns what a report calls an estimator."""
+    if isinstance(identifier, str):
+        return identifier
+    return getattr(identifier, "__name__", repr(identifier))
 
 
 def _cosine(mean: np.ndarray, exact: np.ndarray) -> float:

@@ -4,22 +4,22 @@ from typing import Any
 
 import keras
 
-from keras_gumbel._stochastic import serialize_temperature
-from keras_gumbel._typing import Tensor
-from keras_gumbel._validation import require_temperature
-from keras_gumbel.layers._categorical import CategoricalLayer
-from keras_gumbel.ops.sampling import gumbel_softmax
+from keras_gumbel.layers._one_hot import OneHotLayer
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
-class GumbelSoftmax(CategoricalLayer):
+class GumbelSoftmax(OneHotLayer):
     """Samples a relaxed one-hot vector from logits.
 
     Use it where a network must *choose* one of K classes and still be trained
     by gradient descent. A high temperature gives smooth samples and gradients
     of low variance, a low one samples near one-hot and gradients of high
-    variance; common practice anneals from 1 to 0.5. Where the next layer can
-    only take a one-hot vector, use `hard=True`.
+    variance; common practice anneals from 1 to 0.5.
+
+    Take it where the next layer accepts relaxed samples, or where you compare
+    relaxed samples with hard ones. `GumbelSoftmax(hard=True)` and
+    `StraightThroughArgmax()` are the same; take the latter where only one-hot
+    vectors or indices make sense.
 
     ```
     z ~ Gumbel(0, 1)^K
@@ -34,8 +34,14 @@ class GumbelSoftmax(CategoricalLayer):
         temperature: Positive number, or a schedule of the training step
             such as `keras_gumbel.schedules.ExponentialAnnealing`. Defaults
             to `1.0`.
-        hard: Boolean, whether the output is one-hot, with the gradient of the
-            relaxed sample (Eq. 16). Defaults to `False`.
+        hard: Boolean, whether the output is one-hot, with the gradient of
+            `estimator`: by default that of the relaxed sample (Eq. 16).
+            Defaults to `False`.
+        estimator: `keras_gumbel.estimators.Estimator` or what stands for
+            one, where the gradient of a hard sample comes from: see
+            `keras_gumbel.estimators.get`. A relaxed sample takes
+            `StraightThroughGumbel` alone, which lets its gradient have a
+            temperature of its own. Defaults to `"straight_through_gumbel"`.
         axis: Integer, the axis of the K classes. Defaults to `-1`.
         inference: String, the output in inference: `"argmax"` for the one-hot
             vector of the largest logit, `"softmax"` for `softmax(x)`, the
@@ -49,8 +55,6 @@ class GumbelSoftmax(CategoricalLayer):
         logits_regularizer: Regularizer of the logits, such as
             `keras_gumbel.regularizers.CategoricalKL`, or `None`. Forbidden
             classes reach it as -inf. Defaults to `None`.
-        backward_temperature: Positive number or schedule, the temperature of
-            the backward pass, or `None` for the same. Defaults to `None`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
@@ -73,9 +77,10 @@ class GumbelSoftmax(CategoricalLayer):
         Same as the input.
 
     Raises:
-        ValueError: If `temperature` is not positive, `inference` is unknown
-            or `seed` out of range; at build, if the inputs have no such
-            `axis`.
+        ValueError: If `temperature` is not positive, `estimator` or
+            `inference` is unknown, `estimator` is none of relaxed samples
+            with `hard=False` or has no temperature to learn, or `seed` is out
+            of range; at build, if the inputs have no such `axis`.
 
     Example:
 
@@ -92,55 +97,27 @@ class GumbelSoftmax(CategoricalLayer):
         self,
         temperature: Any = 1.0,
         hard: bool = False,
+        estimator: Any = "straight_through_gumbel",
         axis: int = -1,
         inference: str = "argmax",
         learn_temperature: bool = False,
         precision: str = "standard",
         logits_regularizer: Any = None,
-        backward_temperature: Any = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if backward_temperature is not None:
-            require_temperature(
-                "GumbelSoftmax", backward_temperature, "backward_temperature"
-            )
         super().__init__(
-            temperature,
-            axis,
-            inference,
-            seed,
+            hard,
+            estimator,
+            temperature=temperature,
+            axis=axis,
+            inference=inference,
             learn_temperature=learn_temperature,
             precision=precision,
             logits_regularizer=logits_regularizer,
+            seed=seed,
             **kwargs,
-        )
-        self.hard = hard
-        self.backward_temperature = backward_temperature
-
-    def sample(
-        self,
-        logits: Tensor,
-        temperature: Tensor,
-        mask: Tensor | None,
-        noise: Tensor,
-        step: Tensor | None,
-    ) -> Tensor:
-        return gumbel_softmax(
-            logits,
-            temperature,
-            hard=self.hard,
-            axis=self.axis,
-            mask=mask,
-            noise=noise,
-            backward_temperature=self.at_step(self.backward_temperature, step),
         )
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "hard": self.hard,
-            "backward_temperature": serialize_temperature(
-                self.backward_temperature
-            ),
-        }
+        return {**super().get_config(), "hard": self.hard}

@@ -6,22 +6,17 @@ import keras
 from keras import ops
 
 from keras_gumbel._numerics import masked_logits
-from keras_gumbel._seeds import PerExample
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_choice
-from keras_gumbel._validation import require_positive
-from keras_gumbel._validation import require_positive_integer
-from keras_gumbel.layers._categorical import CategoricalLayer
+from keras_gumbel.layers._one_hot import OneHotLayer
 from keras_gumbel.ops.discrete import gumbel_max
 from keras_gumbel.ops.discrete import one_hot_argmax
-from keras_gumbel.ops.sampling import ESTIMATORS
-from keras_gumbel.ops.sampling import sample_one_hot
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
-class StraightThroughArgmax(CategoricalLayer):
+class StraightThroughArgmax(OneHotLayer):
     """Samples a class exactly, with the gradient of a relaxed sample.
 
     Use it where only a one-hot vector makes sense: an action, a code, the
@@ -35,7 +30,10 @@ class StraightThroughArgmax(CategoricalLayer):
     output = h + (y - sg[y])                                      # Eq. (16)
     ```
 
-    Other gradients than the one of Eq. (16) are a choice of `estimator`.
+    Other gradients than the one of Eq. (16) are a choice of `estimator`. With
+    the same arguments, `GumbelSoftmax(hard=True)` draws the same samples with
+    the same gradients; take this layer where a relaxed sample makes no sense,
+    or for indices.
 
     In inference (`training=False`) no noise is drawn and no state changes:
     the output is the one-hot vector of the likeliest class, or what
@@ -45,13 +43,11 @@ class StraightThroughArgmax(CategoricalLayer):
         temperature: Positive number, or a schedule of the training step
             such as `keras_gumbel.schedules.ExponentialAnnealing`. Defaults
             to `1.0`.
-        estimator: String, the gradient: `"straight_through_gumbel"`,
-            `"straight_through"`, `"reinmax"`, `"gumbel_rao"` or `"gapped"`,
-            as in `keras_gumbel.ops.sample_one_hot`. Defaults to
+        estimator: `keras_gumbel.estimators.Estimator` or what stands for
+            one, where the gradient comes from, such as `"reinmax"` or
+            `keras_gumbel.estimators.GumbelRao(num_samples=100)`: see
+            `keras_gumbel.estimators.get`. Defaults to
             `"straight_through_gumbel"`.
-        num_samples: Positive integer, the draws of noise of `"gumbel_rao"`.
-            Defaults to `10`.
-        gap: Positive number, the gap of `"gapped"`. Defaults to `1.0`.
         output_mode: String, `"one_hot"`, or `"index"` for the int32 index of
             the class, without a gradient. Defaults to `"one_hot"`.
         axis: Integer, the axis of the K classes. Defaults to `-1`.
@@ -89,10 +85,10 @@ class StraightThroughArgmax(CategoricalLayer):
         Same as the input; without `axis` for `output_mode="index"`.
 
     Raises:
-        ValueError: If `temperature` or `gap` is not positive, `num_samples`
-            is not a positive integer, `estimator`, `output_mode`,
-            `inference` or `precision` is unknown, or `seed` out of range; at
-            build, if the inputs have no such `axis`.
+        ValueError: If `temperature` is not positive, `estimator`,
+            `output_mode`, `inference` or `precision` is unknown, `estimator`
+            has no temperature to learn, or `seed` is out of range; at build,
+            if the inputs have no such `axis`.
 
     Example:
 
@@ -109,9 +105,7 @@ class StraightThroughArgmax(CategoricalLayer):
     def __init__(
         self,
         temperature: Any = 1.0,
-        estimator: str = "straight_through_gumbel",
-        num_samples: int = 10,
-        gap: float = 1.0,
+        estimator: Any = "straight_through_gumbel",
         output_mode: str = "one_hot",
         axis: int = -1,
         inference: str = "argmax",
@@ -122,9 +116,6 @@ class StraightThroughArgmax(CategoricalLayer):
         **kwargs: Any,
     ) -> None:
         owner = type(self).__name__
-        require_choice(owner, "estimator", estimator, ESTIMATORS)
-        require_positive_integer(owner, "num_samples", num_samples)
-        require_positive(owner, "gap", gap)
         require_choice(owner, "output_mode", output_mode, ("one_hot", "index"))
         if output_mode == "index" and inference == "softmax":
             raise invalid_argument(
@@ -134,18 +125,17 @@ class StraightThroughArgmax(CategoricalLayer):
                 inference,
             )
         super().__init__(
-            temperature,
-            axis,
-            inference,
-            seed,
+            True,
+            estimator,
+            temperature=temperature,
+            axis=axis,
+            inference=inference,
             learn_temperature=learn_temperature,
             precision=precision,
             logits_regularizer=logits_regularizer,
+            seed=seed,
             **kwargs,
         )
-        self.estimator = estimator
-        self.num_samples = num_samples
-        self.gap = gap
         self.output_mode = output_mode
 
     def infer(self, logits: Tensor, mask: Tensor | None) -> Tensor:
@@ -166,17 +156,7 @@ class StraightThroughArgmax(CategoricalLayer):
     ) -> Tensor:
         if self.output_mode == "index":
             return gumbel_max(logits, self.axis, mask, noise)
-        return sample_one_hot(
-            logits,
-            temperature,
-            self.estimator,
-            self.num_samples,
-            self.gap,
-            self.axis,
-            mask,
-            noise,
-            PerExample(self.seed_generator),
-        )
+        return super().sample(logits, temperature, mask, noise, step)
 
     def compute_output_spec(self, inputs: Tensor, **kwargs: Any) -> Any:
         if self.output_mode == "one_hot":
@@ -192,10 +172,4 @@ class StraightThroughArgmax(CategoricalLayer):
         return (*input_shape[:axis], *input_shape[axis + 1 :])
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "estimator": self.estimator,
-            "num_samples": self.num_samples,
-            "gap": self.gap,
-            "output_mode": self.output_mode,
-        }
+        return {**super().get_config(), "output_mode": self.output_mode}

@@ -4,18 +4,15 @@ from typing import Any
 
 import keras
 
-from keras_gumbel import random
 from keras_gumbel._seeds import PerExample
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
-from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_choice
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.layers._categorical import CategoricalLayer
+from keras_gumbel.layers._subsets import SUBSETS
 from keras_gumbel.ops.subsets import gumbel_top_k
-from keras_gumbel.ops.subsets import relaxed_top_k
 from keras_gumbel.ops.subsets import require_subset_size
-from keras_gumbel.ops.subsets import sample_subset
 from keras_gumbel.ops.subsets import subset_marginals
 
 
@@ -124,26 +121,8 @@ class SubsetSampler(CategoricalLayer):
     ) -> None:
         owner = type(self).__name__
         require_positive_integer(owner, "k", k)
-        require_choice(
-            owner, "estimator", estimator, ("simple", "relaxed_top_k")
-        )
-        if estimator == "simple" and not hard:
-            raise invalid_argument(
-                owner,
-                "hard",
-                "`True` with estimator='simple'",
-                hard,
-                "For relaxed samples use estimator='relaxed_top_k', for the "
-                "probabilities `keras_gumbel.ops.subset_marginals`.",
-            )
-        if estimator == "relaxed_top_k" and inference == "marginals":
-            raise invalid_argument(
-                owner,
-                "inference",
-                "'top_k' or 'sample' with estimator='relaxed_top_k'",
-                inference,
-                "The marginals are those of estimator='simple'.",
-            )
+        require_choice(owner, "estimator", estimator, tuple(SUBSETS))
+        SUBSETS[estimator].check(owner, hard, inference)
         super().__init__(
             temperature,
             axis,
@@ -164,10 +143,9 @@ class SubsetSampler(CategoricalLayer):
         require_subset_size(type(self).__name__, self.k, items)
 
     def draw_noise(self, shape: Any) -> Tensor:
-        if self.estimator == "relaxed_top_k":
-            return super().draw_noise(shape)
         seeds = PerExample(self.seed_generator)
-        return random.logistic(shape, "float32", seeds, self.precision)
+        draw = SUBSETS[self.estimator].noise
+        return draw(shape, "float32", seeds, self.precision)
 
     def infer(self, logits: Tensor, mask: Tensor | None) -> Tensor:
         if self.inference == "marginals":
@@ -182,16 +160,8 @@ class SubsetSampler(CategoricalLayer):
         noise: Tensor,
         step: Tensor | None,
     ) -> Tensor:
-        if self.estimator == "simple":
-            return sample_subset(logits, self.k, self.axis, mask, noise)
-        return relaxed_top_k(
-            logits,
-            self.k,
-            temperature,
-            hard=self.hard,
-            axis=self.axis,
-            mask=mask,
-            noise=noise,
+        return SUBSETS[self.estimator].sample(
+            logits, self.k, temperature, self.hard, self.axis, mask, noise
         )
 
     def get_config(self) -> dict[str, Any]:

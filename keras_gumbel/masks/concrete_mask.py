@@ -8,14 +8,11 @@ import keras
 from keras_gumbel import random
 from keras_gumbel._stochastic import StochasticLayer
 from keras_gumbel._typing import Tensor
-from keras_gumbel._validation import invalid_argument
-from keras_gumbel._validation import require_choice
+from keras_gumbel.estimators._lookup import get_for
+from keras_gumbel.estimators._lookup import require_relaxing
+from keras_gumbel.estimators._lookup import require_temperature_to_learn
 from keras_gumbel.masks.sampled_mask import SampledMask
-from keras_gumbel.ops.bernoulli import BERNOULLI_ESTIMATORS
 from keras_gumbel.ops.bernoulli import relaxed_bernoulli
-from keras_gumbel.ops.bernoulli import sample_bernoulli
-
-_WITHOUT_TEMPERATURE = ("identity", "reinmax")
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
@@ -51,11 +48,12 @@ class ConcreteMask(StochasticLayer, SampledMask):
             `2 / 3`.
         hard: Boolean, whether the mask in training is 0 or 1, with the
             gradient of `estimator`. Defaults to `False`.
-        estimator: String, the gradient of a hard mask: `"binary_concrete"`
-            for the one of the relaxed mask (Eq. 16), `"straight_through"`,
-            `"identity"` or `"reinmax"`, as in
-            `keras_gumbel.ops.sample_bernoulli`. Defaults to
-            `"binary_concrete"`.
+        estimator: `keras_gumbel.estimators.Estimator` or what stands for
+            one, where the gradient of a hard mask comes from, such as
+            `"identity"`: see `keras_gumbel.estimators.get`. A relaxed mask
+            takes `StraightThroughGumbel` alone, which lets its gradient have
+            a temperature of its own. Defaults to
+            `"straight_through_gumbel"`.
         scores_initializer: Initializer of the scores. Defaults to `"ones"`.
         scores_constraint: Constraint of the scores, such as `CappedBox`, or
             `None`. `ProjectedOptimizer` does not take scores that have one.
@@ -103,7 +101,7 @@ class ConcreteMask(StochasticLayer, SampledMask):
         axis: int | Sequence[int] | None = -1,
         temperature: Any = 2 / 3,
         hard: bool = False,
-        estimator: str = "binary_concrete",
+        estimator: Any = "straight_through_gumbel",
         scores_initializer: Any = "ones",
         scores_constraint: Any = None,
         inference: str = "mean",
@@ -112,24 +110,12 @@ class ConcreteMask(StochasticLayer, SampledMask):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        require_choice(
-            "ConcreteMask", "estimator", estimator, BERNOULLI_ESTIMATORS
+        estimator = get_for("ConcreteMask", estimator)
+        if not hard:
+            require_relaxing("ConcreteMask", estimator)
+        require_temperature_to_learn(
+            "ConcreteMask", estimator, learn_temperature
         )
-        if estimator != "binary_concrete" and not hard:
-            raise invalid_argument(
-                "ConcreteMask",
-                "estimator",
-                "'binary_concrete' with `hard=False`",
-                estimator,
-                "Pass `hard=True`: a relaxed mask has its own gradient.",
-            )
-        if learn_temperature and hard and estimator in _WITHOUT_TEMPERATURE:
-            raise invalid_argument(
-                "ConcreteMask",
-                "learn_temperature",
-                f"`False` with estimator={estimator!r}, which has none",
-                learn_temperature,
-            )
         super().__init__(
             temperature,
             inference,
@@ -148,14 +134,19 @@ class ConcreteMask(StochasticLayer, SampledMask):
         noise = random.logistic(
             scores.shape, "float32", self.seed_generator, self.precision
         )
-        temperature = self.current_temperature(self.count(training))
-        if self.hard:
-            return sample_bernoulli(scores, temperature, self.estimator, noise)
-        return relaxed_bernoulli(scores, temperature, noise=noise)
+        step = self.count(training)
+        return relaxed_bernoulli(
+            scores,
+            self.current_temperature(step),
+            self.hard,
+            noise,
+            self.seed_generator,
+            self.estimator.at_step(self, step),
+        )
 
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "hard": self.hard,
-            "estimator": self.estimator,
+            "estimator": keras.saving.serialize_keras_object(self.estimator),
         }

@@ -20,11 +20,6 @@ from keras_gumbel.ops.densities import (
 from keras_gumbel.ops.discrete import categorical as categorical
 from keras_gumbel.ops.discrete import gumbel_max as gumbel_max
 from keras_gumbel.ops.discrete import one_hot_argmax as one_hot_argmax
-from keras_gumbel.ops.estimators import (
-    gapped_straight_through as gapped_straight_through,
-)
-from keras_gumbel.ops.estimators import gumbel_rao as gumbel_rao
-from keras_gumbel.ops.estimators import reinmax as reinmax
 from keras_gumbel.ops.gates import hard_concrete as hard_concrete
 from keras_gumbel.ops.gates import stochastic_gate as stochastic_gate
 from keras_gumbel.ops.information import (

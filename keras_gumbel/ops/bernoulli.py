@@ -4,27 +4,24 @@ Everything is computed in float32 (float64 for float64 inputs) and only the
 result is cast back to the dtype of the inputs.
 """
 
+from typing import Any
+
 from keras import ops
 
 from keras_gumbel._numerics import logistic_like
 from keras_gumbel._numerics import positive_temperature
 from keras_gumbel._numerics import widen
-from keras_gumbel._probabilities import EDGE
 from keras_gumbel._probabilities import exact_at_edges
 from keras_gumbel._probabilities import is_one
 from keras_gumbel._probabilities import safe_logit
 from keras_gumbel._probabilities import sigmoid
+from keras_gumbel._seeds import another_seed
 from keras_gumbel._straight_through import straight_through
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
-from keras_gumbel._validation import require_choice
-
-BERNOULLI_ESTIMATORS = (
-    "binary_concrete",
-    "straight_through",
-    "identity",
-    "reinmax",
-)
+from keras_gumbel.estimators._lookup import get_for
+from keras_gumbel.estimators._lookup import require_relaxing
+from keras_gumbel.estimators.base import Estimator
 
 
 def relaxed_bernoulli(
@@ -33,6 +30,7 @@ def relaxed_bernoulli(
     hard: bool = False,
     noise: Tensor | None = None,
     seed: Seed = None,
+    estimator: Any = "straight_through_gumbel",
 ) -> Tensor:
     """Draws a relaxed Bernoulli variable (binary concrete).
 
@@ -42,8 +40,7 @@ def relaxed_bernoulli(
     ```
 
     With `hard=True` the value is 1 where `log(s / (1 - s)) + e > 0` and 0
-    elsewhere, with the gradient of `m`: P(m = 1) = s (Eq. 18). For other
-    gradients of hard samples see `sample_bernoulli`.
+    elsewhere, with the gradient of `m`: P(m = 1) = s (Eq. 18).
 
     At s = 0 and s = 1 the value is exactly 0 and 1, but the formula has no
     finite gradient. Here the logit is that of s clipped to
@@ -60,12 +57,19 @@ def relaxed_bernoulli(
             of drawing some, or `None`. Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
             in `keras_gumbel.random`. Defaults to `None`.
+        estimator: `keras_gumbel.estimators.Estimator` or what stands for
+            one, where the gradient of a hard sample comes from. A relaxed
+            sample takes `StraightThroughGumbel` alone, which lets its
+            gradient have a temperature of its own. Defaults to
+            `"straight_through_gumbel"`.
 
     Returns:
         A tensor of the shape and dtype of `probs`, in [0, 1].
 
     Raises:
-        ValueError: If `temperature` is a number that is not positive.
+        ValueError: If a temperature is a number that is not positive, or
+            `estimator` is unknown or none of relaxed samples with
+            `hard=False`.
 
     Example:
 
@@ -77,16 +81,20 @@ def relaxed_bernoulli(
         - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
     """
     owner = "relaxed_bernoulli"
+    estimator = get_for(owner, estimator)
+    if hard:
+        return _sample(owner, probs, temperature, estimator, noise, seed)
+    require_relaxing(owner, estimator)
     probs, dtype = widen(owner, "probs", probs)
     temperature = positive_temperature(owner, temperature, probs)
     noise = logistic_like(owner, probs, noise, seed)
-    perturbed = safe_logit(probs) + noise
-    soft = sigmoid(perturbed / temperature)
-    if hard:
-        mask = straight_through(is_one(probs, perturbed), soft)  # Eq. (16)
-    else:
-        mask = exact_at_edges(probs, soft)
-    return ops.cast(mask, dtype)
+    soft = sigmoid((safe_logit(probs) + noise) / temperature)
+    sample = exact_at_edges(probs, soft)
+    if not estimator.needs_temperature:
+        backward = estimator.temperature(owner, temperature, probs)
+        soft = estimator.binary_surrogate(sample, probs, noise, backward)
+        sample = straight_through(sample, soft)
+    return ops.cast(sample, dtype)
 
 
 def logit_relaxed_bernoulli(
@@ -138,33 +146,26 @@ def logit_relaxed_bernoulli(
 def sample_bernoulli(
     probs: Tensor,
     temperature: Tensor = 1.0,
-    estimator: str = "binary_concrete",
+    estimator: Any = "straight_through_gumbel",
     noise: Tensor | None = None,
     seed: Seed = None,
 ) -> Tensor:
     """Draws zeros and ones, with the gradient of an estimator.
 
-    The value is 1 with probability s (Eq. 18). With the slope v of the loss
-    at the sample, the gradient in s is, by `estimator`:
+    The value is 1 with probability s (Eq. 18), at every temperature. The
+    temperature is that of the surrogate, if the estimator has none of its
+    own. The same as `relaxed_bernoulli` with `hard=True`.
 
-    - `"binary_concrete"`: v times the slope of the relaxed sample of
-      Eq. (26) with the same noise.
-    - `"straight_through"`: v times the slope of
-      `sigmoid(log(s / (1 - s)) / temperature)`, without noise.
-    - `"identity"`: v, without bias where the loss is linear in the sample.
-      The same as `"straight_through"` at temperature 1.
-    - `"reinmax"`: `v / (2 s)` where the sample is 1 and `v / (2 (1 - s))`
-      where it is 0, without bias where the loss is quadratic. Its variance
-      grows as 1 / s and 1 / (1 - s).
-
-    Only the first two depend on the temperature. All are finite at s = 0 and
-    s = 1, by the clip of `relaxed_bernoulli`.
+    All gradients are finite at s = 0 and s = 1, by the clip of
+    `relaxed_bernoulli`.
 
     Args:
         probs: Float tensor s of probabilities in [0, 1], of any shape.
         temperature: Positive number or tensor that broadcasts to `probs`.
             Defaults to `1.0`.
-        estimator: String, one of the above. Defaults to `"binary_concrete"`.
+        estimator: `keras_gumbel.estimators.Estimator` or what stands for one,
+            such as `"reinmax"`: see `keras_gumbel.estimators.get`. Defaults
+            to `"straight_through_gumbel"`.
         noise: Tensor of the shape of `probs`, logistic noise to use instead
             of drawing some, or `None`. Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
@@ -188,19 +189,24 @@ def sample_bernoulli(
         - [Liu et al., 2023](https://arxiv.org/abs/2304.08612)
     """
     owner = "sample_bernoulli"
-    require_choice(owner, "estimator", estimator, BERNOULLI_ESTIMATORS)
+    estimator = get_for(owner, estimator)
+    return _sample(owner, probs, temperature, estimator, noise, seed)
+
+
+def _sample(
+    owner: str,
+    probs: Tensor,
+    temperature: Tensor,
+    estimator: Estimator,
+    noise: Tensor | None,
+    seed: Seed,
+) -> Tensor:
+    """Draws zeros and ones; their gradient is that of the estimator."""
     probs, dtype = widen(owner, "probs", probs)
     temperature = positive_temperature(owner, temperature, probs)
-    logit = safe_logit(probs)
-    perturbed = logit + logistic_like(owner, probs, noise, seed)
-    hard = is_one(probs, perturbed)
-    if estimator == "binary_concrete":
-        soft = sigmoid(perturbed / temperature)
-    elif estimator == "straight_through":
-        soft = sigmoid(logit / temperature)
-    elif estimator == "identity":
-        soft = probs
-    else:
-        inside = ops.stop_gradient(ops.clip(probs, EDGE, 1 - EDGE))
-        soft = 0.5 * probs / ops.where(hard, inside, 1.0 - inside)
-    return ops.cast(straight_through(hard, soft), dtype)
+    # An integer is the same noise twice.
+    rest = another_seed(owner, seed) if noise is None else seed
+    noise = logistic_like(owner, probs, noise, seed)
+    hard = is_one(probs, safe_logit(probs) + noise)
+    sample = estimator.binary(owner, hard, probs, noise, temperature, rest)
+    return ops.cast(sample, dtype)

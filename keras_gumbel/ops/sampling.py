@@ -4,33 +4,24 @@ Everything is computed in float32 (float64 for float64 inputs) and only the
 result is cast back to the dtype of the inputs.
 """
 
+from typing import Any
+
 from keras import ops
 
-from keras_gumbel import random
 from keras_gumbel._numerics import gumbel_like
 from keras_gumbel._numerics import is_allowed
 from keras_gumbel._numerics import masked_logits
 from keras_gumbel._numerics import positive_temperature
 from keras_gumbel._numerics import tempered_log_softmax
 from keras_gumbel._numerics import tempered_softmax
+from keras_gumbel._seeds import another_seed
 from keras_gumbel._straight_through import straight_through
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
-from keras_gumbel._validation import require_choice
-from keras_gumbel._validation import require_positive
-from keras_gumbel._validation import require_positive_integer
+from keras_gumbel.estimators._lookup import get_for
+from keras_gumbel.estimators._lookup import require_relaxing
+from keras_gumbel.estimators.base import Estimator
 from keras_gumbel.ops.discrete import one_hot_argmax
-from keras_gumbel.ops.estimators import gapped_straight_through
-from keras_gumbel.ops.estimators import gumbel_rao
-from keras_gumbel.ops.estimators import reinmax
-
-ESTIMATORS = (
-    "straight_through_gumbel",
-    "straight_through",
-    "reinmax",
-    "gumbel_rao",
-    "gapped",
-)
 
 
 def gumbel_softmax(
@@ -41,7 +32,7 @@ def gumbel_softmax(
     mask: Tensor | None = None,
     noise: Tensor | None = None,
     seed: Seed = None,
-    backward_temperature: Tensor | None = None,
+    estimator: Any = "straight_through_gumbel",
 ) -> Tensor:
     """Draws a relaxed one-hot vector, differentiable in the logits.
 
@@ -67,9 +58,11 @@ def gumbel_softmax(
             drawing some, or `None`. Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
             in `keras_gumbel.random`. Defaults to `None`.
-        backward_temperature: Positive number or tensor, the temperature of
-            the sample whose gradient is returned, or `None` for
-            `temperature`. Defaults to `None`.
+        estimator: `keras_gumbel.estimators.Estimator` or what stands for
+            one, where the gradient of a hard sample comes from. A relaxed
+            sample takes `StraightThroughGumbel` alone, which lets its
+            gradient have a temperature of its own. Defaults to
+            `"straight_through_gumbel"`.
 
     Returns:
         A tensor of the shape and dtype of `logits`. Forbidden classes are
@@ -77,8 +70,9 @@ def gumbel_softmax(
         a logit of NaN or +inf is NaN, and no other row is.
 
     Raises:
-        ValueError: If a temperature is a number that is not positive, or
-            `axis` is not an axis of `logits`.
+        ValueError: If a temperature is a number that is not positive,
+            `estimator` is unknown or none of relaxed samples with
+            `hard=False`, or `axis` is not an axis of `logits`.
 
     Example:
 
@@ -89,27 +83,24 @@ def gumbel_softmax(
     References:
         - [Jang et al., 2016](https://arxiv.org/abs/1611.01144)
         - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
-        - [Shah et al., 2024](https://arxiv.org/abs/2410.13331), for
-          `backward_temperature`
     """
     owner = "gumbel_softmax"
+    estimator = get_for(owner, estimator)
+    if hard:
+        return _sample(
+            owner, logits, temperature, estimator, axis, mask, noise, seed
+        )
+    require_relaxing(owner, estimator)
     logits, dtype = masked_logits(owner, logits, axis, mask)
     temperature = positive_temperature(owner, temperature, logits)
-    perturbed = logits + gumbel_like(owner, logits, noise, seed)
-    if backward_temperature is None:
-        soft = tempered_softmax(perturbed, temperature, axis)
-    else:
-        backward_temperature = positive_temperature(
-            owner, backward_temperature, logits, "backward_temperature"
+    noise = gumbel_like(owner, logits, noise, seed)
+    sample = tempered_softmax(logits + noise, temperature, axis)
+    if not estimator.needs_temperature:
+        soft = estimator.soft(
+            owner, sample, logits, noise, temperature, axis, None
         )
-        soft = tempered_softmax(perturbed, backward_temperature, axis)
-        if not hard:
-            value = tempered_softmax(perturbed, temperature, axis)
-            soft = straight_through(value, soft)
-    soft = ops.cast(soft, dtype)
-    if not hard:
-        return soft
-    return straight_through(one_hot_argmax(perturbed, axis), soft)  # Eq. (16)
+        sample = straight_through(sample, soft)
+    return ops.cast(sample, dtype)
 
 
 def gumbel_log_softmax(
@@ -170,9 +161,7 @@ def gumbel_log_softmax(
 def sample_one_hot(
     logits: Tensor,
     temperature: Tensor = 1.0,
-    estimator: str = "straight_through_gumbel",
-    num_samples: int = 10,
-    gap: float = 1.0,
+    estimator: Any = "straight_through_gumbel",
     axis: int = -1,
     mask: Tensor | None = None,
     noise: Tensor | None = None,
@@ -180,30 +169,22 @@ def sample_one_hot(
 ) -> Tensor:
     """Draws an exact categorical sample, with the gradient of an estimator.
 
-    The value is the one-hot vector of `argmax_k (x_k + z_k)` (Eq. 5). The
-    gradient is, by `estimator`:
+    ```
+    h = one_hot(argmax_k (x_k + z_k)),  z ~ Gumbel(0, 1)^K         # Eq. (5)
+    output = h + (surrogate - sg[surrogate])                      # Eq. (16)
+    ```
 
-    - `"straight_through_gumbel"`: the one of
-      `softmax((x + z) / temperature)`, with the same noise (Eq. 16).
-    - `"straight_through"`: the one of `softmax(x / temperature)`, without
-      noise.
-    - `"reinmax"`: see `reinmax`.
-    - `"gumbel_rao"`: see `gumbel_rao`.
-    - `"gapped"`: see `gapped_straight_through`.
-
-    The value does not depend on the temperature, which is therefore the
-    backward temperature of decoupled straight-through.
+    The value does not depend on the temperature, which is that of the
+    surrogate. The same as `gumbel_softmax` with `hard=True`.
 
     Args:
         logits: Float tensor x of shape `(..., K)`, with K on `axis`; -inf
             forbids a class.
         temperature: Positive number or tensor that broadcasts to `logits`.
             Defaults to `1.0`.
-        estimator: String, one of the above. Defaults to
-            `"straight_through_gumbel"`.
-        num_samples: Positive integer, the draws of noise of `"gumbel_rao"`.
-            Defaults to `10`.
-        gap: Positive number, the gap of `"gapped"`. Defaults to `1.0`.
+        estimator: `keras_gumbel.estimators.Estimator` or what stands for one,
+            such as `"reinmax"`: see `keras_gumbel.estimators.get`. Defaults
+            to `"straight_through_gumbel"`.
         axis: Integer, the axis of the K classes. Defaults to `-1`.
         mask: Boolean tensor that broadcasts to `logits`, true where a class
             may be chosen, or `None`. Defaults to `None`.
@@ -217,9 +198,8 @@ def sample_one_hot(
         class may be chosen.
 
     Raises:
-        ValueError: If `temperature` or `gap` is a number that is not
-            positive, `num_samples` is not a positive integer, `estimator` is
-            unknown, or `axis` is not an axis of `logits`.
+        ValueError: If `temperature` is a number that is not positive,
+            `estimator` is unknown, or `axis` is not an axis of `logits`.
 
     Example:
 
@@ -232,31 +212,30 @@ def sample_one_hot(
         - [Bengio et al., 2013](https://arxiv.org/abs/1308.3432)
     """
     owner = "sample_one_hot"
-    require_choice(owner, "estimator", estimator, ESTIMATORS)
-    require_positive_integer(owner, "num_samples", num_samples)
-    require_positive(owner, "gap", gap)
+    estimator = get_for(owner, estimator)
+    return _sample(
+        owner, logits, temperature, estimator, axis, mask, noise, seed
+    )
+
+
+def _sample(
+    owner: str,
+    logits: Tensor,
+    temperature: Tensor,
+    estimator: Estimator,
+    axis: int,
+    mask: Tensor | None,
+    noise: Tensor | None,
+    seed: Seed,
+) -> Tensor:
+    """Draws a one-hot sample; its gradient is that of the estimator."""
     logits, dtype = masked_logits(owner, logits, axis, mask)
     temperature = positive_temperature(owner, temperature, logits)
-    own, other = noise, None
-    if noise is None and estimator == "gumbel_rao":
-        # One draw for both: the same integer seed twice is the same noise.
-        shape = (num_samples + 1, *ops.shape(logits))
-        drawn = random.gumbel(shape, logits.dtype, seed)
-        own, other = drawn[0], drawn[1:]
-    perturbed = logits + gumbel_like(owner, logits, own, seed)
-    hard = one_hot_argmax(perturbed, axis)
-    if estimator == "straight_through_gumbel":
-        soft = tempered_softmax(perturbed, temperature, axis)
-        sample = straight_through(hard, soft)  # Eq. (16)
-    elif estimator == "straight_through":
-        soft = tempered_softmax(logits, temperature, axis)
-        sample = straight_through(hard, soft)
-    elif estimator == "reinmax":
-        sample = reinmax(hard, logits, temperature, axis)
-    elif estimator == "gumbel_rao":
-        sample = gumbel_rao(
-            hard, logits, temperature, num_samples, axis, other, seed
-        )
-    else:
-        sample = gapped_straight_through(hard, logits, temperature, gap, axis)
+    # An integer is the same noise twice.
+    rest = another_seed(owner, seed) if noise is None else seed
+    noise = gumbel_like(owner, logits, noise, seed)
+    hard = one_hot_argmax(logits + noise, axis)
+    sample = estimator.one_hot(
+        owner, hard, logits, noise, temperature, axis, rest
+    )
     return ops.cast(sample, dtype)

@@ -1,11 +1,16 @@
 """Options that the layers share."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 import keras_gumbel
+from keras_gumbel.estimators import Gapped
+from keras_gumbel.estimators import GumbelRao
+from keras_gumbel.estimators import StraightThroughGumbel
 from keras_gumbel.layers import GumbelSoftmax
 from keras_gumbel.layers import StraightThroughArgmax
 from keras_gumbel.schedules import LinearAnnealing
@@ -193,7 +198,7 @@ def test_logits_are_regularized(layer_class, training):
 def test_backward_temperature_may_be_a_schedule():
     schedule = LinearAnnealing(2.0, 1.0, steps=1)
     noise = numpy_noise()
-    layer = GumbelSoftmax(0.5, backward_temperature=schedule)
+    layer = GumbelSoftmax(0.5, estimator=StraightThroughGumbel(schedule))
 
     first = slopes(layer, noise=noise)
     layer(LOGITS, training=True)  # given noise, no step is counted
@@ -207,25 +212,27 @@ def test_backward_temperature_may_be_a_schedule():
 @pytest.mark.parametrize("bad", [0.0, -1.0, "warm"])
 def test_backward_temperature_is_checked(bad):
     with pytest.raises(ValueError, match="`backward_temperature`.*positive"):
-        GumbelSoftmax(backward_temperature=bad)
+        StraightThroughGumbel(bad)
 
 
 @pytest.mark.parametrize(
-    "estimator", ["straight_through", "reinmax", "gumbel_rao", "gapped"]
+    "estimator",
+    ["straight_through", "reinmax", GumbelRao(3), Gapped(0.7)],
+    ids=repr,
 )
-def test_estimator_gives_the_gradient(estimator):
+@pytest.mark.parametrize(
+    "layer_class",
+    [StraightThroughArgmax, functools.partial(GumbelSoftmax, hard=True)],
+)
+def test_estimator_gives_the_gradient(layer_class, estimator):
     noise = numpy_noise()
-    layer = StraightThroughArgmax(
-        0.5, estimator=estimator, num_samples=3, gap=0.7, seed=4
-    )
+    layer = layer_class(0.5, estimator=estimator, seed=4)
 
     def total(x):
         sample = keras_gumbel.ops.sample_one_hot(
             x,
             0.5,
             estimator,
-            num_samples=3,
-            gap=0.7,
             noise=noise,
             seed=keras.random.SeedGenerator(4),
         )
@@ -271,8 +278,10 @@ def test_index_does_not_come_with_probabilities():
     ("kwargs", "message"),
     [
         ({"estimator": "rebar"}, "`estimator`.*one of"),
-        ({"num_samples": 0}, "`num_samples`.*positive integer"),
-        ({"gap": 0}, "`gap`.*positive finite"),
+        (
+            {"estimator": "reinmax", "learn_temperature": True},
+            "`learn_temperature`.*temperature of its own",
+        ),
         ({"output_mode": "int"}, "`output_mode`.*one of 'one_hot'"),
     ],
 )

@@ -6,6 +6,7 @@ from scipy import special
 
 import keras_gumbel as kg
 from keras_gumbel.constraints import CappedBox
+from keras_gumbel.estimators._lookup import SHORT_NAMES
 from keras_gumbel.masks import ConcreteMask
 from keras_gumbel.schedules import LinearAnnealing
 from tests.contracts import save_and_load
@@ -296,9 +297,7 @@ def test_concrete_mask_draws_with_the_precision_asked_for():
     np.testing.assert_array_equal(drawn[0], to_numpy(expected))
 
 
-@pytest.mark.parametrize(
-    "estimator", ["binary_concrete", "straight_through", "identity", "reinmax"]
-)
+@pytest.mark.parametrize("estimator", SHORT_NAMES)
 def test_concrete_mask_has_the_gradient_of_its_estimator(estimator):
     layer = ConcreteMask(
         temperature=0.5, hard=True, estimator=estimator, seed=4

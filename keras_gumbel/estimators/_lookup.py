@@ -1,0 +1,101 @@
+"""Finds the estimator that an argument stands for."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_gumbel import _validation
+from keras_gumbel.estimators.base import Estimator
+from keras_gumbel.estimators.from_function import FromFunction
+from keras_gumbel.estimators.gapped import Gapped
+from keras_gumbel.estimators.gumbel_rao import GumbelRao
+from keras_gumbel.estimators.reinmax import ReinMax
+from keras_gumbel.estimators.straight_through import StraightThrough
+from keras_gumbel.estimators.straight_through_gumbel import (
+    StraightThroughGumbel,
+)
+
+SHORT_NAMES: dict[str, Callable[[], Estimator]] = {
+    "straight_through_gumbel": StraightThroughGumbel,
+    "straight_through": StraightThrough,
+    "identity": lambda: StraightThrough(backward_temperature=1.0),
+    "reinmax": ReinMax,
+    "gumbel_rao": GumbelRao,
+    "gapped": Gapped,
+}
+
+
+def get(identifier: Any) -> Estimator:
+    """Returns a gradient estimator, given what stands for it.
+
+    Args:
+        identifier: `Estimator`, its class or its config, or a function of
+            `hard`, `logits`, `noise` and `temperature` that returns the
+            surrogate, or one of `"straight_through_gumbel"`,
+            `"straight_through"`, `"identity"`, `"reinmax"`, `"gumbel_rao"`
+            and `"gapped"`.
+
+    Returns:
+        An `Estimator`.
+
+    Raises:
+        ValueError: If it stands for no estimator.
+
+    Example:
+
+    >>> keras_gumbel.estimators.get("gumbel_rao").num_samples
+    10
+    """
+    return get_for("estimators.get", identifier, "identifier")
+
+
+def get_for(owner: str, identifier: Any, name: str = "estimator") -> Estimator:
+    """Returns an estimator for an argument of a layer or function."""
+    if isinstance(identifier, Estimator):
+        return identifier
+    if isinstance(identifier, str) and identifier in SHORT_NAMES:
+        return SHORT_NAMES[identifier]()
+    if isinstance(identifier, dict) and "class_name" in identifier:
+        found = keras.saving.deserialize_keras_object(identifier)
+        return get_for(owner, found, name)
+    if inspect.isclass(identifier):
+        if issubclass(identifier, Estimator):
+            return identifier()
+    elif callable(identifier):
+        return FromFunction(identifier)
+    listed = ", ".join(repr(short) for short in SHORT_NAMES)
+    raise _validation.invalid_argument(
+        owner,
+        name,
+        "a `keras_gumbel.estimators.Estimator`, a function, or one of "
+        f"{listed}",
+        identifier,
+    )
+
+
+def require_relaxing(owner: str, estimator: Estimator) -> None:
+    """Raises unless an estimator is one of relaxed samples, too."""
+    if not estimator.relaxes:
+        raise _validation.invalid_argument(
+            owner,
+            "estimator",
+            "'straight_through_gumbel' with `hard=False`",
+            estimator,
+            "Pass `hard=True`: a relaxed sample has its own gradient.",
+        )
+
+
+def require_temperature_to_learn(
+    owner: str, estimator: Estimator, learned: bool
+) -> None:
+    """Raises where a temperature is learned that would have no gradient."""
+    if learned and not estimator.needs_temperature:
+        raise _validation.invalid_argument(
+            owner,
+            "learn_temperature",
+            f"`False` with estimator={estimator!r}, which has a temperature "
+            "of its own",
+            learned,
+        )

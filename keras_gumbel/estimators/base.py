@@ -1,0 +1,317 @@
+"""The base class of gradient estimators."""
+
+import copy
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_gumbel._numerics import as_tensor
+from keras_gumbel._numerics import given_noise
+from keras_gumbel._numerics import masked_logits
+from keras_gumbel._numerics import moved_axis
+from keras_gumbel._numerics import positive_temperature
+from keras_gumbel._probabilities import safe_logit
+from keras_gumbel._straight_through import straight_through
+from keras_gumbel._typing import Seed
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_broadcastable
+from keras_gumbel._validation import is_number
+from keras_gumbel._validation import is_schedule
+from keras_gumbel._validation import require_axis
+from keras_gumbel._validation import require_temperature
+
+
+class Estimator:
+    """Base class of gradient estimators of discrete samples.
+
+    A one-hot sample h ~ softmax(x) has no gradient in the logits x. An
+    estimator gives it the gradient of a surrogate, a differentiable tensor
+    of the same shape:
+
+    ```
+    output = h + (surrogate - sg[surrogate])                      # Eq. (16)
+    ```
+
+    To write your own, subclass it, override `surrogate` and register the
+    class. All layers, masks and functions that take an `estimator` work with
+    it, for K classes and for binary variables, and so does
+    `keras_gumbel.gradient_report`. A function of the same four arguments, as
+    in the example, does for an estimator without options.
+
+    Called with a one-hot sample and its logits, an estimator returns the
+    sample with its gradient: `ReinMax()(hard, logits)`.
+
+    Args:
+        backward_temperature: Positive number, or a schedule of the training
+            step where a layer counts it: the temperature of the surrogate.
+            `None` for that of the layer or function. Defaults to `None`.
+
+    Raises:
+        ValueError: If `backward_temperature` is not positive.
+
+    Example:
+
+    >>> @keras.saving.register_keras_serializable(package="examples")
+    ... class Sparsemax(keras_gumbel.estimators.Estimator):
+    ...     def surrogate(self, hard, logits, noise, temperature, seed=None):
+    ...         return keras.ops.sparsemax((logits + noise) / temperature)
+    >>> layer = keras_gumbel.layers.StraightThroughArgmax(
+    ...     estimator=Sparsemax(backward_temperature=0.5)
+    ... )
+    >>> def plain(hard, logits, noise, temperature):
+    ...     return keras.ops.softmax(logits)
+    >>> layer = keras_gumbel.layers.StraightThroughArgmax(estimator=plain)
+    """
+
+    # Whether the surrogate is the relaxed sample of Eq. (15), so that the
+    # estimator is one for samples that are not hard, too.
+    relaxes = False
+
+    def __init__(self, backward_temperature: Any = None) -> None:
+        if backward_temperature is not None:
+            require_temperature(
+                type(self).__name__,
+                backward_temperature,
+                "backward_temperature",
+            )
+        self.backward_temperature = backward_temperature
+
+    def surrogate(
+        self,
+        hard: Tensor,
+        logits: Tensor,
+        noise: Tensor,
+        temperature: Any,
+        seed: Seed = None,
+    ) -> Tensor:
+        """Returns a tensor whose gradient the sample is to have.
+
+        Args:
+            hard: One-hot tensor of shape `(..., K)`, the sample: the argmax
+                of `logits + noise`.
+            logits: Float32 or float64 tensor of the same shape, -inf where a
+                class is forbidden.
+            noise: Tensor of the same shape, the Gumbel noise of the sample.
+                For binary variables, which are a choice between two classes,
+                only the difference of the two entries counts.
+            temperature: Positive number, or a tensor that broadcasts to
+                `logits`.
+            seed: Seed of noise beside that of the sample, as in
+                `keras_gumbel.random`. Defaults to `None`.
+
+        Returns:
+            A tensor of the shape of `logits`, finite. Its value does not
+            count.
+        """
+        raise NotImplementedError(
+            f"`{type(self).__name__}` has no method `surrogate`. Override it "
+            "to say what the gradient is."
+        )
+
+    def binary_surrogate(
+        self,
+        hard: Tensor,
+        probs: Tensor,
+        noise: Tensor,
+        temperature: Any,
+        seed: Seed = None,
+    ) -> Tensor:
+        """The same for binary variables: `surrogate` of the two classes.
+
+        Override it where there is a shorter formula.
+
+        Args:
+            hard: Boolean tensor, the sample: where
+                `log(s / (1 - s)) + noise > 0`.
+            probs: Float32 or float64 tensor s of the same shape, the
+                probabilities of 1. They may be 0 and 1.
+            noise: Tensor of the same shape, the logistic noise of the sample.
+            temperature: Positive number, or a tensor that broadcasts to
+                `probs`.
+            seed: As in `surrogate`.
+
+        Returns:
+            A tensor of the shape of `probs`, finite.
+        """
+        logit = safe_logit(probs)
+        # With the gradient in the logit of the less likely class, no digits
+        # are lost to the difference of numbers that are nearly equal.
+        likely = logit > 0
+        pair = [ops.where(likely, -logit, 0.0), ops.where(likely, 0.0, logit)]
+        chosen = ops.cast(hard, logit.dtype)
+        if not is_number(temperature):
+            temperature = ops.expand_dims(temperature, -1)
+        soft = self.surrogate(
+            ops.stack([1.0 - chosen, chosen], axis=-1),
+            ops.stack(pair, axis=-1),
+            ops.stack([ops.zeros_like(noise), noise], axis=-1),
+            temperature,
+            seed,
+        )
+        return soft[..., 1]
+
+    def __call__(
+        self,
+        hard: Tensor,
+        logits: Tensor,
+        temperature: Tensor = 1.0,
+        axis: int = -1,
+        noise: Tensor | None = None,
+        seed: Seed = None,
+    ) -> Tensor:
+        """Gives a sample that you have its gradient.
+
+        Args:
+            hard: One-hot tensor of shape `(..., K)`, drawn from
+                softmax(logits).
+            logits: Float tensor of the same shape, -inf where a class is
+                forbidden.
+            temperature: Positive number or tensor that broadcasts to
+                `logits`. Defaults to `1.0`.
+            axis: Integer, the axis of the K classes. Defaults to `-1`.
+            noise: Tensor, the Gumbel noise of the sample, for estimators that
+                need it. Defaults to `None`.
+            seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`,
+                for estimators that draw noise. Defaults to `None`.
+
+        Returns:
+            A tensor equal to `hard`, of the dtype of `logits`.
+        """
+        owner = type(self).__name__
+        logits, dtype = masked_logits(owner, logits, axis, None)
+        hard = _given_sample(owner, hard, logits)
+        if noise is not None:
+            noise = given_noise(owner, noise, logits)
+        temperature = positive_temperature(owner, temperature, logits)
+        sample = self.one_hot(
+            owner, hard, logits, noise, temperature, axis, seed
+        )
+        return ops.cast(sample, dtype)
+
+    def one_hot(
+        self,
+        owner: str,
+        hard: Tensor,
+        logits: Tensor,
+        noise: Tensor | None,
+        temperature: Any,
+        axis: int,
+        seed: Seed,
+    ) -> Tensor:
+        """Returns a one-hot sample, with its gradient."""
+        soft = self.soft(owner, hard, logits, noise, temperature, axis, seed)
+        return straight_through(hard, soft)
+
+    def soft(
+        self,
+        owner: str,
+        hard: Tensor,
+        logits: Tensor,
+        noise: Tensor | None,
+        temperature: Any,
+        axis: int,
+        seed: Seed,
+    ) -> Tensor:
+        """Returns the surrogate for classes on any axis."""
+        temperature = self.temperature(owner, temperature, logits)
+        rank = len(logits.shape)
+        if require_axis(owner, axis, logits.shape) == rank - 1:
+            return self.surrogate(hard, logits, noise, temperature, seed)
+
+        def moved(values: Any) -> Any:
+            if values is None or is_number(values) or len(values.shape) == 0:
+                return values
+            lacking = rank - len(values.shape)
+            values = ops.reshape(values, (1,) * lacking + ops.shape(values))
+            return moved_axis(values, axis, -1)
+
+        soft = self.surrogate(
+            moved(hard), moved(logits), moved(noise), moved(temperature), seed
+        )
+        return moved_axis(soft, -1, axis)
+
+    def binary(
+        self,
+        owner: str,
+        hard: Tensor,
+        probs: Tensor,
+        noise: Tensor,
+        temperature: Any,
+        seed: Seed,
+    ) -> Tensor:
+        """Returns a sample of zeros and ones, with its gradient."""
+        temperature = self.temperature(owner, temperature, probs)
+        soft = self.binary_surrogate(hard, probs, noise, temperature, seed)
+        return straight_through(hard, soft)
+
+    def temperature(self, owner: str, temperature: Any, values: Tensor) -> Any:
+        """Returns the temperature of the surrogate."""
+        own = self.backward_temperature
+        if own is None:
+            return temperature
+        if is_schedule(own):
+            raise invalid_argument(
+                owner,
+                "estimator",
+                "one whose `backward_temperature` is no schedule",
+                self,
+                "Only layers count the training steps that it depends on.",
+            )
+        return positive_temperature(owner, own, values, "backward_temperature")
+
+    @property
+    def needs_temperature(self) -> bool:
+        """Whether the gradient has the temperature of the layer."""
+        return self.backward_temperature is None
+
+    def at_step(self, layer: Any, step: Tensor | None) -> "Estimator":
+        """Returns the estimator with what its schedule gives at a step."""
+        if not is_schedule(self.backward_temperature):
+            return self
+        fixed = copy.copy(self)
+        fixed.backward_temperature = layer.at_step(
+            self.backward_temperature, step
+        )
+        return fixed
+
+    def __repr__(self) -> str:
+        given = {
+            name: value
+            for name, value in vars(self).items()
+            if not name.startswith("_") and value is not None
+        }
+        arguments = ", ".join(f"{k}={v!r}" for k, v in given.items())
+        return f"{type(self).__name__}({arguments})"
+
+    def get_config(self) -> dict[str, Any]:
+        temperature = self.backward_temperature
+        if is_schedule(temperature):
+            temperature = keras.saving.serialize_keras_object(temperature)
+        return {"backward_temperature": temperature}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Estimator":
+        temperature = config.get("backward_temperature")
+        return cls(
+            **{
+                **config,
+                "backward_temperature": (
+                    keras.saving.deserialize_keras_object(temperature)
+                ),
+            }
+        )
+
+
+def _given_sample(owner: str, hard: Any, logits: Tensor) -> Tensor:
+    """Returns the sample given, in the dtype of the logits."""
+    hard = as_tensor(owner, "hard", hard)
+    if not is_broadcastable(hard.shape, logits.shape):
+        raise invalid_argument(
+            owner,
+            "hard",
+            f"a one-hot tensor of the shape of logits, {tuple(logits.shape)}",
+            tuple(hard.shape),
+        )
+    return ops.cast(hard, logits.dtype)

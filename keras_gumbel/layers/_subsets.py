@@ -1,0 +1,81 @@
+"""The distributions of subsets that `SubsetSampler` can draw from."""
+
+from typing import Any
+
+from keras_gumbel import random
+from keras_gumbel._typing import Seed
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel.ops.subsets import relaxed_top_k
+from keras_gumbel.ops.subsets import sample_subset
+
+
+class Simple:
+    """Whole subsets, with the gradient of their exact probabilities."""
+
+    noise = staticmethod(random.logistic)
+
+    def check(self, owner: str, hard: bool, inference: str) -> None:
+        """Raises where the options of a layer do not go with it."""
+        if not hard:
+            raise invalid_argument(
+                owner,
+                "hard",
+                "`True` with estimator='simple'",
+                hard,
+                "For relaxed samples use estimator='relaxed_top_k', for the "
+                "probabilities `keras_gumbel.ops.subset_marginals`.",
+            )
+
+    def sample(
+        self,
+        logits: Tensor,
+        k: int,
+        temperature: Any,
+        hard: bool,
+        axis: int,
+        mask: Tensor | None,
+        noise: Tensor | None,
+        seed: Seed = None,
+    ) -> Tensor:
+        """Draws k-hot vectors."""
+        return sample_subset(logits, k, axis, mask, noise, seed)
+
+
+class RelaxedTopK:
+    """Item after item, with the gradient of their relaxation."""
+
+    noise = staticmethod(random.gumbel)
+
+    def check(self, owner: str, hard: bool, inference: str) -> None:
+        """Raises where the options of a layer do not go with it."""
+        if inference == "marginals":
+            raise invalid_argument(
+                owner,
+                "inference",
+                "'top_k' or 'sample' with estimator='relaxed_top_k'",
+                inference,
+                "The marginals are those of estimator='simple'.",
+            )
+
+    def sample(
+        self,
+        logits: Tensor,
+        k: int,
+        temperature: Any,
+        hard: bool,
+        axis: int,
+        mask: Tensor | None,
+        noise: Tensor | None,
+        seed: Seed = None,
+    ) -> Tensor:
+        """Draws k-hot vectors, or relaxed ones."""
+        return relaxed_top_k(
+            logits, k, temperature, hard, axis, mask, noise, seed
+        )
+
+
+SUBSETS: dict[str, Simple | RelaxedTopK] = {
+    "simple": Simple(),
+    "relaxed_top_k": RelaxedTopK(),
+}
