@@ -12,9 +12,10 @@ estimator the medians over the functions of
 - error of 100: the root mean square error of a mean of 100 samples, from
   which variance is averaged away and bias is not,
 
-in units of the exact gradient. The functions are tanh of a random linear plus
-a random quadratic form. An estimator that does not depend on the temperature
-is printed once.
+in units of the exact gradient. Those without bias evaluate the function twice
+for one gradient, all others once. The functions are tanh of a random linear
+plus a random quadratic form. An estimator that does not depend on the
+temperature is printed once.
 """
 
 import os
@@ -37,7 +38,6 @@ SIZE = 8  # classes, or masks
 TEMPERATURES = [0.1, 0.25, 0.5, 1.0, 2.0]
 LOGIT_SCALES = [0.5, 2.0]
 AVERAGED = 100
-NAMES = ["relaxed", *SHORT_NAMES]
 
 
 def random_function(generator):
@@ -53,6 +53,16 @@ def random_function(generator):
     return function
 
 
+def names_for(classes):
+    """Names of what can be compared for so many classes."""
+    found = [
+        name
+        for name in SHORT_NAMES
+        if kg.estimators.get(name).num_classes in (None, classes)
+    ]
+    return ["relaxed", *found]
+
+
 def measure(functions, points, num_samples):
     """Measures every estimator at every temperature.
 
@@ -66,6 +76,7 @@ def measure(functions, points, num_samples):
         medians of bias, variance, cosine and error.
     """
     found = {}
+    names = names_for(2 if "probs" in points[0] else SIZE)
     for temperature in TEMPERATURES:
         # ReinMax has a temperature of its own, unless it is told otherwise.
         of_name = {"reinmax": kg.estimators.ReinMax(temperature)}
@@ -74,13 +85,13 @@ def measure(functions, points, num_samples):
         ):
             report = kg.gradient_report(
                 function,
-                estimators=[of_name.get(name, name) for name in NAMES],
+                estimators=[of_name.get(name, name) for name in names],
                 temperature=temperature,
                 num_samples=num_samples,
                 seed=seed,
                 **point,
             )
-            for name, row in zip(NAMES, report.rows, strict=True):
+            for name, row in zip(names, report.rows, strict=True):
                 error = (row.bias**2 + row.variance / AVERAGED) ** 0.5
                 rows = found.setdefault(name, {})
                 rows.setdefault(temperature, []).append(

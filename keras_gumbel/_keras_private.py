@@ -11,6 +11,7 @@ from typing import Any
 from typing import NamedTuple
 
 import keras
+from keras import ops
 
 from keras_gumbel._typing import Tensor
 
@@ -467,3 +468,79 @@ def take_the_place_of(old: keras.Layer, new: keras.Layer) -> None:
     old.__class__ = type(new)
     vars(old).clear()
     vars(old).update(vars(new), **places, built=True)
+
+
+@contextlib.contextmanager
+def losses_of_examples(
+    model: keras.Model, y: Any, y_pred: Any, sample_weight: Any
+) -> Iterator[list[Tensor]]:
+    """Notes what each example adds to the losses that a model computes.
+
+    Yields:
+        A list, to which each loss of `compile` adds a tensor of shape
+        `(batch,)` when it is computed. Losses that are not those of examples
+        add nothing.
+    """
+    found: list[Tensor] = []
+    compiled = getattr(model, "_compile_loss", None)
+    if compiled is None:
+        yield found
+        return
+    if not compiled.built:
+        compiled(y, y_pred, sample_weight)
+    entries = compiled._flat_losses
+    compiled._flat_losses = [
+        entry._replace(loss=_noting(entry.loss, entry.loss_weights, found))
+        for entry in entries
+    ]
+    try:
+        yield found
+    finally:
+        compiled._flat_losses = entries
+
+
+def _noting(
+    loss: Any, weight: Any, found: list[Tensor]
+) -> Callable[..., Tensor]:
+    """Returns a loss that also notes what each example adds to it."""
+
+    def compute(y: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
+        raw: list[Tensor] = []
+
+        def call(*args: Any) -> Tensor:
+            raw.append(type(loss).call(loss, *args))
+            return raw[-1]
+
+        def reduced(values: Tensor, reduction: Any) -> Tensor:
+            with _having(loss, call=lambda *_: values, reduction=reduction):
+                return loss(y, y_pred, sample_weight)
+
+        reduction = loss.reduction
+        with _having(loss, call=call):
+            value = loss(y, y_pred, sample_weight)
+        if len(raw) == 1 and len(raw[0].shape) > 0:
+            ones = ops.ones_like(raw[0])
+            shares = ops.sum(reduced(ones, None))
+            scale = reduced(ones, reduction) / ops.where(
+                ops.equal(shares, 0.0), 1.0, shares
+            )
+            parts = scale * reduced(ops.stop_gradient(raw[0]), None)
+            parts = ops.sum(parts, axis=tuple(range(1, len(parts.shape))))
+            found.append(parts if weight is None else weight * parts)
+        return value
+
+    return compute
+
+
+@contextlib.contextmanager
+def _having(instance: Any, **attributes: Any) -> Iterator[None]:
+    """Gives an object other attributes for the duration."""
+    own = vars(instance)
+    before = {name: own[name] for name in attributes if name in own}
+    own.update(attributes)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            del own[name]
+        own.update(before)

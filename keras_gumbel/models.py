@@ -5,11 +5,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_gumbel import _keras_private
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_positive_integer
+from keras_gumbel.estimators.score_tape import ScoreTape
+from keras_gumbel.estimators.score_tape import active_tape
+from keras_gumbel.estimators.score_tape import with_gradient
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
@@ -30,6 +34,12 @@ class MonteCarloModel(keras.Model):
     the statistics of `BatchNormalization`. All draws of a step have the same
     temperature, whose step counter advances once. The states of the noise
     advance with every draw.
+
+    Samples and masks whose estimator has no bias, such as
+    `StraightThroughArgmax(estimator="rloo")`, get their gradient from the I
+    losses: those of the examples where every example has samples of its own,
+    and those of the batch for masks on weights. Such a loss need not have a
+    gradient. See `keras_gumbel.estimators.RLOO`.
 
     In inference there is one pass, the model's own. Weights, and what is done
     to them, are the model's too: `keras_gumbel.harden`, `strip` and
@@ -103,7 +113,14 @@ class MonteCarloModel(keras.Model):
         return super().make_train_function(*args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        return self.model(inputs, training=training)
+        if not training or active_tape() is not None:
+            return self.model(inputs, training=training)
+        tape = ScoreTape()
+        with tape.draw():
+            outputs = self.model(inputs, training=training)
+        # Keras would track it. `compute_loss` goes on with it.
+        self.__dict__["_tape"] = tape
+        return outputs
 
     def compute_loss(
         self,
@@ -113,17 +130,39 @@ class MonteCarloModel(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Tensor:
-        # What Keras has called the model for is the first draw.
-        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        arguments = {"x": x, "y": y, "sample_weight": sample_weight}
         if not training:
-            return loss
+            return super().compute_loss(
+                y_pred=y_pred, training=False, **arguments
+            )
+        # What Keras has called the model for is the first draw.
+        tape = self.__dict__.pop("_tape", None) or ScoreTape()
+        losses = [self._loss_of_draw(y_pred, arguments)]
         for _ in range(self.num_samples - 1):
-            outputs, losses = self._draw(x)
-            with self._holding(losses):
-                loss = loss + super().compute_loss(
-                    x, y, outputs, sample_weight, training
-                )
-        return loss / self.num_samples
+            with tape.draw():
+                outputs, added = self._draw(x)
+            with self._holding(added):
+                losses.append(self._loss_of_draw(outputs, arguments))
+        loss = sum(value for value, _, _ in losses) / self.num_samples
+        if not tape.has_records():
+            return loss
+        _, parts, rests = zip(*losses, strict=True)
+        return with_gradient(loss, tape.surrogate(parts, rests))
+
+    def _loss_of_draw(
+        self, outputs: Any, arguments: dict[str, Any]
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Returns a loss, what its examples add to it, and what is left."""
+        with _keras_private.losses_of_examples(
+            self, arguments["y"], outputs, arguments["sample_weight"]
+        ) as found:
+            loss = super().compute_loss(
+                y_pred=outputs, training=True, **arguments
+            )
+        if not found:
+            return loss, None, loss
+        part = sum(found)
+        return loss, part, loss - ops.sum(part)
 
     def _draw(self, inputs: Any) -> tuple[Any, list[Tensor]]:
         """Calls the model once more, and keeps only that noise was drawn.

@@ -10,6 +10,7 @@ from keras_gumbel.diagnostics import _estimates
 from keras_gumbel.estimators._lookup import SHORT_NAMES
 from tests import enumeration
 from tests import reference
+from tests.short_names import PATHWISE
 
 X = np.array([0.8, -0.4, 0.1])
 WEIGHTS = np.array([[0.3, -1.0, 0.7], [0.2, 1.5, -0.6]])
@@ -74,7 +75,9 @@ def test_rows_are_bias_variance_and_cosine_of_the_estimators():
     exact = report.gradient
     scale = np.linalg.norm(exact)
     for row in report.rows[1:]:
-        mean = enumeration.one_layer(row.estimator, X, slope, 0.5)
+        mean = exact
+        if row.estimator in PATHWISE:
+            mean = enumeration.one_layer(row.estimator, X, slope, 0.5)
         bias = np.linalg.norm(mean - exact) / scale
         cosine = mean @ exact / np.linalg.norm(mean) / scale
         assert abs(row.bias - bias) < 6.1 * row.bias_error

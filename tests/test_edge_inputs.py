@@ -7,11 +7,11 @@ import pytest
 from keras import ops
 
 import keras_gumbel as kg
-from keras_gumbel.estimators._lookup import SHORT_NAMES
 from tests.gradients import MODES
 from tests.gradients import compiled
 from tests.gradients import gradient
 from tests.gradients import to_numpy
+from tests.short_names import PATHWISE
 
 # Eager JAX would compile every operation of a gradient.
 HARSH_MODES = MODES[1:] or MODES
@@ -73,7 +73,7 @@ CATEGORICAL = {
             bound(kg.ops.sample_one_hot, noise=GUMBEL, estimator=name, seed=1),
             ONE_HOT,
         )
-        for name in SHORT_NAMES
+        for name in PATHWISE
     },
     "reinmax": (_on_sample(kg.estimators.ReinMax(None)), ONE_HOT),
     "gumbel_rao": (_on_sample(kg.estimators.GumbelRao(3)), ONE_HOT),
@@ -119,7 +119,7 @@ BINARY = {
             bound(kg.ops.sample_bernoulli, noise=LOGISTIC, estimator=name),
             ONES,
         )
-        for name in SHORT_NAMES
+        for name in PATHWISE
     },
     "hard_concrete": (bound(kg.ops.hard_concrete, noise=LOGISTIC), None),
 }
@@ -241,7 +241,7 @@ EMPTY = {
             _shaped(kg.ops.sample_one_hot, estimator=name),
             (0, 4),
         )
-        for name in SHORT_NAMES
+        for name in PATHWISE
     },
     "gumbel_max": (_shaped(kg.ops.gumbel_max), (0,)),
     "categorical": (

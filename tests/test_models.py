@@ -6,6 +6,7 @@ from keras import ops
 
 import keras_gumbel as kg
 from keras_gumbel.models import MonteCarloModel
+from tests.gradients import to_numpy
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(32, 4)).astype("float32")
@@ -284,3 +285,221 @@ def test_what_is_done_to_whole_models_reaches_the_model_inside():
     assert type(mean) is MonteCarloModel
     assert type(plain) is type(dense())
     np.testing.assert_allclose(plain.predict(X, verbose=0), hardened, atol=1e-6)
+
+
+UNITS = np.array([[1.0, -1.0, 2.0], [0.5, 0.2, -0.3]], "float32")
+
+
+def chooser(estimator="rloo", classes=3, **options):
+    """A model whose output depends on one choice for each example."""
+    inputs = keras.Input((4,))
+    logits = layers.Dense(classes, name="logits", use_bias=False)(inputs)
+    choice = kg.layers.StraightThroughArgmax(
+        estimator=estimator, seed=3, **options
+    )(logits)
+    kernel = keras.initializers.Constant(UNITS[:, :classes].T)
+    out = layers.Dense(2, kernel_initializer=kernel, name="out")
+    return keras.Model(inputs, out(choice))
+
+
+def steps(y_true, y_pred):
+    """A loss of every example without a gradient."""
+    return ops.sum(ops.floor(2.0 * ops.abs(y_true - y_pred)), axis=-1)
+
+
+def exact_gradient(model, x, y, weight, loss):
+    """The gradient of the expected loss in the kernel of the logits."""
+    kernel = ops.convert_to_numpy(model.get_layer("logits").kernel)
+    classes = kernel.shape[1]
+    logits = x @ kernel
+    p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    values = np.stack(
+        [
+            ops.convert_to_numpy(
+                loss(y, np.tile(UNITS[:, k], (len(x), 1)).astype("float32"))
+            )
+            for k in range(classes)
+        ],
+        axis=-1,
+    )
+    mean = (p * values).sum(axis=-1, keepdims=True)
+    return x.T @ (weight[:, None] * p * (values - mean)) / len(x)
+
+
+@pytest.mark.parametrize("how", STEPS)
+@pytest.mark.parametrize(
+    ("estimator", "classes"), [("rloo", 3), ("disarm", 2), ("arm", 2)]
+)
+def test_gradient_of_an_unbiased_estimator_is_exact_on_average(
+    estimator, classes, how
+):
+    keras.utils.set_random_seed(2)
+    model = chooser(estimator, classes)
+    mean = MonteCarloModel(model, num_samples=4)
+    mean.compile(keras.optimizers.SGD(1.0), loss=steps, **how)
+    # Every example many times: one step is the mean of as many.
+    x, y, weight = (np.tile(a.T, 200).T for a in (X, Y[:, :2], WEIGHT))
+    variables = mean.trainable_variables
+    before = arrays(variables)
+    slopes = []
+    for _ in range(12):
+        mean.train_on_batch(x, y, weight)
+        slopes.append(before[0] - ops.convert_to_numpy(variables[0]))
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+
+    expected = exact_gradient(model, x, y, weight, steps)
+    slopes = np.stack(slopes)
+    error = slopes.std(axis=0).max() / len(slopes) ** 0.5
+    assert (np.abs(slopes.mean(axis=0) - expected) < 6.1 * error).all()
+    assert np.abs(expected).max() > 20 * error
+
+
+def test_loss_and_gradient_of_other_weights_are_those_of_the_mean_draw():
+    keras.utils.set_random_seed(2)
+    scored, plain = (
+        MonteCarloModel(chooser(estimator), 3)
+        for estimator in ("rloo", "straight_through")
+    )
+    plain.set_weights(scored.get_weights())
+
+    (slopes, logs), (expected, expected_logs) = (
+        gradient_of_pair(compiled(model)) for model in (scored, plain)
+    )
+
+    np.testing.assert_allclose(slopes[1], expected[1], atol=1e-5)
+    assert logs["loss"] == pytest.approx(expected_logs["loss"], rel=1e-5)
+    assert np.abs(slopes[0] - expected[0]).max() > 1e-3
+
+
+def gradient_of_pair(model):
+    before = arrays(model.trainable_variables)
+    logs = model.train_on_batch(X, Y[:, :2], return_dict=True)
+    after = arrays(model.trainable_variables)
+    return [a - b for a, b in zip(before, after, strict=True)], logs
+
+
+REDUCTIONS = ["sum_over_batch_size", "sum", "mean_with_sample_weight"]
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_losses_of_examples_add_up_to_the_loss(reduction, weighted):
+    inputs = keras.Input((4,))
+    model = keras.Model(
+        inputs,
+        {"a": layers.Dense(3)(inputs), "b": layers.Dense(2)(inputs)},
+    )
+    model.compile(
+        "sgd",
+        loss={
+            "a": keras.losses.MeanSquaredError(reduction),
+            "b": keras.losses.MeanAbsoluteError(reduction),
+        },
+        loss_weights={"a": 0.5, "b": 2.0},
+    )
+    y = {"a": Y, "b": Y[:, :2]}
+    weight = {"a": WEIGHT, "b": WEIGHT[::-1].copy()} if weighted else None
+    outputs = model(X)
+
+    with kg._keras_private.losses_of_examples(
+        model, y, outputs, weight
+    ) as found:
+        total = model.compute_loss(X, y, outputs, weight)
+
+    assert [part.shape for part in found] == [(32,), (32,)]
+    total = to_numpy(total)
+    added = sum(to_numpy(part).sum() for part in found)
+    assert added == pytest.approx(total, rel=1e-5)
+    again = to_numpy(model.compute_loss(X, y, outputs, weight))
+    assert again == pytest.approx(total, rel=1e-6)
+    first = ops.convert_to_numpy(found[0])
+    shares = ((ops.convert_to_numpy(outputs["a"]) - Y) ** 2).mean(axis=-1)
+    shares = shares * weight["a"] if weighted else shares
+    np.testing.assert_allclose(
+        first / first.sum(), shares / shares.sum(), rtol=1e-4
+    )
+
+
+def test_losses_that_are_added_have_a_part_in_the_gradient():
+    """Only the added loss depends on the choice."""
+
+    @keras.saving.register_keras_serializable(package="tests")
+    class Priced(layers.Layer):
+        def call(self, choice):
+            self.add_loss(ops.mean(ops.matmul(choice, UNITS[0])))
+            return 0.0 * choice
+
+    inputs = keras.Input((4,))
+    logits = layers.Dense(3, name="logits", use_bias=False)(inputs)
+    choice = kg.layers.StraightThroughArgmax(estimator="rloo", seed=3)(logits)
+    model = MonteCarloModel(keras.Model(inputs, Priced()(choice)), 2)
+    model.compile(keras.optimizers.SGD(1.0), loss="mse", **COMPILED)
+    kernel = model.model.get_layer("logits").kernel
+    before = ops.convert_to_numpy(kernel).copy()
+    slopes = []
+    x = np.tile(X[:1], (4, 1))
+    for _ in range(150):
+        model.train_on_batch(x, np.zeros((4, 3), "float32"))
+        slopes.append(before - ops.convert_to_numpy(kernel))
+        kernel.assign(before)
+
+    expected = exact_gradient(
+        model.model,
+        x,
+        x,
+        np.ones(4),
+        lambda _, out: out[:, 0],
+    )
+    slopes = np.stack(slopes)
+    error = slopes.std(axis=0) / len(slopes) ** 0.5
+    assert (np.abs(slopes.mean(axis=0) - expected) < 6.1 * error).all()
+    assert np.abs(expected).max() > 6.1 * error.max()
+
+
+def test_mask_learns_from_the_accuracy_alone():
+    """VR-PGE: scores find the weights that a loss without gradient needs."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(256, 8)).astype("float32")
+    signs = np.float32([1, -1, 1, 0, 0, 0, 0, 0])
+    noise = np.float32([0, 0, 0, 2, -2, 2, -2, 2])
+    y = (x @ signs > 0).astype("float32")[:, None]
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(1)])
+    model.set_weights([(signs + noise)[:, None], np.zeros(1, "float32")])
+    half = keras.initializers.Constant(0.5)
+    mask = kg.masks.ConcreteMask(
+        hard=True, estimator="rloo", scores_initializer=half
+    )
+    kg.sparsify(model, mask, freeze_weights=True, seed=0)
+    model = MonteCarloModel(model, num_samples=8)
+
+    def errors(y_true, y_pred):
+        wrong = ops.not_equal(y_true > 0.5, y_pred > 0)
+        return ops.mean(ops.cast(wrong, "float32"), axis=-1)
+
+    optimizer = kg.optimizers.ProjectedOptimizer(
+        keras.optimizers.SGD(0.2), density=3 / 8, score_optimizer=None
+    )
+    model.compile(optimizer, loss=errors, **COMPILED)
+    model.fit(x, y, batch_size=256, epochs=150, verbose=0)
+    kg.harden(model, budget=3)
+
+    final = ops.convert_to_numpy(
+        model.model.layers[-1].weight_masks[0].final_mask
+    )
+    assert final[:, 0].tolist() == [True] * 3 + [False] * 5
+
+
+def test_fit_trains_a_choice_by_a_loss_without_a_gradient():
+    keras.utils.set_random_seed(2)
+    x = np.eye(4, dtype="float32")[np.arange(256) % 4]
+    y = UNITS.T[np.arange(256) % 4 % 3]
+    model = chooser()
+    model.get_layer("out").trainable = False
+    model = MonteCarloModel(model, num_samples=4)
+    model.compile(keras.optimizers.Adam(0.1), loss=steps, **COMPILED)
+
+    model.fit(x, y, batch_size=64, epochs=30, verbose=0)
+
+    chosen = np.argmax(ops.convert_to_numpy(model.model.layers[1](x)), axis=-1)
+    assert (chosen == np.arange(256) % 4 % 3).mean() > 0.95

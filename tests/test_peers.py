@@ -15,7 +15,6 @@ from keras import ops
 from scipy import stats
 
 from keras_gumbel import sparsify
-from keras_gumbel.estimators._lookup import SHORT_NAMES
 from keras_gumbel.layers import ConcreteMask
 from keras_gumbel.layers import GumbelSoftmax
 from keras_gumbel.layers import StraightThroughArgmax
@@ -32,6 +31,7 @@ from tests.gradients import MODES
 from tests.gradients import compiled
 from tests.gradients import gradient
 from tests.gradients import to_numpy
+from tests.short_names import PATHWISE
 from tests.statistics import FALSE_ALARM_RATE
 from tests.statistics import require_frequencies
 
@@ -265,7 +265,7 @@ def test_mask_is_whole_and_alive_at_the_edge_in_half_precision(s, dtype):
 
     relaxed = to_numpy(relaxed_bernoulli(probs, 0.5, noise=noise))
     np.testing.assert_allclose(relaxed, s, atol=1e-6)
-    for estimator in SHORT_NAMES:
+    for estimator in PATHWISE:
 
         def total(s, name=estimator):
             return ops.sum(sample_bernoulli(s, 1.0, name, noise=noise))

@@ -17,17 +17,22 @@ callbacks.SparsityLogger(validation_data=None, batch_size=None)
 constraints.CappedBox(budget)
 diagnostics.GradientReport(rows, gradient)
 diagnostics.GradientRow(estimator, bias, bias_error, variance, cosine)
+estimators.ARM()
+estimators.DisARM()
 estimators.Estimator(backward_temperature=None)
 estimators.FromFunction(function, backward_temperature=None)
 estimators.Gapped(gap=1.0, backward_temperature=None)
 estimators.GumbelRao(num_samples=10, backward_temperature=None)
+estimators.RLOO()
 estimators.ReinMax(backward_temperature=1.0)
+estimators.ScoreFunction()
+estimators.ScoreTape()
 estimators.StraightThrough(backward_temperature=None)
 estimators.StraightThroughGumbel(backward_temperature=None)
 estimators.get(identifier)
 export_litert(model, path, x, measure_time=False)
 gradient_report(function, logits=None, probs=None, estimators=None, \
-temperature=1.0, num_samples=10000, seed=None)
+temperature=1.0, num_samples=10000, num_draws=2, seed=None)
 granularities.Block(rows, columns)
 granularities.Channel()
 granularities.Granularity()
@@ -155,6 +160,7 @@ visualization.plot_sparsity(report, ax=None)
 """
 
 REGISTERED = [
+    "ARM",
     "Block",
     "CappedBox",
     "CategoricalKL",
@@ -165,6 +171,7 @@ REGISTERED = [
     "Constant",
     "CosineAnnealing",
     "CubicDensity",
+    "DisARM",
     "ExponentialAnnealing",
     "FisherMask",
     "FromFunction",
@@ -181,6 +188,7 @@ REGISTERED = [
     "NOfM",
     "PatternMask",
     "ProjectedOptimizer",
+    "RLOO",
     "RandomMask",
     "ReinMax",
     "SaliencyMask",

@@ -9,7 +9,6 @@ from keras import ops
 
 import keras_gumbel
 from keras_gumbel import estimators
-from keras_gumbel.estimators._lookup import SHORT_NAMES
 from keras_gumbel.layers import ConcreteMask
 from keras_gumbel.layers import GumbelSoftmax
 from keras_gumbel.layers import StraightThroughArgmax
@@ -19,6 +18,7 @@ from tests.gradients import compiled
 from tests.gradients import dtype_of
 from tests.gradients import gradient
 from tests.gradients import to_numpy
+from tests.short_names import PATHWISE
 
 BACKEND = keras.config.backend()
 HALF = ["float16", "bfloat16"]
@@ -51,7 +51,7 @@ ESTIMATORS = {
     name: GivenRao(RAO_SAMPLES)
     if name == "gumbel_rao"
     else estimators.get(name)
-    for name in SHORT_NAMES
+    for name in PATHWISE
 }
 
 

@@ -8,11 +8,16 @@ import numpy as np
 from keras import ops
 
 from keras_gumbel._seeds import seed_generator
+from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
+from keras_gumbel.estimators.score_tape import ScoreTape
 
 Function = Callable[[Tensor], Tensor]
 Sampler = Callable[..., Tensor]
+
+# Returns the sum over rows of a loss that has the gradient to be measured.
+Total = Callable[[Function, Tensor, Seed], Tensor]
 
 _MOST_OUTCOMES = 2**16
 _CHUNK = 2**20  # entries of the samples held at once
@@ -88,10 +93,34 @@ def exact_gradient(
     return np.tensordot(values - values.mean(), slopes, axes=1)
 
 
+def of_one_draw(sampler: Sampler) -> Total:
+    """The total of the function at one sample for each row."""
+
+    def total(function: Function, x: Tensor, seed: Seed) -> Tensor:
+        return ops.sum(function(sampler(x, seed=seed)))
+
+    return total
+
+
+def of_several_draws(sampler: Sampler, count: int) -> Total:
+    """The same of several samples, with what a tape makes of their scores."""
+
+    def total(function: Function, x: Tensor, seed: Seed) -> Tensor:
+        tape = ScoreTape()
+        values = []
+        for _ in range(count):
+            with tape.draw():
+                sample = sampler(x, seed=seed)
+            values.append(function(sample))
+        return tape.loss(values) * x.shape[0]
+
+    return total
+
+
 def moments(
     function: Function,
     point: np.ndarray,
-    sampler: Sampler,
+    total: Total,
     num_samples: int,
     seed: int | None,
 ) -> tuple[np.ndarray, float]:
@@ -100,7 +129,7 @@ def moments(
     Args:
         function: Callable f.
         point: Array, the parameters of the samples.
-        sampler: Callable of a tensor of parameters and a `seed`.
+        total: Callable of `of_one_draw` or `of_several_draws`.
         num_samples: Integer.
         seed: Integer or `None`.
 
@@ -109,22 +138,22 @@ def moments(
         squared distance to it.
     """
     chunk = min(num_samples, max(1, _CHUNK // max(1, point.size)))
-    layer = _Samples(function, point, sampler, chunk, seed)
+    layer = _Samples(function, point, total, chunk, seed)
     model = keras.Sequential([keras.Input((1,)), layer])
     # A step of plain gradient descent of length 1, from 0, is the gradient
     # itself: the one way to it that Keras has on every backend.
     model.compile(optimizer=keras.optimizers.SGD(1.0), jit_compile=False)
-    total, squares, left = np.zeros_like(point), 0.0, num_samples
+    added, squares, left = np.zeros_like(point), 0.0, num_samples
     while left:
         layer.shift.assign(ops.zeros(layer.shift.shape))
         model.train_on_batch(np.zeros((1, 1)))
         drawn = -ops.convert_to_numpy(layer.shift.value)[:left].astype(
             "float64"
         )
-        total += drawn.sum(axis=0)
+        added += drawn.sum(axis=0)
         squares += float((drawn**2).sum())
         left -= len(drawn)
-    mean = total / num_samples
+    mean = added / num_samples
     return mean, max(0.0, squares / num_samples - float((mean**2).sum()))
 
 
@@ -135,13 +164,13 @@ class _Samples(keras.layers.Layer):
         self,
         function: Function,
         point: np.ndarray,
-        sampler: Sampler,
+        total: Total,
         count: int,
         seed: int | None,
     ) -> None:
         super().__init__(dtype="float32")
         self.function = function
-        self.sampler = sampler
+        self.total = total
         self.point = ops.cast(point, "float32")
         self.seed_generator = seed_generator(seed)
         self.shift = self.add_weight(
@@ -150,8 +179,7 @@ class _Samples(keras.layers.Layer):
 
     def call(self, inputs: Tensor) -> Tensor:
         x = self.point + self.shift
-        samples = self.sampler(x, seed=self.seed_generator)
-        self.add_loss(ops.sum(self.function(samples)))
+        self.add_loss(self.total(self.function, x, self.seed_generator))
         return inputs
 
 

@@ -20,9 +20,12 @@ from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_positive
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.diagnostics._estimates import Sampler
+from keras_gumbel.diagnostics._estimates import Total
 from keras_gumbel.diagnostics._estimates import exact_gradient
 from keras_gumbel.diagnostics._estimates import mask_outcomes
 from keras_gumbel.diagnostics._estimates import moments
+from keras_gumbel.diagnostics._estimates import of_one_draw
+from keras_gumbel.diagnostics._estimates import of_several_draws
 from keras_gumbel.diagnostics._estimates import one_hot_outcomes
 from keras_gumbel.estimators._lookup import SHORT_NAMES
 from keras_gumbel.estimators._lookup import get_for
@@ -99,6 +102,7 @@ def gradient_report(
     estimators: Iterable[Any] | Mapping[str, Sampler] | None = None,
     temperature: float = 1.0,
     num_samples: int = 10_000,
+    num_draws: int = 2,
     seed: int | None = None,
 ) -> GradientReport:
     """Compares gradient estimators with the exact gradient of a function.
@@ -123,12 +127,15 @@ def gradient_report(
         estimators: Sequence of what `keras_gumbel.estimators.get` takes, and
             of `"relaxed"` for the relaxed sample; or dictionary of names to
             functions `sampler(x, seed)` of your own, which return a sample
-            for each row of a tensor x; or `None` for all short names and
-            `"relaxed"`. Defaults to `None`.
+            for each row of a tensor x; or `None` for all short names that
+            are for as many classes and `"relaxed"`. Defaults to `None`.
         temperature: Positive float, of the relaxed sample and of estimators
             that have none of their own. Defaults to `1.0`.
-        num_samples: Positive integer, the samples of each estimator. Defaults
-            to `10000`.
+        num_samples: Positive integer, the gradients that are sampled of each
+            estimator. Defaults to `10000`.
+        num_draws: Integer of at least 2, on how many samples of h or m the
+            estimators without bias, such as `"rloo"`, evaluate f for one
+            gradient. All others take one. Defaults to `2`.
         seed: Integer or `None`. Defaults to `None`.
 
     Returns:
@@ -137,9 +144,9 @@ def gradient_report(
     Raises:
         ValueError: If both or neither of `logits` and `probs` are given,
             there are more than 65536 values to sum over, a probability is
-            not in [0, 1], an estimator is unknown, `function` does not return
-            one number for each sample, or the exact gradient is zero or not
-            finite.
+            not in [0, 1], an estimator is unknown or not for `num_draws`,
+            `function` does not return one number for each sample, or the
+            exact gradient is zero or not finite.
 
     Example:
 
@@ -160,6 +167,7 @@ def gradient_report(
         )
     require_positive(owner, "temperature", temperature)
     require_positive_integer(owner, "num_samples", num_samples)
+    require_positive_integer(owner, "num_draws", num_draws)
     point, outcomes, relaxed = (
         (logits, one_hot_outcomes, kg_ops.gumbel_softmax)
         if probs is None
@@ -179,11 +187,14 @@ def gradient_report(
             function,
         )
     relaxed = functools.partial(relaxed, temperature=temperature)
-    samplers = _samplers(owner, estimators, relaxed)
-    seeds = spawn_seeds(require_seed(owner, seed), len(samplers))
+    if estimators is None:
+        classes = 2 if probs is not None else point.shape[-1]
+        estimators = _names_for(classes)
+    totals = _totals(owner, estimators, relaxed, num_draws)
+    seeds = spawn_seeds(require_seed(owner, seed), len(totals))
     rows = []
-    for (name, sampler), own in zip(samplers.items(), seeds, strict=True):
-        mean, variance = moments(function, point, sampler, num_samples, own)
+    for (name, total), own in zip(totals.items(), seeds, strict=True):
+        mean, variance = moments(function, point, total, num_samples, own)
         rows.append(
             GradientRow(
                 estimator=name,
@@ -196,26 +207,38 @@ def gradient_report(
     return GradientReport(tuple(rows), exact)
 
 
-def _samplers(
+def _names_for(classes: int) -> list[str]:
+    """Returns the names of what can be compared for so many classes."""
+    names = [
+        name
+        for name in SHORT_NAMES
+        if get_for("gradient_report", name).num_classes in (None, classes)
+    ]
+    return [_RELAXED, *names]
+
+
+def _totals(
     owner: str,
-    estimators: Iterable[Any] | Mapping[str, Sampler] | None,
+    estimators: Iterable[Any] | Mapping[str, Sampler],
     relaxed: Sampler,
-) -> dict[str, Sampler]:
-    """Returns functions of a tensor and a seed, by name."""
+    num_draws: int,
+) -> dict[str, Total]:
+    """Returns what is differentiated for each estimator, by name."""
     if isinstance(estimators, Mapping):
-        return dict(estimators)
-    if estimators is None:
-        estimators = (_RELAXED, *SHORT_NAMES)
-    samplers = {}
+        return {name: of_one_draw(f) for name, f in estimators.items()}
+    totals = {}
     for identifier in estimators:
         if isinstance(identifier, str) and identifier == _RELAXED:
-            samplers[_RELAXED] = relaxed
+            totals[_RELAXED] = of_one_draw(relaxed)
             continue
         estimator = get_for(owner, identifier, "estimators")
-        samplers[_name(identifier)] = functools.partial(
-            relaxed, hard=True, estimator=estimator
+        sampler = functools.partial(relaxed, hard=True, estimator=estimator)
+        totals[_name(identifier)] = (
+            of_several_draws(sampler, num_draws)
+            if estimator.compares_losses
+            else of_one_draw(sampler)
         )
-    return samplers
+    return totals
 
 
 def _name(identifier: Any) -> str:

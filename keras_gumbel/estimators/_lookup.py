@@ -7,11 +7,14 @@ from typing import Any
 import keras
 
 from keras_gumbel import _validation
+from keras_gumbel.estimators.arm import ARM
 from keras_gumbel.estimators.base import Estimator
+from keras_gumbel.estimators.disarm import DisARM
 from keras_gumbel.estimators.from_function import FromFunction
 from keras_gumbel.estimators.gapped import Gapped
 from keras_gumbel.estimators.gumbel_rao import GumbelRao
 from keras_gumbel.estimators.reinmax import ReinMax
+from keras_gumbel.estimators.rloo import RLOO
 from keras_gumbel.estimators.straight_through import StraightThrough
 from keras_gumbel.estimators.straight_through_gumbel import (
     StraightThroughGumbel,
@@ -24,6 +27,9 @@ SHORT_NAMES: dict[str, Callable[[], Estimator]] = {
     "reinmax": ReinMax,
     "gumbel_rao": GumbelRao,
     "gapped": Gapped,
+    "rloo": RLOO,
+    "disarm": DisARM,
+    "arm": ARM,
 }
 
 
@@ -34,8 +40,8 @@ def get(identifier: Any) -> Estimator:
         identifier: `Estimator`, its class or its config, or a function of
             `hard`, `logits`, `noise` and `temperature` that returns the
             surrogate, or one of `"straight_through_gumbel"`,
-            `"straight_through"`, `"identity"`, `"reinmax"`, `"gumbel_rao"`
-            and `"gapped"`.
+            `"straight_through"`, `"identity"`, `"reinmax"`, `"gumbel_rao"`,
+            `"gapped"`, `"rloo"`, `"disarm"` and `"arm"`.
 
     Returns:
         An `Estimator`.

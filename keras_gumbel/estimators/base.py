@@ -1,6 +1,7 @@
 """The base class of gradient estimators."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -19,7 +20,6 @@ from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_broadcastable
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import is_schedule
-from keras_gumbel._validation import require_axis
 from keras_gumbel._validation import require_temperature
 
 
@@ -68,6 +68,12 @@ class Estimator:
     # Whether the surrogate is the relaxed sample of Eq. (15), so that the
     # estimator is one for samples that are not hard, too.
     relaxes = False
+
+    # The number of classes that it is for, if not any.
+    num_classes: int | None = None
+
+    # Whether gradients come from the losses of several draws.
+    compares_losses = False
 
     def __init__(self, backward_temperature: Any = None) -> None:
         if backward_temperature is not None:
@@ -135,22 +141,10 @@ class Estimator:
         Returns:
             A tensor of the shape of `probs`, finite.
         """
-        logit = safe_logit(probs)
-        # With the gradient in the logit of the less likely class, no digits
-        # are lost to the difference of numbers that are nearly equal.
-        likely = logit > 0
-        pair = [ops.where(likely, -logit, 0.0), ops.where(likely, 0.0, logit)]
-        chosen = ops.cast(hard, logit.dtype)
         if not is_number(temperature):
             temperature = ops.expand_dims(temperature, -1)
-        soft = self.surrogate(
-            ops.stack([1.0 - chosen, chosen], axis=-1),
-            ops.stack(pair, axis=-1),
-            ops.stack([ops.zeros_like(noise), noise], axis=-1),
-            temperature,
-            seed,
-        )
-        return soft[..., 1]
+        pair = two_classes(hard, probs, noise)
+        return self.surrogate(*pair, temperature, seed)[..., 1]
 
     def __call__(
         self,
@@ -216,19 +210,12 @@ class Estimator:
     ) -> Tensor:
         """Returns the surrogate for classes on any axis."""
         temperature = self.temperature(owner, temperature, logits)
-        rank = len(logits.shape)
-        if require_axis(owner, axis, logits.shape) == rank - 1:
-            return self.surrogate(hard, logits, noise, temperature, seed)
-
-        def moved(values: Any) -> Any:
-            if values is None or is_number(values) or len(values.shape) == 0:
-                return values
-            lacking = rank - len(values.shape)
-            values = ops.reshape(values, (1,) * lacking + ops.shape(values))
-            return moved_axis(values, axis, -1)
-
         soft = self.surrogate(
-            moved(hard), moved(logits), moved(noise), moved(temperature), seed
+            classes_last(hard, axis, logits),
+            classes_last(logits, axis, logits),
+            classes_last(noise, axis, logits),
+            classes_last(temperature, axis, logits),
+            seed,
         )
         return moved_axis(soft, -1, axis)
 
@@ -266,6 +253,17 @@ class Estimator:
         """Whether the gradient has the temperature of the layer."""
         return self.backward_temperature is None
 
+    def arranged(
+        self, noise: Tensor, opposite: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Returns the noise that a sample is to be drawn with.
+
+        Args:
+            noise: Tensor, noise that was drawn.
+            opposite: Callable that returns the opposite of such noise.
+        """
+        return noise
+
     def at_step(self, layer: Any, step: Tensor | None) -> "Estimator":
         """Returns the estimator with what its schedule gives at a step."""
         if not is_schedule(self.backward_temperature):
@@ -302,6 +300,33 @@ class Estimator:
                 ),
             }
         )
+
+
+def classes_last(values: Any, axis: int, logits: Tensor) -> Any:
+    """Moves the classes of what broadcasts to logits to the last axis."""
+    if values is None or is_number(values) or len(values.shape) == 0:
+        return values
+    lacking = len(logits.shape) - len(values.shape)
+    if lacking:
+        values = ops.reshape(values, (1,) * lacking + ops.shape(values))
+    return moved_axis(values, axis, -1)
+
+
+def two_classes(
+    hard: Tensor, probs: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns sample, logits and noise of a choice between 0 and 1."""
+    logit = safe_logit(probs)
+    # With the gradient in the logit of the less likely class, no digits are
+    # lost to the difference of numbers that are nearly equal.
+    likely = logit > 0
+    logits = [ops.where(likely, -logit, 0.0), ops.where(likely, 0.0, logit)]
+    one = ops.cast(hard, logit.dtype)
+    return (
+        ops.stack([1.0 - one, one], axis=-1),
+        ops.stack(logits, axis=-1),
+        ops.stack([ops.zeros_like(noise), noise], axis=-1),
+    )
 
 
 def _given_sample(owner: str, hard: Any, logits: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from keras_gumbel._typing import Tensor
 from keras_gumbel.estimators._lookup import get_for
 from keras_gumbel.estimators._lookup import require_relaxing
 from keras_gumbel.estimators._lookup import require_temperature_to_learn
+from keras_gumbel.estimators.score_tape import warn_unless_recorded
 from keras_gumbel.layers._categorical import CategoricalLayer
 from keras_gumbel.ops.sampling import gumbel_softmax
 
@@ -33,6 +34,18 @@ class OneHotLayer(CategoricalLayer):
         super().__init__(**kwargs)
         self.hard = hard
         self.estimator = estimator
+
+    def call(
+        self,
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        training: bool | None = False,
+        temperature: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        if training:
+            warn_unless_recorded(self.name, self.estimator)
+        return super().call(inputs, mask, training, temperature, noise)
 
     def sample(
         self,

@@ -49,7 +49,8 @@ class StraightThroughArgmax(OneHotLayer):
             `keras_gumbel.estimators.get`. Defaults to
             `"straight_through_gumbel"`.
         output_mode: String, `"one_hot"`, or `"index"` for the int32 index of
-            the class, without a gradient. Defaults to `"one_hot"`.
+            the class, through which no gradient flows: the logits have one
+            only from an estimator such as `"rloo"`. Defaults to `"one_hot"`.
         axis: Integer, the axis of the K classes. Defaults to `-1`.
         inference: String, the output in inference: `"argmax"` for the one-hot
             vector of the largest logit, `"softmax"` for `softmax(x)`, the
@@ -142,7 +143,9 @@ class StraightThroughArgmax(OneHotLayer):
         if self.output_mode == "one_hot":
             return super().infer(logits, mask)
         logits, _ = masked_logits(self.name, logits, self.axis, mask)
-        one_hot = one_hot_argmax(logits, self.axis)
+        return self._index(one_hot_argmax(logits, self.axis))
+
+    def _index(self, one_hot: Tensor) -> Tensor:
         # Unlike that of floats, `argmax` of integers exports everywhere.
         return ops.argmax(ops.cast(one_hot, "int32"), axis=self.axis)
 
@@ -154,9 +157,10 @@ class StraightThroughArgmax(OneHotLayer):
         noise: Tensor,
         step: Tensor | None,
     ) -> Tensor:
-        if self.output_mode == "index":
+        if self.output_mode == "index" and not self.estimator.compares_losses:
             return gumbel_max(logits, self.axis, mask, noise)
-        return super().sample(logits, temperature, mask, noise, step)
+        sample = super().sample(logits, temperature, mask, noise, step)
+        return sample if self.output_mode == "one_hot" else self._index(sample)
 
     def compute_output_spec(self, inputs: Tensor, **kwargs: Any) -> Any:
         if self.output_mode == "one_hot":

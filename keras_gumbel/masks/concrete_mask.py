@@ -11,6 +11,8 @@ from keras_gumbel._typing import Tensor
 from keras_gumbel.estimators._lookup import get_for
 from keras_gumbel.estimators._lookup import require_relaxing
 from keras_gumbel.estimators._lookup import require_temperature_to_learn
+from keras_gumbel.estimators.score_tape import shared_samples
+from keras_gumbel.estimators.score_tape import warn_unless_recorded
 from keras_gumbel.masks.sampled_mask import SampledMask
 from keras_gumbel.ops.bernoulli import relaxed_bernoulli
 
@@ -134,15 +136,18 @@ class ConcreteMask(StochasticLayer, SampledMask):
         noise = random.logistic(
             scores.shape, "float32", self.seed_generator, self.precision
         )
+        if training:
+            warn_unless_recorded(self.name, self.estimator)
         step = self.count(training)
-        return relaxed_bernoulli(
-            scores,
-            self.current_temperature(step),
-            self.hard,
-            noise,
-            self.seed_generator,
-            self.estimator.at_step(self, step),
-        )
+        with shared_samples():
+            return relaxed_bernoulli(
+                scores,
+                self.current_temperature(step),
+                self.hard,
+                noise,
+                self.seed_generator,
+                self.estimator.at_step(self, step),
+            )
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -207,6 +207,7 @@ def _sample(
     # An integer is the same noise twice.
     rest = another_seed(owner, seed) if noise is None else seed
     noise = logistic_like(owner, probs, noise, seed)
+    noise = estimator.arranged(noise, ops.negative)
     hard = is_one(probs, safe_logit(probs) + noise)
     sample = estimator.binary(owner, hard, probs, noise, temperature, rest)
     return ops.cast(sample, dtype)

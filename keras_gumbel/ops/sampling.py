@@ -234,6 +234,7 @@ def _sample(
     # An integer is the same noise twice.
     rest = another_seed(owner, seed) if noise is None else seed
     noise = gumbel_like(owner, logits, noise, seed)
+    noise = estimator.arranged(noise, lambda z: ops.flip(z, axis))
     hard = one_hot_argmax(logits + noise, axis)
     sample = estimator.one_hot(
         owner, hard, logits, noise, temperature, axis, rest

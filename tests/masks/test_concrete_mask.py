@@ -6,7 +6,6 @@ from scipy import special
 
 import keras_gumbel as kg
 from keras_gumbel.constraints import CappedBox
-from keras_gumbel.estimators._lookup import SHORT_NAMES
 from keras_gumbel.masks import ConcreteMask
 from keras_gumbel.schedules import LinearAnnealing
 from tests.contracts import save_and_load
@@ -14,6 +13,7 @@ from tests.contracts import step_counters
 from tests.contracts import values_of
 from tests.gradients import gradient
 from tests.gradients import to_numpy
+from tests.short_names import PATHWISE
 
 ONES = np.ones((2, 3, 4), "float32")
 
@@ -297,7 +297,7 @@ def test_concrete_mask_draws_with_the_precision_asked_for():
     np.testing.assert_array_equal(drawn[0], to_numpy(expected))
 
 
-@pytest.mark.parametrize("estimator", SHORT_NAMES)
+@pytest.mark.parametrize("estimator", PATHWISE)
 def test_concrete_mask_has_the_gradient_of_its_estimator(estimator):
     layer = ConcreteMask(
         temperature=0.5, hard=True, estimator=estimator, seed=4

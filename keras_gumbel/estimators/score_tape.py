@@ -1,0 +1,264 @@
+"""Gradients from losses: what the samples of several draws had for scores."""
+
+import contextlib
+import threading
+import warnings
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+from keras import ops
+
+from keras_gumbel import _keras_private
+from keras_gumbel._calls import once
+from keras_gumbel._numerics import as_tensor
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import SparsityWarning
+from keras_gumbel._validation import invalid_argument
+
+_ACTIVE = threading.local()
+
+
+class Record(NamedTuple):
+    """What one sample adds to the gradient.
+
+    Attributes:
+        score: Tensor whose gradient, times the loss, is that of the expected
+            loss: of shape `(batch,)`, or a scalar for a sample that all
+            examples share.
+        group: Integer, how many draws in a row are compared with each other,
+            or `None` for all of them.
+    """
+
+    score: Tensor
+    group: int | None
+
+
+class ScoreTape:
+    """Makes gradients of a loss that was evaluated on several draws.
+
+    Use it in a custom training loop for layers whose `estimator` has no bias,
+    such as `"rloo"`; in `fit`, `keras_gumbel.models.MonteCarloModel` uses one
+    for you. Such estimators need no gradient of the loss. They compare its
+    values on I draws of the samples h_1, ..., h_I of the same batch:
+
+    ```
+    1/I sum_i [loss(h_i) - mean_{j != i} loss(h_j)] * grad log P(h_i)
+    ```
+
+    Layers record their log-probabilities on the tape, and `loss` returns the
+    mean loss with the gradient above added to that of the mean loss.
+
+    Example:
+
+    >>> layer = keras_gumbel.layers.StraightThroughArgmax(estimator="rloo")
+    >>> logits = keras.ops.zeros((8, 3))
+    >>> tape = keras_gumbel.estimators.ScoreTape()
+    >>> losses = []
+    >>> for _ in range(4):
+    ...     with tape.draw():
+    ...         sample = layer(logits, training=True)
+    ...     losses.append(keras.ops.sum(sample * [0.0, 1.0, 2.0], axis=-1))
+    >>> tuple(tape.loss(losses).shape)
+    ()
+
+    References:
+        - [Kool et al., 2019](https://openreview.net/forum?id=r1lgTGL5DE)
+    """
+
+    def __init__(self) -> None:
+        self.draws: list[list[Record]] = []
+        self._kept: dict[str, list[Tensor]] = {}
+        self._shared = False
+
+    @contextlib.contextmanager
+    def draw(self) -> Iterator[None]:
+        """Records the samples of one draw: one call of the model."""
+        self.draws.append([])
+        if len(self.draws) % 2:
+            self._kept = {}
+        tapes = _tapes()
+        tapes.append(self)
+        try:
+            yield
+        finally:
+            tapes.remove(self)
+
+    def loss(self, losses: Sequence[Tensor]) -> Tensor:
+        """Returns the mean of the losses, with the gradient of the samples.
+
+        Args:
+            losses: List of one tensor for every draw, in order: of shape
+                `(batch,)`, the losses of the examples, or a scalar, the loss
+                of the batch, which leaves more variance. More axes are
+                averaged.
+
+        Returns:
+            A scalar tensor.
+
+        Raises:
+            ValueError: If there is not one loss for every draw, or too few
+                draws for the estimators.
+        """
+        if len(losses) != len(self.draws):
+            raise invalid_argument(
+                "ScoreTape.loss",
+                "losses",
+                f"one loss for each of the {len(self.draws)} draws",
+                len(losses),
+            )
+        values = [as_tensor("ScoreTape.loss", "losses", v) for v in losses]
+        values = [
+            ops.mean(v, axis=tuple(range(1, len(v.shape)))) for v in values
+        ]
+        mean = sum(map(ops.mean, values)) / len(values)
+        if all(len(value.shape) == 0 for value in values):
+            return with_gradient(
+                mean, self.surrogate([None] * len(values), values)
+            )
+        parts = [v / ops.cast(ops.shape(v)[0], v.dtype) for v in values]
+        return with_gradient(mean, self.surrogate(parts, [0.0] * len(values)))
+
+    def surrogate(
+        self, parts: Sequence[Tensor | None], rests: Sequence[Tensor]
+    ) -> Tensor:
+        """Returns a scalar that has the gradient of the samples.
+
+        The loss of a draw is the sum of what its examples add to it and of
+        what is not that of one example.
+
+        Args:
+            parts: List of one tensor of shape `(batch,)` for every draw, or
+                of `None`.
+            rests: List of one scalar for every draw.
+        """
+        totals = [
+            rest if part is None else rest + ops.sum(part)
+            for part, rest in zip(parts, rests, strict=True)
+        ]
+        of_examples = [
+            rest if part is None else rest + part
+            for part, rest in zip(parts, rests, strict=True)
+        ]
+        terms = []
+        for records in zip(*self.draws, strict=True):
+            scores, group = [r.score for r in records], records[0].group
+            values = totals if len(scores[0].shape) == 0 else of_examples
+            terms.append(_compared(values, scores, group))
+        return sum(terms, start=ops.zeros(()))
+
+    def has_records(self) -> bool:
+        """Whether any layer has recorded a sample."""
+        return any(self.draws)
+
+    def record(self, score: Tensor, group: int | None) -> None:
+        """Notes the score of a sample.
+
+        Args:
+            score: Tensor of the shape of the variables that were drawn, with
+                the examples on the first axis if it has more than none.
+            group: As in `Record`.
+        """
+        rank = len(score.shape)
+        axes = range(rank) if self._shared else range(1, rank)
+        score = ops.cast(ops.sum(score, axis=tuple(axes)), "float32")
+        self.draws[-1].append(Record(score, group))
+
+    def paired(self, kind: str, values: Tensor) -> Tensor | None:
+        """Keeps a tensor in the first draw of a pair, for the second.
+
+        Returns:
+            `None` in the first draw, and in the second what was kept there at
+            the same place.
+        """
+        if len(self.draws) % 2:
+            self._kept.setdefault(kind, []).append(values)
+            return None
+        return self._kept[kind].pop(0)
+
+
+@contextlib.contextmanager
+def shared_samples() -> Iterator[None]:
+    """Says that samples are not of one example each, but of the whole batch."""
+    tape = active_tape()
+    if tape is None:
+        yield
+        return
+    tape._shared = True
+    try:
+        yield
+    finally:
+        tape._shared = False
+
+
+def active_tape() -> ScoreTape | None:
+    """Returns the tape that records, if there is one."""
+    tapes = _tapes()
+    return tapes[-1] if tapes else None
+
+
+def warn_unless_recorded(owner: str, estimator: Any) -> None:
+    """Warns of a sample in training whose logits will have no gradient."""
+    symbolic = _keras_private.in_symbolic_scope()
+    if estimator.compares_losses and active_tape() is None and not symbolic:
+        warnings.warn(
+            f"`{owner}` has the estimator {estimator!r}, which compares the "
+            "losses of several draws, and draws once: what it samples from "
+            "gets no gradient. Train the model inside a "
+            "`keras_gumbel.models.MonteCarloModel`, or use a "
+            "`keras_gumbel.estimators.ScoreTape` in a loop of your own.",
+            SparsityWarning,
+            stacklevel=2,
+        )
+
+
+def record_once(score: Callable[[], Tensor], group: int | None) -> None:
+    """Notes the score of a sample, not again where gradients recompute it."""
+
+    def record() -> None:
+        tape = active_tape()
+        if tape is not None:
+            tape.record(score(), group)
+
+    once(record)
+
+
+def with_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
+    """Adds the gradient of a scalar to a value, and not its value."""
+    surrogate = ops.cast(surrogate, value.dtype)
+    return value + (surrogate - ops.stop_gradient(surrogate))
+
+
+def _tapes() -> list[ScoreTape]:
+    if not hasattr(_ACTIVE, "tapes"):
+        _ACTIVE.tapes = []
+    return _ACTIVE.tapes
+
+
+def _compared(
+    values: Sequence[Tensor], scores: Sequence[Tensor], group: int | None
+) -> Tensor:
+    """Multiplies scores by how much a draw is worse than others on average."""
+    count = len(scores)
+    size = count if group is None else group
+    if count < 2 or count % size:
+        raise ValueError(
+            f"A gradient without bias compares {group or 'at least two'} draws "
+            f"with each other, and there are {count}. Evaluate the loss on "
+            + ("more of them." if group is None else f"a multiple of {group}.")
+        )
+    total: Any = 0.0
+    for start in range(0, count, size):
+        group_values = [
+            ops.stop_gradient(ops.cast(v, "float32"))
+            for v in values[start : start + size]
+        ]
+        everything = sum(group_values)
+        for value, score in zip(
+            group_values, scores[start : start + size], strict=True
+        ):
+            others = (everything - value) / (size - 1)
+            total = total + ops.sum((value - others) * score)
+    return total / count

@@ -1,0 +1,421 @@
+"""Estimators that compare losses have no bias, shown by enumeration."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_gumbel as kg
+from keras_gumbel.estimators import RLOO
+from keras_gumbel.estimators import ScoreTape
+from tests import enumeration
+from tests import reference
+from tests.gradients import MODES
+from tests.gradients import gradient
+from tests.gradients import to_numpy
+from tests.short_names import PATHWISE
+from tests.short_names import UNBIASED
+from tests.statistics import require_mean
+
+QUICK = MODES[:2][-1]
+X = np.array([0.8, -0.4, 0.1], "float32")
+EFFECTS = np.array([1.0, -2.0, 0.5], "float32")
+PAIRS = np.array([[0.9, -0.3], [-0.2, 0.6]], "float32")
+ANTITHETIC = ["disarm", "arm"]
+
+
+def jagged(h):
+    """A loss of every example that has no gradient, and no symmetry."""
+    total = ops.sum(
+        ops.multiply(h, EFFECTS[: h.shape[-1]]), axis=tuple(range(1, h.ndim))
+    )
+    return ops.cast(total > 0.3, "float32") + ops.floor(2.0 * total)
+
+
+def numpy_jagged(h):
+    total = float((np.asarray(h) * EFFECTS[: np.shape(h)[-1]]).sum())
+    return float(total > 0.3) + np.floor(2.0 * total)
+
+
+def given(index, count):
+    """Noise with which an index is drawn, whatever the logits."""
+    return 1e3 * np.eye(count, dtype="float32")[index]
+
+
+@pytest.mark.parametrize("draws", [2, 3])
+def test_rloo_is_exact_summed_over_all_draws(draws):
+    choices = list(itertools.product(range(3), repeat=draws))
+    p = reference.softmax(X)
+
+    def surrogate(x):
+        total = 0.0
+        for chosen in choices:
+            tape = ScoreTape()
+            losses = []
+            for k in chosen:
+                with tape.draw():
+                    h = kg.ops.sample_one_hot(
+                        x, estimator="rloo", noise=given(k, 3)
+                    )
+                losses.append(jagged(h[None])[0])
+            total = total + float(np.prod(p[list(chosen)])) * tape.loss(losses)
+        return total
+
+    (found,) = gradient(surrogate, X)
+
+    expected = enumeration.exact_gradient(X, numpy_jagged)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(expected).max() > 0.1
+
+
+@pytest.mark.parametrize("name", ANTITHETIC)
+@pytest.mark.parametrize("logit", [-3.0, -0.4, 0.0, 1.5])
+def test_antithetic_estimator_is_exact_summed_over_its_noise(name, logit):
+    count = 20_000
+    u = (np.arange(count) + 0.5) / count
+    noise = np.log(u / (1 - u)).astype("float32")
+    s = np.full(count, 1 / (1 + np.exp(-logit)), "float32")
+
+    def total(s):
+        tape = ScoreTape()
+        losses = []
+        for _ in range(2):
+            with tape.draw():
+                m = kg.ops.sample_bernoulli(s, estimator=name, noise=noise)
+            losses.append(ops.square(3.0 * m - 1.0) + ops.floor(m))
+        return tape.loss(losses)
+
+    (slopes,) = gradient(total, s, jit=QUICK)
+
+    # E[loss] = s loss(1) + (1 - s) loss(0); the mean is over the rows.
+    assert slopes.sum() == pytest.approx(5.0 - 1.0, rel=2e-3)
+
+
+LOSSES = {
+    "one": (lambda h: jagged(h), {"logits": X[:2]}),
+    "three": (lambda h: jagged(h), {"logits": X}),
+    "several": (
+        lambda h: jagged(h[:, 0]) * ops.exp(h[:, 1, 0]),
+        {"logits": PAIRS},
+    ),
+    "masks": (lambda m: jagged(m), {"probs": [0.2, 0.5, 0.9]}),
+}
+
+
+@pytest.mark.parametrize("draws", [2, 4])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_report_shows_no_bias(loss, draws):
+    function, point = LOSSES[loss]
+    report = kg.gradient_report(
+        function,
+        estimators=[
+            name
+            for name in UNBIASED
+            if loss != "three" or name not in ANTITHETIC
+        ],
+        num_samples=20_000,
+        num_draws=draws,
+        seed=1,
+        **point,
+    )
+
+    print(report)
+    assert report.rows
+    for row in report.rows:
+        # Each of some 50 rows on three backends exceeds it once in 1e4 times.
+        assert row.bias < 3 * row.bias_error, row
+        assert row.variance > 0.1
+
+
+def test_report_sees_a_bias():
+    class Louder(RLOO):
+        def score(self, hard, logits, noise):
+            return 1.2 * super().score(hard, logits, noise)
+
+    smooth = {
+        "logits": X,
+        "function": lambda h: ops.tanh(
+            ops.sum(ops.multiply(h, EFFECTS), axis=-1)
+        ),
+    }
+    report = kg.gradient_report(
+        estimators=[*PATHWISE, Louder()], num_samples=20_000, seed=1, **smooth
+    )
+
+    for row in report.rows:
+        assert row.bias > 4 * row.bias_error, row
+
+
+def test_more_draws_leave_less_variance():
+    function, point = LOSSES["three"]
+    variances = [
+        kg.gradient_report(
+            function, estimators=["rloo"], num_draws=draws, seed=2, **point
+        )
+        .rows[0]
+        .variance
+        for draws in (2, 8)
+    ]
+
+    assert variances[1] < 0.25 * variances[0]
+
+
+def test_disarm_has_less_variance_than_arm():
+    function, point = LOSSES["masks"]
+    report = kg.gradient_report(
+        function, estimators=ANTITHETIC, seed=3, **point
+    )
+
+    disarm, arm = (row.variance for row in report.rows)
+    assert disarm < arm
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: kg.layers.StraightThroughArgmax(
+            estimator="rloo", **options
+        ),
+        lambda **options: kg.layers.GumbelSoftmax(
+            hard=True, estimator="rloo", **options
+        ),
+    ],
+)
+@pytest.mark.parametrize("axis", [1, -1])
+def test_stacked_layers_have_the_exact_gradient(make, axis):
+    """A second choice whose logits depend on the first."""
+    count = 20_000
+    weights = np.array([[0.5, -1.0, 0.3], [-0.2, 0.8, 1.1]], "float32")
+    first, second = make(seed=1, axis=axis), make(seed=2)
+    rows = np.tile(X, (count, 1))
+    if axis == 1:
+        rows = np.repeat(rows[:, :, None], 1, axis=2)
+
+    def loss(h, g):
+        return ops.floor(3 * ops.sum(g * ops.matmul(h, weights.T), axis=-1))
+
+    def total(x):
+        tape = ScoreTape()
+        losses = []
+        for _ in range(2):
+            with tape.draw():
+                h = first(x, training=True)
+                h = h[:, :, 0] if axis == 1 else h
+                g = second(ops.matmul(h, weights.T), training=True)
+            losses.append(loss(h, g))
+        return count * tape.loss(losses)
+
+    first.build(rows.shape)
+    second.build((count, 2))
+    (slopes,) = gradient(total, rows)
+    slopes = slopes.reshape(count, 3)
+
+    def mean(h):
+        q = reference.softmax(weights @ h)
+        return sum(q[j] * np.floor(3 * (weights @ h)[j]) for j in range(2))
+
+    expected = enumeration.exact_gradient(X, mean)
+    for column, value in zip(slopes.T, expected, strict=True):
+        require_mean(column, value)
+
+
+def test_index_has_the_same_scores_as_the_vector():
+    def slopes(mode):
+        layer = kg.layers.StraightThroughArgmax(
+            estimator="rloo", output_mode=mode, seed=3
+        )
+        layer.build((5, 3))
+
+        def total(x):
+            tape = ScoreTape()
+            losses = []
+            for _ in range(2):
+                with tape.draw():
+                    y = layer(x, training=True)
+                if mode == "one_hot":
+                    y = ops.argmax(y, axis=-1)
+                losses.append(ops.cast(y, "float32") ** 2)
+            return tape.loss(losses)
+
+        return gradient(total, np.tile(X, (5, 1)))[0]
+
+    np.testing.assert_allclose(slopes("index"), slopes("one_hot"), atol=1e-6)
+    assert np.abs(slopes("index")).max() > 1e-3
+
+
+def test_losses_of_batches_have_no_bias_either():
+    """Scalar losses compare whole batches: more variance, the same mean."""
+
+    def total(x, seeds, per_example):
+        tape = ScoreTape()
+        losses = []
+        for _ in range(2):
+            with tape.draw():
+                h = kg.ops.sample_one_hot(x, estimator="rloo", seed=seeds)
+            loss = jagged(h)
+            losses.append(loss if per_example else ops.mean(loss))
+        return tape.loss(losses)
+
+    seeds = keras.random.SeedGenerator(1)
+
+    def sampled(per_example):
+        def one(x):
+            return total(x, seeds, per_example)
+
+        rows = np.tile(X, (4, 1))
+        slopes = [gradient(one, rows)[0].sum(axis=0) for _ in range(300)]
+        return np.stack(slopes)
+
+    found = {kind: sampled(kind) for kind in (True, False)}
+
+    expected = enumeration.exact_gradient(X, numpy_jagged)
+    for slopes in found.values():
+        for column, value in zip(slopes.T, expected, strict=True):
+            require_mean(column, value)
+    assert found[True].var() < 0.5 * found[False].var()
+
+
+@pytest.mark.parametrize("name", UNBIASED)
+def test_sample_passes_no_gradient_of_its_own(name):
+    def total(x):
+        tape = ScoreTape()
+        with tape.draw():
+            return ops.sum(
+                ops.multiply(
+                    kg.ops.sample_one_hot(x, estimator=name, seed=1),
+                    EFFECTS[:2],
+                )
+            )
+
+    assert not gradient(total, PAIRS)[0].any()
+
+
+@pytest.mark.parametrize("name", UNBIASED)
+@pytest.mark.parametrize("jit", MODES)
+def test_scores_are_finite_under_harsh_conditions(name, jit):
+    harsh = np.float32(
+        [[1e30, -1e30], [-np.inf, 0.5], [-np.inf, -np.inf], [0.0, 0.0]]
+    )
+    s = np.float32([0.0, 1e-30, 2**-20, 0.5, 1 - 2**-24, 1.0])
+
+    def of_losses(draw):
+        tape = ScoreTape()
+        losses = []
+        for seed in range(2):
+            with tape.draw():
+                sample = draw(seed)
+            losses.append(ops.cast(seed + 1, "float32") * sample)
+        return tape.loss(losses)
+
+    def of_logits(x):
+        return of_losses(
+            lambda seed: kg.ops.sample_one_hot(x, estimator=name, seed=seed)[
+                :, 0
+            ]
+        )
+
+    def of_probs(s):
+        return of_losses(
+            lambda seed: kg.ops.sample_bernoulli(s, estimator=name, seed=seed)
+        )
+
+    (in_logits,) = gradient(of_logits, harsh, jit=jit)
+    (in_probs,) = gradient(of_probs, s, jit=jit)
+
+    assert np.isfinite(in_logits).all()
+    assert (in_logits[harsh == -np.inf] == 0).all()
+    assert np.isfinite(in_probs).all()
+
+
+@pytest.mark.parametrize("name", ANTITHETIC)
+def test_pair_has_opposite_noise(name):
+    layer = kg.layers.StraightThroughArgmax(estimator=name, seed=0)
+    tape = ScoreTape()
+    drawn = []
+    for _ in range(4):
+        with tape.draw():
+            drawn.append(
+                to_numpy(layer(np.zeros((500, 2), "float32"), training=True))
+            )
+
+    # At equal odds the opposite noise is the other class.
+    assert (drawn[0] == 1 - drawn[1]).all()
+    assert (drawn[2] == 1 - drawn[3]).all()
+    assert 0.4 < (drawn[0] == drawn[2]).mean() < 0.6
+
+
+def test_pair_with_other_logits_is_no_silent_bias():
+    def total(x):
+        tape = ScoreTape()
+        losses = []
+        for shift in (0.0, 0.5):
+            with tape.draw():
+                h = kg.ops.sample_one_hot(
+                    x + ops.convert_to_tensor([0.0, shift]),
+                    estimator="disarm",
+                    seed=1,
+                )
+            losses.append(h[:, 0])
+        return tape.loss(losses)
+
+    assert np.isnan(gradient(total, PAIRS)[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "draws", "message"),
+    [
+        ("rloo", 1, "at least two draws with each other, and there are 1"),
+        ("disarm", 3, "2 draws with each other, and there are 3"),
+    ],
+)
+def test_tape_refuses_too_few_draws(name, draws, message):
+    tape = ScoreTape()
+    losses = []
+    for _ in range(draws):
+        with tape.draw():
+            h = kg.ops.sample_one_hot(PAIRS, estimator=name, seed=1)
+        losses.append(h[:, 0])
+
+    with pytest.raises(ValueError, match=message):
+        tape.loss(losses)
+
+
+def test_tape_wants_a_loss_for_every_draw():
+    tape = ScoreTape()
+    with tape.draw():
+        kg.ops.sample_one_hot(PAIRS, estimator="rloo", seed=1)
+
+    with pytest.raises(ValueError, match="`losses`.*each of the 1 draws"):
+        tape.loss([])
+
+
+def test_antithetic_estimators_are_for_two_classes():
+    tape = ScoreTape()
+
+    with tape.draw(), pytest.raises(ValueError, match="of two classes"):
+        kg.ops.sample_one_hot(X, estimator="disarm", seed=1)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        kg.layers.StraightThroughArgmax(estimator="rloo"),
+        kg.layers.ConcreteMask(hard=True, estimator="rloo"),
+    ],
+)
+def test_training_without_a_tape_warns(layer):
+    with pytest.warns(kg.SparsityWarning, match="no gradient.*MonteCarlo"):
+        layer(PAIRS, training=True)
+
+    layer(PAIRS)  # inference does not
+    with ScoreTape().draw():
+        layer(PAIRS, training=True)
+
+
+def test_unbiased_estimator_has_no_temperature_to_learn():
+    with pytest.raises(ValueError, match="`learn_temperature`"):
+        kg.layers.StraightThroughArgmax(
+            estimator="rloo", learn_temperature=True
+        )
