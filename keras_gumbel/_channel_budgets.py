@@ -229,41 +229,29 @@ class ChannelBudget(BudgetGroup):
         return float(self.joint.of(counts))
 
     def project(self, values: list[Tensor], step: Any) -> list[Tensor]:
-        now = self.budget_at(step)
+        now, later = self.budget_at(step), self.budget_at(step + _AHEAD)
+        return self._drop(values, now, ops.minimum(now, later), step)
+
+    def finish(self, values: list[Tensor], step: Any) -> list[Tensor]:
+        budget = self.final_budget_at(step)
+        return self._drop(values, budget, budget, _WARM_UP)
+
+    def _drop(
+        self, values: list[Tensor], budget: Any, target: Any, step: Any
+    ) -> list[Tensor]:
+        """Drops channels if they cost more than a budget, down to a target."""
+        values = [ops.maximum(v, 0.0) for v in values]
         saliencies = [saliency_of(v) for v in self.variables]
-        due = ops.logical_not(self._fits(values, now))
-        due = ops.logical_and(due, self._known(saliencies, step))
+        fits, known = self._fits(values, budget), self._known(saliencies, step)
+        due = ops.logical_and(ops.logical_not(fits), known)
 
         def choose() -> list[Tensor]:
-            later = self.budget_at(step + _AHEAD)
-            return self._choose(
-                [ops.where(v > 0.0, 1.0, NEVER) for v in values],
-                saliencies,
-                ops.minimum(now, later),
-            )
+            allowed = [ops.where(v > 0.0, 1.0, NEVER) for v in values]
+            return self._choose(allowed, saliencies, target)
 
         if _keras_private.is_eager(due):
             return choose() if due else values
         return ops.cond(due, choose, lambda: values)
-
-    def finish(self, values: list[Tensor], step: Any) -> list[Tensor]:
-        budget = self.final_budget_at(step)
-        saliencies = [saliency_of(v) for v in self.variables]
-        known = self._known(saliencies, _WARM_UP)
-        stays = ops.logical_or(
-            self._fits(values, budget), ops.logical_not(known)
-        )
-
-        def choose() -> list[Tensor]:
-            return self._choose(
-                [ops.where(v > 0.0, 1.0, NEVER) for v in values],
-                saliencies,
-                budget,
-            )
-
-        if _keras_private.is_eager(stays):
-            return values if stays else choose()
-        return ops.cond(stays, lambda: values, choose)
 
     def allows(self, values: list[Tensor], step: Any, final: bool) -> bool:
         saliencies = [saliency_of(v) for v in self.variables]

@@ -233,6 +233,16 @@ def test_dropped_channels_stay_dropped():
     assert len(np.unique(masks.sum(axis=1))) > 2
 
 
+@pytest.mark.parametrize("mask", ["fisher", "magnitude"])
+def test_scores_are_zeros_and_ones_without_regrowth(mask):
+    model = kg.sparsify(dense_net(), mask, granularity="channel")
+
+    train(model, steps=24, density=0.5, regrow=False, harden_step=None)
+
+    values = [to_numpy(s.variable) for s in find_scores("test", model)]
+    assert set(np.concatenate(values)) == {0.0, 1.0}
+
+
 @pytest.mark.parametrize("mask", ["magnitude", "random"])
 def test_masks_that_know_their_saliency_choose_without_training(mask):
     model = kg.sparsify(dense_net(), mask, granularity="channel", seed=0)
