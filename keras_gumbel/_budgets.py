@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -387,7 +388,7 @@ def budget_groups(
     if not isinstance(limits, dict):
         groups = _groups(owner, variables, unit_costs, False, density, budget)
     else:
-        keys = _keys(owner, name, limits, list(map(_names, variables)))
+        keys = keys_of(owner, name, limits, list(map(_names, variables)))
         for variable, key in zip(variables, keys, strict=True):
             if key is None:
                 raise invalid_argument(
@@ -475,7 +476,7 @@ def _unit_costs(
     ]
     networks = {id(p.network): p.network for p in places if p is not None}
     names += [(k.name,) for n in networks.values() for k in n.kernels]
-    keys = _keys(owner, "costs", costs, names)
+    keys = keys_of(owner, "costs", costs, names)
     return {
         own[0]: 1.0 if key is None else float(costs[key])
         for own, key in zip(names, keys, strict=True)
@@ -549,35 +550,63 @@ def _require_floors(owner: str, group: BudgetGroup) -> None:
         )
 
 
-def _keys(
+def keys_of(
     owner: str,
     argument: str,
     keys: Any,
-    names: list[tuple[str, ...]],
+    names: Sequence[tuple[str, ...]],
+    what: str = "scores",
 ) -> list[str | None]:
-    """Returns the key that each of some things belongs to, or `None`.
+    """Returns the key of a dictionary that each thing belongs to, or `None`.
 
-    A key that is the first of its names stands for that thing alone. Any other
-    is a regex, searched in all of its names.
+    A key that is the name of one stands for that alone. Any other is a regex,
+    searched in all of its names; the first that is found counts.
+
+    Args:
+        owner: String, the function or class for errors.
+        argument: String, the argument for errors.
+        keys: Dictionary.
+        names: List of tuples of strings: the name of each thing, and others
+            that a regex may be found in.
+        what: String, what the things are. Defaults to `"scores"`.
+
+    Raises:
+        ValueError: If a key is no regex, or belongs to nothing.
     """
-    firsts = [own[0] for own in names]
-    regexes = [key for key in keys if key not in firsts]
-    found = []
-    for own in names:
+    own = [known[0] for known in names]
+    regexes = {
+        key: _compiled(owner, argument, key) for key in keys if key not in own
+    }
+    found: list[str | None] = []
+    for known in names:
         fitting = (
-            key for key in regexes if any(re.search(key, name) for name in own)
+            key
+            for key, regex in regexes.items()
+            if any(map(regex.search, known))
         )
-        found.append(own[0] if own[0] in keys else next(fitting, None))
+        found.append(known[0] if known[0] in keys else next(fitting, None))
     for key in keys:
         if key not in found:
             raise invalid_argument(
                 owner,
                 argument,
-                "a dictionary of names of scores, or regexes found in them: "
-                + ", ".join(firsts),
+                f"a dictionary of names of {what}, or regexes found in them: "
+                + ", ".join(own),
                 key,
             )
     return found
+
+
+def _compiled(owner: str, argument: str, key: Any) -> re.Pattern[str]:
+    try:
+        return re.compile(key)
+    except (TypeError, re.error) as error:
+        raise invalid_argument(
+            owner,
+            argument,
+            f"a dictionary whose keys are names or valid regexes ({error})",
+            key,
+        ) from error
 
 
 def _never_as(values: list[Tensor], saliencies: list[Tensor]) -> list[Tensor]:

@@ -63,9 +63,9 @@ def kept(model):
 def suppress(model, name="out"):
     """Makes the scores and weights of one layer matter less than others."""
     for mask in attached_masks(model):
-        if mask.part.layer.name == name:
+        if mask.parts[0].layer.name == name:
             mask.mask_scores.assign(0.01 * ops.ones(mask.mask_scores.shape))
-            mask.part.weight.assign(1e-3 * mask.part.weight)
+            mask.parts[0].weight.assign(1e-3 * mask.parts[0].weight)
     return model
 
 
@@ -172,7 +172,7 @@ def test_no_weight_falls_below_its_floor(mask, granularity):
     model.train_on_batch(X, Y)
     final = to_numpy(mask_on_out.mask_scores)
     total = sum(
-        to_numpy(m.mask_scores).sum() * m.part.layout.weights_per_score
+        to_numpy(m.mask_scores).sum() * m.parts[0].layout.weights_per_score
         for m in attached_masks(model)
     )
 
@@ -203,7 +203,7 @@ def test_harden_keeps_the_floor(mask):
     assert [row.kept for row in rows] == [28 - 5, 5]
     # The largest, as without a floor.
     mask_on_out = attached_masks(model)[1]
-    weights = abs(to_numpy(mask_on_out.part.weight))
+    weights = abs(to_numpy(mask_on_out.parts[0].weight))
     final = to_numpy(mask_on_out.final_mask).astype(bool)
     assert weights[final].min() > weights[~final].max()
 
@@ -243,7 +243,9 @@ def test_floor_holds_in_reconstruction():
     model = dense_model()
     kg.calibrate(model, X, verbose=0)
     kg.sparsify(model, "obs", minimum=0.25)
-    attached_masks(model)[1].part.weight.assign(1e-6 * model.layers[1].kernel)
+    attached_masks(model)[1].parts[0].weight.assign(
+        1e-6 * model.layers[1].kernel
+    )
 
     kg.harden(model, density=0.3, reconstruct=True)
 
@@ -400,7 +402,7 @@ def test_floor_that_the_budget_does_not_pay_raises(options):
         "adam", harden_step=None, score_optimizer=None, **options
     )
     name = next(iter(options))
-    match = rf"`{name}` of `ProjectedOptimizer` must be enough for the floors"
+    match = rf"`{name}` of `ProjectedOptimizer` must be at least .*, for the"
 
     with pytest.raises(ValueError, match=match) as error:
         optimizer.groups([m.mask_scores for m in attached_masks(model)])
@@ -412,11 +414,11 @@ def test_floor_that_the_budget_does_not_pay_raises(options):
 def test_floor_that_harden_cannot_pay_raises():
     model = kg.sparsify(dense_model(), minimum=0.3)
 
-    with pytest.raises(ValueError, match="`density` of `harden`.*44 of 144"):
+    with pytest.raises(ValueError, match="`density` of `harden`.* 0.305556,"):
         kg.harden(model, density=0.2)
 
 
-@pytest.mark.parametrize("minimum", [-0.1, 1, 1.0, "0.1", None, True, np.nan])
+@pytest.mark.parametrize("minimum", [-0.1, 1, 1.0, "0.1", True, np.nan])
 def test_minimum_out_of_range_raises(minimum):
     with pytest.raises(ValueError, match="`minimum` of `sparsify` must be a"):
         kg.sparsify(dense_model(), minimum=minimum)

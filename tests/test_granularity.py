@@ -1,3 +1,4 @@
+import re
 import warnings
 
 import keras
@@ -236,6 +237,72 @@ def test_granularity_is_saved(tmp_path):
         {"rows": 4, "columns": 2}
     ] * 2
     np.testing.assert_allclose(to_numpy(loaded(X)), to_numpy(model(X)))
+
+
+def test_granularity_by_name_and_regex():
+    model = kg.sparsify(
+        dense_model(), granularity={"k": (4, 1), "out/kernel": "unit"}
+    )
+
+    assert score_shapes(model) == [(2, 1, 12, 1), (1, 4)]
+
+
+def test_first_regex_of_granularities_counts():
+    first = kg.sparsify(
+        dense_model(), granularity={"hid": "unit", "kernel": "2:4"}
+    )
+
+    assert score_shapes(first) == [(1, 12), (3, 4, 4)]
+
+
+def test_granularities_by_dictionary_go_all_the_way(tmp_path):
+    model = kg.sparsify(
+        dense_model(), granularity={"hidden": "unit", "out": "2:4"}, seed=0
+    )
+    train(model, density=0.5, harden_step=2)
+    model.save(tmp_path / "model.keras")
+
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    grains = [mask.parts[0].granularity for mask in attached_masks(loaded)]
+    hidden, out = kernels(kg.strip(loaded))
+
+    assert [type(g) for g in grains] == [granularities.Unit, granularities.NOfM]
+    units = np.count_nonzero(hidden, axis=0)
+    assert set(units) <= {0, 8}
+    rows = (out != 0).reshape(3, 4, 4).sum(axis=1)
+    assert rows.max() <= 2
+    assert 72 - 8 < units.sum() + rows.sum() <= 72
+
+
+def test_frozen_and_filtered_weights_need_no_granularity():
+    model = dense_model()
+    model.layers[0].trainable = False
+    kg.sparsify(model, granularity={"out": "unit"})
+    filtered = kg.sparsify(
+        dense_model(), filters="hidden", granularity={"hidden": "unit"}
+    )
+
+    assert score_shapes(model) == [(1, 4)]
+    assert score_shapes(filtered) == [(1, 12)]
+
+
+@pytest.mark.parametrize(
+    ("granularity", "message"),
+    [
+        ({"hidden": "unit"}, "None fits out/kernel"),
+        ({}, "None fits hidden/kernel"),
+        ({"kernel": "unit", "conv": "weight"}, "'conv' .* type str"),
+        ({"(": "unit"}, "valid regexes"),
+        ({3: "unit"}, "valid regexes"),
+        ({"kernel": "row"}, "granularity='row'"),
+        ({"hidden": "channel", "out": "unit"}, "of several layers at once"),
+    ],
+)
+def test_granularities_by_a_wrong_dictionary_raise(granularity, message):
+    with pytest.raises(ValueError, match="`granularity` of `sparsify`") as e:
+        kg.sparsify(dense_model(), granularity=granularity)
+
+    assert re.search(message, str(e.value))
 
 
 def test_weights_that_do_not_divide_are_listed():

@@ -12,14 +12,12 @@ import keras
 from keras import ops
 
 from keras_gumbel import _keras_private
-from keras_gumbel import granularities
 from keras_gumbel import masks
 from keras_gumbel._scores import require_minimum
 from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import spawn_seeds
 from keras_gumbel._validation import SparsityWarning
 from keras_gumbel._validation import invalid_argument
-from keras_gumbel.granularities import Channel
 from keras_gumbel.granularities import Granularity
 from keras_gumbel.granularities import Unit
 from keras_gumbel.masks import Mask
@@ -28,6 +26,8 @@ from keras_gumbel.shrinking.graph import graph_models
 from keras_gumbel.sparsity._channel_masks import free_groups
 from keras_gumbel.sparsity._channel_masks import put_channel_masks
 from keras_gumbel.sparsity._channel_masks import require_mask_for_channels
+from keras_gumbel.sparsity._layer_granularities import granularities_of
+from keras_gumbel.sparsity._layer_granularities import is_coupled
 from keras_gumbel.sparsity._layer_inputs import input_axes
 from keras_gumbel.sparsity._masked_layer import attached_masks
 from keras_gumbel.sparsity._masked_layer import refresh
@@ -105,12 +105,14 @@ def sparsify(
             make them is chosen. Defaults to `None`.
         granularity: What has a score: `"weight"`, `"unit"`, `(rows, columns)`
             for blocks, `"N:M"`, `"channel"`, or a
-            `keras_gumbel.granularities.Granularity`. A weight that does not
-            divide into it is left as it is. Budgets and densities count
-            weights, however many share a score. `"channel"` is for Sequential
-            and Functional models: all channels that can only be removed
-            together have one score, and a budget counts the weights between
-            the inputs and the units that are kept. Defaults to `"weight"`.
+            `keras_gumbel.granularities.Granularity`. Or a dictionary of names
+            or regexes to these, as for densities: the first regex found in
+            the name of a weight counts. A weight that does not divide into it
+            is left as it is. Budgets and densities count weights, however
+            many share a score. `"channel"` is for Sequential and Functional
+            models: all channels that can only be removed together have one
+            score, and a budget counts the weights between the inputs and the
+            units that are kept. Defaults to `"weight"`.
         minimum: Number in [0, 1), the share of the scores of each weight that
             is kept at least, rounded up. A budget for all weights together
             then leaves none of them empty. It holds in training, where the
@@ -141,7 +143,8 @@ def sparsify(
         TypeError: If `model` is not a Keras model or layer, or, if the
             granularity is `"channel"`, not Sequential or Functional.
         ValueError: If the model is not built, no weight can be masked, or
-            `minimum` is out of range or more than a granularity allows.
+            `minimum` is out of range or more than a granularity allows; if
+            a key of a dictionary fits no weight, or none fits a weight.
 
     Example:
 
@@ -154,8 +157,7 @@ def sparsify(
         - [Zhou et al., 2021](https://arxiv.org/abs/2105.01571)
     """
     require_built("sparsify", model)
-    grain = granularities.get(granularity)
-    coupled = isinstance(grain, Channel)
+    coupled = is_coupled(granularity)
     if mask is None:
         mask = "fisher" if coupled else "learned"
     template = masks.get(mask)
@@ -179,15 +181,18 @@ def sparsify(
         if not is_maskable(matrix.weight) and selected(matrix)
     ]
     groups: list[ChannelGroup] = []
+    grains: dict[str, Granularity] = {}
     if coupled:
         require_mask_for_channels(template)
         _require_no_zeros(keep_zeros)
         groups, reasons = free_groups(model, matrices, freeze_weights)
     else:
-        reasons = {
-            matrix.name: _reason(matrix, template, grain, freeze_weights)
-            for matrix in matrices
-        }
+        reasons = {m.name: _fixed_reason(m, freeze_weights) for m in matrices}
+        fixed = {name for name, why in reasons.items() if why is not None}
+        grains = granularities_of(granularity, matrices, fixed)
+        for m in matrices:
+            if m.name not in fixed:
+                reasons[m.name] = _misfit(m, template, grains[m.name])
     chosen = [m for m in matrices if reasons[m.name] is None]
     if not chosen:
         listed = ", ".join(f"{name} ({why})" for name, why in reasons.items())
@@ -199,11 +204,14 @@ def sparsify(
         )
     if not coupled:
         for matrix in chosen:
-            layout = grain.layout(tuple(matrix.weight.shape), matrix.axes)
+            layout = grains[matrix.name].layout(
+                tuple(matrix.weight.shape), matrix.axes
+            )
             require_minimum("sparsify", minimum, layout.rows, layout.scores)
         _warn_of_unmasked(reasons)
-    if isinstance(grain, Unit) and not template.ranked:
-        _warn_of_normalized(model, {id(m.known_by) for m in chosen})
+    units = [m for m in chosen if isinstance(grains.get(m.name), Unit)]
+    if units and not template.ranked:
+        _warn_of_normalized(model, {id(m.known_by) for m in units})
     if pretrained is None:
         pretrained = is_pretrained(model, everything, chosen)
     if freeze_weights:
@@ -216,7 +224,7 @@ def sparsify(
         put_channel_masks(groups, own_masks, everything, minimum)
     else:
         for matrix, own in zip(chosen, own_masks, strict=True):
-            put_mask_on(matrix, own, grain, pretrained, minimum)
+            put_mask_on(matrix, own, grains[matrix.name], pretrained, minimum)
     if keep_zeros:
         for own in own_masks:
             _drop_zeros(own)
@@ -232,17 +240,19 @@ def sparsify(
     return model
 
 
-def _reason(
-    matrix: WeightMatrix,
-    mask: Mask,
-    granularity: Granularity,
-    freeze_weights: bool,
-) -> str | None:
-    """Says why a weight cannot be masked, if it cannot."""
+def _fixed_reason(matrix: WeightMatrix, freeze_weights: bool) -> str | None:
+    """Says why a weight gets no mask, whatever the granularity."""
     if matrix.reason is not None:
         return matrix.reason
     if not matrix.weight.trainable and not freeze_weights:
         return FROZEN
+    return None
+
+
+def _misfit(
+    matrix: WeightMatrix, mask: Mask, granularity: Granularity
+) -> str | None:
+    """Says why a weight and a mask with a granularity do not fit."""
     try:
         layout = granularity.layout(tuple(matrix.weight.shape), matrix.axes)
     except ValueError as error:
