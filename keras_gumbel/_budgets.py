@@ -416,6 +416,20 @@ def budget_groups(
     return groups
 
 
+def group_of(
+    variables: list[keras.Variable],
+    unit_costs: list[float],
+    density: Any = None,
+    budget: Any = None,
+) -> BudgetGroup:
+    """Puts the scores of weights under one budget."""
+    from keras_gumbel._even_rows import EvenRowsGroup
+    from keras_gumbel._even_rows import is_even
+
+    kind = EvenRowsGroup if any(map(is_even, variables)) else BudgetGroup
+    return kind(variables, unit_costs, density, budget)
+
+
 def _groups(
     owner: str,
     variables: list[keras.Variable],
@@ -444,7 +458,7 @@ def _groups(
     found = []
     if weights:
         costs = [unit_costs[name_of(v)] for v in weights]
-        found.append(BudgetGroup(weights, costs, density, budget))
+        found.append(group_of(weights, costs, density, budget))
     for own in networks.values():
         network = mark_of(own[0]).place.network
         found.append(
@@ -542,11 +556,12 @@ def _require_floors(owner: str, group: BudgetGroup) -> None:
         raise invalid_argument(
             owner,
             name,
-            f"at least {least / share:.6g}, for the `minimum` of these "
-            f"scores: {listed}",
+            f"at least {least / share:.6g}, for what is kept of these scores "
+            f"in any case: {listed}",
             limit,
             f"It comes down to {lowest / share:.6g}. Keep more, or pass a "
-            "smaller `minimum` to `keras_gumbel.sparsify`.",
+            "smaller `minimum` to `keras_gumbel.sparsify`. If the granularity "
+            "is 'fan_in', every unit keeps an input.",
         )
 
 

@@ -21,6 +21,10 @@ from keras_gumbel._validation import is_number
 # Returns a tensor of the shape of the scores: how much each matters.
 Saliency: TypeAlias = Callable[[], Tensor]
 
+# `(n, axis)`: at most n scores along an axis; `(None, axes)`: as many as the
+# density says, in every row along axes; `None`: no rows.
+Rows: TypeAlias = tuple[Any, Any] | None
+
 _MARK = "keras_gumbel_scores"
 _OPTIMIZER = "keras_gumbel_optimizer"
 _FINAL = "keras_gumbel_final"
@@ -38,7 +42,8 @@ class Mark:
         weights_per_score: Integer, the number of weights that one score
             controls.
         rows: `(n, axis)`: at most `n` scores are kept along `axis` in the
-            final mask; or `None`.
+            final mask; `(None, axes)`: the same number in every row, by the
+            density; or `None`.
         pretrained: Boolean, whether the weights have been trained before.
         observed: Boolean, whether the optimizer averages the gradients of the
             scores as their saliencies.
@@ -52,7 +57,7 @@ class Mark:
     saliency: Saliency | None = None
     ranked: bool = False
     weights_per_score: int = 1
-    rows: tuple[int, int] | None = None
+    rows: Rows = None
     pretrained: bool = False
     observed: bool = False
     place: Any = None
@@ -64,7 +69,7 @@ def mark_scores(
     variable: keras.Variable,
     saliency: Saliency | None = None,
     weights_per_score: int = 1,
-    rows: tuple[int, int] | None = None,
+    rows: Rows = None,
     pretrained: bool = False,
     minimum: float = 0.0,
 ) -> keras.Variable:
@@ -88,8 +93,9 @@ def mark_scores(
             score controls. A score uses that much of the budget. Defaults to
             `1`.
         rows: `(n, axis)`. At most `n` scores are kept along `axis` in the
-            final mask (N:M sparsity). `None` for no such limit. Defaults to
-            `None`.
+            final mask (N:M sparsity). Or `(None, axes)` with a tuple of axes:
+            every row along these axes keeps the same number, which the
+            density decides. `None` for no such limit. Defaults to `None`.
         pretrained: Boolean, whether the network has been trained before, as
             `keras_gumbel.optimizers.ScoreSGD` needs to know. Defaults to
             `False`.
@@ -123,7 +129,7 @@ def mark_scores(
 def require_minimum(
     owner: str,
     minimum: Any,
-    rows: tuple[int, int] | None = None,
+    rows: Rows = None,
     shape: Any = None,
 ) -> None:
     """Raises unless scores may have a floor.
@@ -142,7 +148,7 @@ def require_minimum(
             "a number in [0, 1), the share that is kept at least",
             minimum,
         )
-    if rows is not None:
+    if rows is not None and rows[0] is not None:
         count, axis = rows
         if minimum * shape[axis] > count:
             raise invalid_argument(

@@ -36,6 +36,9 @@ class WeightAxes:
             of multiply-adds an entry costs. `None` stands for once for each
             position, which is every axis of the first input but the first and
             the last. Defaults to `None`.
+        summed: Tuple of integers, all axes that one output is summed over,
+            counted from the end: those of a filter are its places and its
+            inputs. `None` for the axis of `inputs` alone. Defaults to `None`.
 
     Example:
 
@@ -47,10 +50,17 @@ class WeightAxes:
     units: Any = ()
     inputs: int | None = None
     uses: Uses | None = None
+    summed: Any = None
 
     def __post_init__(self) -> None:
         if isinstance(self.units, int):
             object.__setattr__(self, "units", (self.units,))
+        summed = self.summed
+        if summed is None:
+            summed = () if self.inputs is None else (self.inputs,)
+        elif isinstance(summed, int):
+            summed = (summed,)
+        object.__setattr__(self, "summed", tuple(summed))
 
     def count_uses(
         self, inputs: list[Shape], output: Shape, weight: _Known
@@ -208,7 +218,26 @@ def _lookup(inputs: list[Shape], output: Shape, weight: _Known) -> float:
 _DENSE = WeightAxes(-1, -2, _once_an_output)
 _RECURRENT = WeightAxes(-1, -2, _once_a_time_step)
 _LOOKUP = WeightAxes(-1, None, _lookup)
-_DEPTHWISE = WeightAxes((-2, -1), None, _once_a_channel)
+
+
+def _places(layer: Any) -> tuple[int, ...]:
+    """Returns the axes of the places of a kernel."""
+    return tuple(range(-2 - layer.rank, -2))
+
+
+def _convolution(layer: Any) -> Rule:
+    summed = (*_places(layer), -2)
+    return {"_kernel": WeightAxes(-1, -2, _once_an_output, summed)}
+
+
+def _transpose(layer: Any) -> Rule:
+    summed = (*_places(layer), -1)
+    return {"kernel": WeightAxes(-2, -1, _once_an_input, summed)}
+
+
+def _depthwise(layer: Any) -> Rule:
+    places = _places(layer)
+    return {"kernel": WeightAxes((-2, -1), None, _once_a_channel, places)}
 
 
 def _separable(layer: keras.Layer) -> Rule:
@@ -217,7 +246,7 @@ def _separable(layer: keras.Layer) -> Rule:
         return _product(output[1:]) / layer.filters
 
     return {
-        "depthwise_kernel": WeightAxes((-2, -1), None, uses),
+        "depthwise_kernel": WeightAxes((-2, -1), None, uses, _places(layer)),
         "pointwise_kernel": WeightAxes(-1, -2, uses),
     }
 
@@ -234,8 +263,8 @@ def _einsum(layer: keras.layers.EinsumDense) -> Rule:
         shared = [i for x, i in places.items() if x in outputs]
         return _product(output[1:]) / math.prod(weight[i] for i in shared)
 
-    axes = WeightAxes(units, summed[-1] if summed else None, uses)
-    return {"_kernel": axes}
+    last = summed[-1] if summed else None
+    return {"_kernel": WeightAxes(units, last, uses, summed)}
 
 
 def _attention(layer: keras.Layer) -> Rule:
@@ -247,7 +276,7 @@ def _attention(layer: keras.Layer) -> Rule:
         "_gate_dense._kernel": query,
         "_key_dense._kernel": value,
         "_value_dense._kernel": value,
-        "_output_dense._kernel": WeightAxes(-3, -2),
+        "_output_dense._kernel": WeightAxes(-3, -2, summed=(-3, -2)),
     }
 
 
@@ -279,20 +308,18 @@ def _recurrent(layer: keras.layers.RNN) -> Rule:
 
 
 _CELL = (("kernel", _RECURRENT), ("recurrent_kernel", _RECURRENT))
-_CONVOLUTION = {"_kernel": _DENSE}
-_TRANSPOSE = {"kernel": WeightAxes(-2, -1, _once_an_input)}
 
 _KERAS: dict[type[keras.Layer], Any] = {
     keras.layers.Dense: {"_kernel": _DENSE},
     keras.layers.EinsumDense: _einsum,
-    keras.layers.Conv1D: _CONVOLUTION,
-    keras.layers.Conv2D: _CONVOLUTION,
-    keras.layers.Conv3D: _CONVOLUTION,
-    keras.layers.Conv1DTranspose: _TRANSPOSE,
-    keras.layers.Conv2DTranspose: _TRANSPOSE,
-    keras.layers.Conv3DTranspose: _TRANSPOSE,
-    keras.layers.DepthwiseConv1D: {"kernel": _DEPTHWISE},
-    keras.layers.DepthwiseConv2D: {"kernel": _DEPTHWISE},
+    keras.layers.Conv1D: _convolution,
+    keras.layers.Conv2D: _convolution,
+    keras.layers.Conv3D: _convolution,
+    keras.layers.Conv1DTranspose: _transpose,
+    keras.layers.Conv2DTranspose: _transpose,
+    keras.layers.Conv3DTranspose: _transpose,
+    keras.layers.DepthwiseConv1D: _depthwise,
+    keras.layers.DepthwiseConv2D: _depthwise,
     keras.layers.SeparableConv1D: _separable,
     keras.layers.SeparableConv2D: _separable,
     keras.layers.Embedding: {"_embeddings": _LOOKUP},

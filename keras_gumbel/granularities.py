@@ -9,6 +9,7 @@ from typing import TypeAlias
 import keras
 from keras import ops
 
+from keras_gumbel._scores import Rows
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_positive_integer
@@ -31,13 +32,15 @@ class ScoreLayout:
         scores: Tuple of integers, that of the scores: as `split`, with 1 on
             the axes along which they are shared.
         rows: `(n, axis)`: at most `n` scores are kept along `axis` in the
-            final mask; or `None`. Defaults to `None`.
+            final mask; `(None, axes)`: the same number in every row along a
+            tuple of axes, which the density decides; or `None`. Defaults to
+            `None`.
     """
 
     shape: _Shape
     split: _Shape
     scores: _Shape
-    rows: tuple[int, int] | None = None
+    rows: Rows = None
 
     @property
     def weights_per_score(self) -> int:
@@ -242,6 +245,47 @@ class NOfM(Granularity):
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
+class FanIn(Granularity):
+    """The same number of inputs for every unit: `granularity="fan_in"`.
+
+    Every entry has a score. Of its L inputs, every unit of a weight keeps
+
+    ```
+    n = max(1, floor(density * L))
+    ```
+
+    in the final mask, neither more nor less. The inputs of a filter are those
+    at all places of its kernel. All weights under one budget share the
+    density, whatever their widths, with K as a fraction of what all scores
+    cost. Where single inputs of small units cost more than the budget has, it
+    is the largest density that fits. Weights of other granularities compete
+    for what the rounding leaves. In training the scores of a unit sum to n at
+    most.
+
+    Example:
+
+    >>> axes = keras_gumbel.WeightAxes(units=-1, inputs=-2)
+    >>> layout = keras_gumbel.granularities.FanIn().layout((8, 4), axes)
+    >>> layout.rows
+    (None, (0,))
+
+    References:
+        - [Lasby et al., 2023](https://arxiv.org/abs/2305.02299), constant
+          fan-in
+    """
+
+    def layout(self, shape: _Shape, axes: WeightAxes | None) -> ScoreLayout:
+        if axes is None or not axes.summed:
+            raise ValueError(
+                "which of its axes are inputs is not known: see "
+                "`keras_gumbel.register_weight_axes`"
+            )
+        shape = tuple(shape)
+        summed = tuple(sorted(axis % len(shape) for axis in axes.summed))
+        return ScoreLayout(shape, shape, shape, (None, summed))
+
+
+@keras.saving.register_keras_serializable(package="keras_gumbel")
 class Channel(Granularity):
     """Every set of coupled channels has a score: `granularity="channel"`.
 
@@ -265,8 +309,9 @@ def get(identifier: Any) -> Granularity:
     """Returns a granularity, given itself, its short name or its config.
 
     Args:
-        identifier: `Granularity`, `"weight"`, `"unit"`, a pair
-            `(rows, columns)`, `"N:M"`, or the config of a registered class.
+        identifier: `Granularity`, `"weight"`, `"unit"`, `"fan_in"`,
+            `"channel"`, a pair `(rows, columns)`, `"N:M"`, or the config of a
+            registered class.
 
     Returns:
         A `Granularity`.
@@ -289,6 +334,8 @@ def get(identifier: Any) -> Granularity:
         return Weight()
     if identifier == "unit":
         return Unit()
+    if identifier == "fan_in":
+        return FanIn()
     if identifier == "channel":
         return Channel()
     if isinstance(identifier, (list, tuple)) and len(identifier) == 2:
@@ -299,7 +346,8 @@ def get(identifier: Any) -> Granularity:
     raise invalid_argument(
         "sparsify",
         "granularity",
-        "'weight', 'unit', 'channel', a pair (rows, columns) of positive "
-        "integers, 'N:M', or a `keras_gumbel.granularities.Granularity`",
+        "'weight', 'unit', 'channel', 'fan_in', a pair (rows, columns) of "
+        "positive integers, 'N:M', or a "
+        "`keras_gumbel.granularities.Granularity`",
         identifier,
     )

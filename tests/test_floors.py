@@ -402,7 +402,7 @@ def test_floor_that_the_budget_does_not_pay_raises(options):
         "adam", harden_step=None, score_optimizer=None, **options
     )
     name = next(iter(options))
-    match = rf"`{name}` of `ProjectedOptimizer` must be at least .*, for the"
+    match = rf"`{name}` of `ProjectedOptimizer` must be at least .*, for what"
 
     with pytest.raises(ValueError, match=match) as error:
         optimizer.groups([m.mask_scores for m in attached_masks(model)])

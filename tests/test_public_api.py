@@ -9,7 +9,7 @@ import keras_gumbel
 # changing the API, and belongs in the changelog.
 API = """
 SparsityWarning(message)
-WeightAxes(units=(), inputs=None, uses=None)
+WeightAxes(units=(), inputs=None, uses=None, summed=None)
 __version__
 calibrate(model, x, batch_size=None, steps=None, verbose='auto')
 callbacks.OnceFinal(callback)
@@ -35,6 +35,7 @@ gradient_report(function, logits=None, probs=None, estimators=None, \
 temperature=1.0, num_samples=10000, num_draws=2, seed=None)
 granularities.Block(rows, columns)
 granularities.Channel()
+granularities.FanIn()
 granularities.Granularity()
 granularities.NOfM(n, m)
 granularities.ScoreLayout(shape, split, scores, rows=None)
@@ -173,6 +174,7 @@ REGISTERED = [
     "CubicDensity",
     "DisARM",
     "ExponentialAnnealing",
+    "FanIn",
     "FisherMask",
     "FromFunction",
     "Gapped",

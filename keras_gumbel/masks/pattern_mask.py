@@ -110,7 +110,7 @@ class PatternMask(StochasticLayer, SampledMask):
         layout: ScoreLayout,
         input_axes: tuple[int, ...] | None,
     ) -> str | None:
-        if layout.rows is None:
+        if layout.rows is None or layout.rows[0] is None:
             return "`PatternMask` needs an N:M granularity such as '2:4'"
         return None
 

@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_gumbel._budgets import BudgetGroup
 from keras_gumbel._budgets import budget_groups
+from keras_gumbel._budgets import group_of
 from keras_gumbel._budgets import require_limits
 from keras_gumbel._validation import SparsityWarning
 from keras_gumbel.sparsity._budget_keeping import find_projected
@@ -104,7 +105,7 @@ def decide(
 def whole(scores: list[Scores]) -> Choice:
     """Puts scores under one budget: as many ones as are drawn on average."""
     variables = [s.variable for s in scores]
-    group = BudgetGroup(variables, [1.0] * len(variables))
+    group = group_of(variables, [1.0] * len(variables))
     return Choice(group, round(sum(s.expected() for s in scores)), True)
 
 

@@ -104,7 +104,8 @@ def sparsify(
             `"channel"`, channels may be dropped if one of the weights that
             make them is chosen. Defaults to `None`.
         granularity: What has a score: `"weight"`, `"unit"`, `(rows, columns)`
-            for blocks, `"N:M"`, `"channel"`, or a
+            for blocks, `"N:M"`, `"fan_in"` for the same number of inputs in
+            every unit, `"channel"`, or a
             `keras_gumbel.granularities.Granularity`. Or a dictionary of names
             or regexes to these, as for densities: the first regex found in
             the name of a weight counts. A weight that does not divide into it

@@ -1,0 +1,135 @@
+"""Rows that lie on one axis of a tensor or on several, of any length."""
+
+import math
+from typing import Any
+
+from keras import ops
+
+from keras_gumbel import _keras_private
+from keras_gumbel._typing import Tensor
+from keras_gumbel.ops._loops import repeated
+from keras_gumbel.ops._short_rows import LONGEST
+from keras_gumbel.ops._short_rows import project_short_rows
+from keras_gumbel.ops.cardinality import top_of_rows
+from keras_gumbel.ops.projection import project_capped_box
+
+
+def as_rows(values: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Returns the rows of a tensor, of shape `(rows, length)`.
+
+    Args:
+        values: Tensor.
+        axes: Tuple of integers of at least 0, the axes that a row lies on.
+    """
+    order = _order(len(values.shape), axes)
+    length = math.prod(values.shape[axis] for axis in axes)
+    return ops.reshape(ops.transpose(values, order), (-1, length))
+
+
+def from_rows(
+    rows: Tensor, axes: tuple[int, ...], shape: tuple[int, ...]
+) -> Tensor:
+    """Undoes `as_rows`, for a tensor of a shape."""
+    order = _order(len(shape), axes)
+    rows = ops.reshape(rows, [shape[axis] for axis in order])
+    back = sorted(range(len(shape)), key=lambda i: order[i])
+    return ops.transpose(rows, back)
+
+
+def _order(rank: int, axes: tuple[int, ...]) -> list[int]:
+    return [axis for axis in range(rank) if axis not in axes] + list(axes)
+
+
+def project_rows(rows: Tensor, budget: Any) -> Tensor:
+    """Projects every row onto {s in [0, 1]^n, sum(s) <= K} (Eq. 30).
+
+    Args:
+        rows: Float tensor of shape `(rows, length)`.
+        budget: Number or scalar tensor K.
+    """
+    if rows.shape[1] <= LONGEST:
+        return project_short_rows(rows, budget, 1)
+    return project_capped_box(rows, budget, axis=1, differentiable=False)
+
+
+def largest_of_rows(
+    rows: Tensor, count: Any, ties: Tensor | None = None
+) -> Tensor:
+    """Marks the largest entries of every row.
+
+    There is no sort, which takes compilers far longer: a threshold for each
+    row is found by halving.
+
+    Args:
+        rows: Float tensor of shape `(rows, length)`, with entries above -1.
+        count: Whole number, or scalar tensor that has one, how many.
+        ties: Tensor of the shape of `rows` that decides between equal
+            entries, with entries of at least 0; or `None`. What is equal
+            still is taken in order.
+
+    Returns:
+        A boolean tensor of the shape of `rows`.
+    """
+    if rows.shape[1] <= LONGEST:
+        return top_of_rows(rows, count, 1, ties)
+    rows = ops.cast(rows, "float32")
+    left = ops.full((rows.shape[0], 1), 1, dtype="int32")
+    left = left * ops.cast(count, "int32")
+    chosen, tied = _thresholds(rows, left)
+    if ties is not None:
+        left = left - _count(chosen)
+        # Nothing but what is tied can be above -0.5.
+        keys = ops.where(tied, ops.cast(ties, "float32"), -0.5)
+        best, still = _thresholds(keys, left)
+        chosen = ops.logical_or(chosen, ops.logical_and(tied, best))
+        tied = ops.logical_and(tied, still)
+    left = left - _count(chosen)
+    return ops.logical_or(chosen, _first(tied, left))
+
+
+def _thresholds(rows: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns what is above the threshold of its row, and what is on it.
+
+    Args:
+        rows: Float tensor of shape `(rows, length)`, with entries above -1.
+        count: Integer tensor of shape `(rows, 1)`, how many to choose.
+
+    Returns:
+        Two boolean tensors: at most `count` entries that are chosen, and equal
+        ones that the rest is to be chosen from.
+    """
+
+    def undecided(low: Tensor, high: Tensor) -> Tensor:
+        middle = low + 0.5 * (high - low)
+        return ops.any(ops.logical_and(middle > low, middle < high))
+
+    def halve(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        middle = low + 0.5 * (high - low)
+        above = _count(rows > middle)
+        # At the very number nothing is left to choose: the search is over.
+        return (
+            ops.where(above >= count, middle, low),
+            ops.where(above <= count, middle, high),
+        )
+
+    highest = ops.amax(rows, axis=1, keepdims=True)
+    lowest = ops.full(highest.shape, -1.0, dtype="float32")
+    low, high = repeated(undecided, halve, (lowest, highest))
+    return rows > high, ops.logical_and(rows > low, rows <= high)
+
+
+def _count(marked: Tensor) -> Tensor:
+    return ops.sum(ops.cast(marked, "int32"), axis=1, keepdims=True)
+
+
+def _first(marked: Tensor, count: Tensor) -> Tensor:
+    """Returns the first of every row that are marked, at most so many."""
+
+    def cut() -> Tensor:
+        place = ops.cumsum(ops.cast(marked, "int32"), axis=1)
+        return ops.logical_and(marked, place <= count)
+
+    enough = ops.all(_count(marked) <= count)
+    if _keras_private.is_eager(enough):
+        return marked if enough else cut()
+    return ops.cond(enough, lambda: marked, cut)

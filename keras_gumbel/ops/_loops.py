@@ -1,0 +1,38 @@
+"""A loop whose length depends on the values in it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from keras_gumbel import _keras_private
+from keras_gumbel._typing import Tensor
+
+
+def repeated(
+    condition: Callable[..., Tensor],
+    body: Callable[..., tuple[Any, ...]],
+    state: tuple[Any, ...],
+    constants: tuple[Any, ...] = (),
+) -> tuple[Any, ...]:
+    """Applies `body` to tensors while `condition` holds.
+
+    Outside of a trace it compiles nothing: JAX would compile the loop again in
+    every call.
+
+    Args:
+        condition: Callable, takes the tensors and returns a Boolean scalar.
+        body: Callable, takes the tensors and returns as many, of the same
+            shapes and dtypes.
+        state: Tuple of tensors.
+        constants: Tuple of the tensors that the functions use besides.
+            Defaults to `()`.
+
+    Returns:
+        A tuple of tensors.
+    """
+    if not all(map(_keras_private.is_eager, (*state, *constants))):
+        return tuple(ops.while_loop(condition, body, state))
+    while condition(*state):
+        state = body(*state)
+    return state
