@@ -479,10 +479,10 @@ def test_mask_learns_from_the_accuracy_alone():
         return ops.mean(ops.cast(wrong, "float32"), axis=-1)
 
     optimizer = kg.optimizers.ProjectedOptimizer(
-        keras.optimizers.SGD(0.2), density=3 / 8, score_optimizer=None
+        keras.optimizers.SGD(0.5), density=3 / 8, score_optimizer=None
     )
     model.compile(optimizer, loss=errors, **COMPILED)
-    model.fit(x, y, batch_size=256, epochs=150, verbose=0)
+    model.fit(x, y, batch_size=256, epochs=50, verbose=0)
     kg.harden(model, budget=3)
 
     final = ops.convert_to_numpy(
