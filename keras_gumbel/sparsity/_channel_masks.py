@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_gumbel import _keras_private
 from keras_gumbel._channel_budgets import Kernel
 from keras_gumbel._channel_budgets import KernelAxis
 from keras_gumbel._channel_budgets import Network
@@ -30,6 +31,7 @@ from keras_gumbel.sparsity._masked_layer import hold
 from keras_gumbel.sparsity._masked_weight import Gate
 from keras_gumbel.sparsity._masked_weight import GatedWeight
 from keras_gumbel.sparsity._masked_weight import is_maskable
+from keras_gumbel.sparsity._masked_weight import unreadable
 from keras_gumbel.sparsity._scan import FROZEN
 from keras_gumbel.sparsity._scan import WeightMatrix
 from keras_gumbel.sparsity._scan import weight_matrices
@@ -188,6 +190,8 @@ def _saliency(
     def root_mean_square() -> Tensor:
         total: Any = 0.0
         for weight, layout in places:
+            if not _keras_private.is_readable(weight):
+                raise unreadable(mask, weight)
             squares = ops.square(mask.saliency(weight, layout))
             total = total + layout.weights_per_score / weights * squares
         return ops.sqrt(total)

@@ -158,6 +158,16 @@ def fold(part: Part) -> None:
     part.weight.assign(ops.where(kept, weight, ops.zeros_like(weight)))
 
 
+def unreadable(mask: Mask, weight: keras.Variable) -> ValueError:
+    """Returns the error of ranking a weight that has no value here."""
+    return ValueError(
+        f"`{type(mask).__name__}` ranks {weight.path}, which is frozen: "
+        "a training step on JAX cannot read it. Frozen weights need no "
+        "training to be ranked: call `keras_gumbel.harden(model, "
+        "density=...)` before `fit`."
+    )
+
+
 class _Drawn:
     """A weight under the mask that was drawn for it.
 

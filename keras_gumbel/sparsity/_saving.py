@@ -25,6 +25,7 @@ from keras_gumbel.sparsity._masked_layer import attached_masks
 from keras_gumbel.sparsity._masked_layer import plain_classes
 from keras_gumbel.sparsity._masked_layer import refresh
 from keras_gumbel.sparsity._masked_weight import MaskedWeight
+from keras_gumbel.sparsity._masked_weight import unreadable
 from keras_gumbel.sparsity._scan import WeightMatrix
 from keras_gumbel.sparsity._scan import weight_matrices
 
@@ -79,12 +80,7 @@ def _saliency(
     if _keras_private.is_readable(weight):
         return mask.saliency(weight, layout)
     if mask.ranked:
-        raise ValueError(
-            f"`{type(mask).__name__}` ranks {weight.path}, which is frozen: "
-            "a training step on JAX cannot read it. Frozen weights need no "
-            "training to be ranked: call `keras_gumbel.harden(model, "
-            "density=...)` before `fit`."
-        )
+        raise unreadable(mask, weight)
     # Equal scores of frozen weights are then decided by their order.
     return ops.zeros(layout.scores)
 

@@ -348,6 +348,30 @@ def test_frozen_layers_keep_their_units():
     assert kept(model) == {"first": 8, "wide": 16}
 
 
+@pytest.mark.backends("jax")
+def test_magnitudes_of_frozen_weights_are_not_ranked_in_a_step_of_jax():
+    model = kg.sparsify(
+        dense_net(), "magnitude", granularity="channel", freeze_weights=True
+    )
+    schedule = kg.schedules.CubicDensity(0.5, steps=4)
+    model.compile(kg.optimizers.ProjectedOptimizer("sgd", schedule), "mse")
+
+    with pytest.raises(ValueError, match="before `fit`"):
+        model.fit(X, Y, verbose=0)
+
+
+def test_observed_channels_of_a_frozen_model_are_dropped_in_training():
+    model = kg.sparsify(dense_net(), granularity="channel", freeze_weights=True)
+    before = to_numpy(model.get_layer("wide").kernel)
+
+    train(model, steps=25, density=0.5)
+
+    assert sum(kept(model).values()) < 24
+    np.testing.assert_array_equal(
+        to_numpy(model.get_layer("wide").kernel), before
+    )
+
+
 class Subclassed(keras.Model):
     def __init__(self):
         super().__init__()
