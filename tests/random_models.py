@@ -51,6 +51,17 @@ def dense(x, draw):
     return layers.Dense(draw.one_of(3, 4, 6), **draw.units())(x)
 
 
+def einsum(x, draw):
+    bias_axes = draw.one_of(None, "b")
+    activation = draw.one_of(*ACTIVATIONS)
+    batch = "xyz"[: len(x.shape) - 1]
+    equation = draw.one_of("...a,ab->...b", f"{batch}a,ab->{batch}b")
+    shape = 4 if equation[0] == "." else (*x.shape[1:-1], 4)
+    return layers.EinsumDense(equation, shape, activation, bias_axes=bias_axes)(
+        x
+    )
+
+
 def conv(x, draw):
     size, padding = draw.one_of(1, 2, 3), draw.one_of("same", "valid")
     kind = of_rank(x, "Conv")
@@ -67,8 +78,13 @@ def strided(x, draw):
 
 
 def grouped(x, draw):
-    groups = 2 if x.shape[-1] % 2 == 0 else 1
-    return of_rank(x, "Conv")(4, 1, groups=groups, **draw.units())(x)
+    width = x.shape[-1]
+    groups = draw.one_of(width, 2 if width % 2 == 0 else width)
+    filters = groups * draw.one_of(1, 2)
+    size, padding = draw.one_of(1, 2), draw.one_of("same", "valid")
+    kind = of_rank(x, "Conv")
+    options = {"groups": groups, "padding": padding, **draw.units()}
+    return kind(filters, size, **options)(x)
 
 
 def depthwise(x, draw):
@@ -106,6 +122,7 @@ def normalized(x, draw):
     return draw.one_of(
         layers.BatchNormalization(),
         layers.BatchNormalization(scale=False),
+        layers.GroupNormalization(2 if x.shape[-1] % 2 == 0 else -1),
         layers.LayerNormalization(),
     )(x)
 
@@ -261,6 +278,7 @@ def arranged(x, draw):
         lambda: ops.reshape(x, (-1, *x.shape[1:])),
         lambda: ops.squeeze(ops.expand_dims(x, 1), 1),
         lambda: ops.tile(x, (*(1 for _ in last), 2)),
+        lambda: gated(*ops.split(ops.concatenate([x, -x], -1), 2, axis=-1)),
         lambda: x[..., : draw.one_of(1, 2)],
         lambda: x[..., width // 2 :],
     ]
@@ -285,6 +303,10 @@ def arranged(x, draw):
     return draw.one_of(*choices)()
 
 
+def gated(x, gate):
+    return x * ops.sigmoid(gate)
+
+
 def mixed(x, draw):
     """Operations that need all channels."""
     return draw.one_of(
@@ -292,14 +314,14 @@ def mixed(x, draw):
         lambda: ops.roll(x, 1, axis=-1),
         lambda: x - ops.mean(x, axis=-1, keepdims=True),
         lambda: ops.matmul(x, ops.ones((x.shape[-1], 3)) * 0.5),
-        lambda: ops.split(ops.concatenate([x, x], -1), 2, axis=-1)[1],
+        lambda: layers.RMSNormalization()(x),
     )()
 
 
 ANY, SPATIAL = (2, 3, 4), (3, 4)
 PIECES = {
     **dict.fromkeys(
-        (activation, computed, dense, dropped_out, joined, merged), ANY
+        (activation, computed, dense, dropped_out, einsum, joined, merged), ANY
     ),
     **dict.fromkeys((arranged, mixed), ANY),
     **dict.fromkeys((nested, normalized, rescaled, shared), ANY),

@@ -500,7 +500,7 @@ BARRIERS = {
     ),
     "layer_normalization": (
         layers.LayerNormalization(name="next"),
-        "`next` (LayerNormalization) is not known to keep channels apart",
+        "`next` (LayerNormalization) normalizes each channel by all of them",
     ),
     "dropout": (
         layers.Dropout(0.5, noise_shape=(None, 1, 1, 4), name="next"),
@@ -512,7 +512,7 @@ BARRIERS = {
     ),
     "grouped": (
         layers.Conv2D(4, 2, groups=2, name="next"),
-        "`next` (Conv2D) has groups",
+        "`next` (Conv2D) does not leave it constant",
     ),
     "separable": (
         layers.SeparableConv2D(3, 3, padding="same", name="next"),

@@ -57,6 +57,9 @@ MOVES = {
     "repeat": lambda x: ops.repeat(x, 2, axis=-1),
     "sequence": lambda x: ops.reshape(x, (-1, 25, 4)),
     "slice": lambda x: x[:, 1:4, ::2],
+    "split": lambda x: ops.concatenate(ops.split(x, 2, -1)[::-1], -1),
+    "split apart": lambda x: ops.concatenate(ops.split(x, [3], -1), -1),
+    "split rows": lambda x: ops.add(*ops.split(x[:, 1:], 2, axis=1)),
     "stack": lambda x: ops.stack([x, ops.flip(x, 2)], axis=1),
     "sum": lambda x: ops.sum(x, axis=(1, 2), keepdims=True),
     "tile": lambda x: ops.tile(x, (1, 1, 1, 2)),
@@ -127,7 +130,7 @@ BARRIERS = {
     "reshape": lambda x: ops.reshape(x, (-1, 5, 2, 10)),
     "roll": lambda x: ops.roll(x, 1, axis=-1),
     "softmax": ops.softmax,
-    "split": lambda x: ops.split(x, 2, axis=-1)[1],
+    "split batch": lambda x: ops.split(x, 1, axis=0)[0],
     "stride": lambda x: x[..., ::2],
     "with a row": lambda x: ops.concatenate([x, np.ones((3, 5, 5, 1))], -1),
 }
@@ -141,7 +144,7 @@ WHY = {
     "reshape": "(Reshape) mixes channels and positions",
     "roll": "(Roll) is not known to keep channels apart",
     "softmax": "(Softmax) is not known to keep channels apart",
-    "split": "(Split) is not known to keep channels apart",
+    "split batch": "(Split) splits the batch",
     "stride": "(GetItem) does not pick neighbors",
     "with a row": "(Concatenate) joins channels and an array",
 }

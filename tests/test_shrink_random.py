@@ -63,7 +63,7 @@ def units_of(layer):
     config = layer.get_config()
     names = ("units", "filters", "num_heads")
     found = [config[name] for name in names if name in config]
-    return found[0] if found else config["output_shape"][-1]
+    return found[0] if found else np.ravel(config["output_shape"])[-1]
 
 
 def layer_of(model, name):

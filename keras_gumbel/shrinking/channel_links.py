@@ -35,6 +35,7 @@ class Link:
         config: Function from kept outputs to the arguments that change.
         arguments: Function from kept inputs and kept outputs to what an
             operation is called with instead.
+        listed: Boolean, whether reports have a row of the layer.
     """
 
     layer: keras.Layer
@@ -45,6 +46,7 @@ class Link:
     arguments: Callable[[np.ndarray, np.ndarray], dict[int | str, Any]] = (
         lambda kept_inputs, kept: {}
     )
+    listed: bool = False
 
     @property
     def constants(self) -> np.ndarray:
@@ -202,11 +204,24 @@ def _probe(
 
 
 def _depthwise_conv(call: Call) -> Link:
+    require_convolved(call)
+    kernel, *biases = values_of(call.layer, 1 + call.layer.use_bias)
+    layouts = (Layout(-2), *[Layout(outputs=0)] * len(biases))
+    return depthwise_link(call, kernel, biases, layouts=layouts)
+
+
+def depthwise_link(
+    call: Call, kernel: np.ndarray, biases: list[np.ndarray], **kwargs: Any
+) -> Link:
+    """Returns what a convolution does that computes each output from one input.
+
+    Args:
+        call: The call of the layer.
+        kernel: Array, whose last axes are the inputs, and the outputs of each.
+        biases: List of the bias, if there is one.
+        **kwargs: Attributes of the link.
+    """
     layer, channels = call.layer, only(call)
-    if channel_axis(layer, len(call.output_shape)) != channels.axis:
-        raise BarrierError("reads another axis")
-    _require_elementwise(layer.activation)
-    kernel, *biases = values_of(layer, 1 + layer.use_bias)
     sources = np.repeat(np.arange(channels.size), kernel.shape[-1])
     spatial = tuple(range(kernel.ndim - 2))
     read = (kernel != 0).any(axis=spatial).ravel()
@@ -216,12 +231,15 @@ def _depthwise_conv(call: Call) -> Link:
     values = np.where(known, inputs, 0.0)
     values = values * kernel.sum(axis=spatial, dtype="float64").ravel()
     values = np.where(read & ~known, np.nan, values + sum(biases))
-    return Link(
-        layer,
-        Channels(channels.axis, activated(layer, values)),
-        (sources,),
-        (Layout(-2), *[Layout(outputs=0)] * len(biases)),
-    )
+    output = Channels(channels.axis, activated(layer, values))
+    return Link(layer, output, (sources,), **kwargs)
+
+
+def require_convolved(call: Call) -> None:
+    """Raises unless the channels of the input are those of a convolution."""
+    if channel_axis(call.layer, len(call.output_shape)) != only(call).axis:
+        raise BarrierError("reads another axis")
+    _require_elementwise(call.layer.activation)
 
 
 VALUE_RULES: dict[type, Callable[[Call], Link]] = {

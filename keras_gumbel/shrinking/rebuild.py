@@ -1,18 +1,15 @@
 """From a model with dead units to a smaller one."""
 
 import warnings
-from typing import Any
 
 import keras
 
 from keras_gumbel._validation import SparsityWarning
-from keras_gumbel.shrinking.graph import copy_layer
-from keras_gumbel.shrinking.graph import copy_weights
-from keras_gumbel.shrinking.graph import rewrite
 from keras_gumbel.shrinking.liveness import USUAL
+from keras_gumbel.shrinking.passes import follow
+from keras_gumbel.shrinking.passes import needs_another
+from keras_gumbel.shrinking.passes import rebuilt
 from keras_gumbel.shrinking.report import ShrinkReport
-from keras_gumbel.shrinking.report import edits_of
-from keras_gumbel.shrinking.report import follow
 from keras_gumbel.shrinking.report import report_of
 
 
@@ -63,27 +60,10 @@ def shrink(model: keras.Model) -> keras.Model:
     >>> small.layers[0].units
     2
     """
-    found = follow("shrink", model)
-    _warn_of_dead(report_of(model, found))
-    edits = edits_of(found)
-
-    def replace(layer: keras.Layer) -> keras.Layer:
-        if id(layer) not in edits:
-            return copy_layer(layer)
-        config = {**layer.get_config(), **edits[id(layer)].config}
-        return type(layer).from_config(config)
-
-    def fill(layer: keras.Layer, replacement: keras.Layer) -> None:
-        if id(layer) in edits:
-            replacement.set_weights(edits[id(layer)].weights)
-        else:
-            copy_weights(layer, replacement)
-
-    def arguments(operation: keras.Operation) -> dict[int | str, Any]:
-        edit = edits.get(id(operation))
-        return {} if edit is None else dict(edit.arguments)
-
-    return rewrite(model, replace, fill, arguments)
+    _warn_of_dead(report_of("shrink", model))
+    while needs_another(found := follow("shrink", model)):
+        model = rebuilt(model, found)
+    return rebuilt(model, found)
 
 
 def _warn_of_dead(report: ShrinkReport) -> None:

@@ -8,13 +8,12 @@ from typing import Any
 import keras
 
 from keras_gumbel import _keras_private
-from keras_gumbel._scores import marked_scores
-from keras_gumbel.shrinking.channels import Edit
 from keras_gumbel.shrinking.liveness import Liveness
+from keras_gumbel.shrinking.passes import edits_of
+from keras_gumbel.shrinking.passes import follow
+from keras_gumbel.shrinking.passes import needs_another
+from keras_gumbel.shrinking.passes import rebuilt
 from keras_gumbel.shrinking.shape_links import LINKING_LAYERS
-from keras_gumbel.shrinking.steps import built_models
-from keras_gumbel.shrinking.steps import shared_layers
-from keras_gumbel.shrinking.unit_sums import UnitSum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,37 +114,32 @@ def shrink_report(model: keras.Model) -> ShrinkReport:
     >>> report.rows[0].name, report.rows[0].kept, report.kept
     ('hidden', 2, 24)
     """
-    return report_of(model, follow("shrink_report", model))
+    return report_of("shrink_report", model)
 
 
-def follow(owner: str, model: keras.Model) -> dict[str, Liveness]:
-    """Follows the model and each of those in it, by a prefix of names."""
-    models = built_models(owner, model)
-    if marked_scores(model.variables):
-        raise ValueError(
-            f"`{owner}` needs a model without masks. Received: the model "
-            f"{model.name!r} with masks. Call `keras_gumbel.strip` on it first."
-        )
-    shared = shared_layers(models)
-    return {name: Liveness(part, shared) for name, part in models.items()}
+def report_of(owner: str, model: keras.Model) -> ShrinkReport:
+    """Reports on all passes over a model, in the name of a function."""
+    found = follow(owner, model)
+    report = _report(model, found)
+    if not needs_another(found):
+        return report
+    last = report_of(owner, rebuilt(model, found))
+    rows = zip(report.rows, last.rows, strict=True)
+    return ShrinkReport(
+        rows=tuple(dataclasses.replace(b, units=a.units) for a, b in rows),
+        parameters=report.parameters,
+        kept=last.kept,
+        skipped=last.skipped,
+    )
 
 
-def edits_of(found: dict[str, Liveness]) -> dict[int, Edit]:
-    """Returns the layers that change, by their ids."""
-    return {
-        id(edit.layer): edit
-        for liveness in found.values()
-        for edit in liveness.edits()
-    }
-
-
-def report_of(model: keras.Model, found: dict[str, Liveness]) -> ShrinkReport:
+def _report(model: keras.Model, found: dict[str, Liveness]) -> ShrinkReport:
     """Puts together what was found of a model and those in it."""
     units = {
         prefix + step.rule.name: (step, liveness)
         for prefix, liveness in found.items()
         for step in liveness.steps
-        if isinstance(step.rule, UnitSum) and step.rule.listed
+        if step.rule.listed
     }
     rows = [
         ShrinkRow(

@@ -19,6 +19,7 @@ from keras_gumbel.shrinking.channels import Channels
 from keras_gumbel.shrinking.channels import channel_axis
 from keras_gumbel.shrinking.channels import finite
 from keras_gumbel.shrinking.elementwise_links import ELEMENTWISE_RULES
+from keras_gumbel.shrinking.grouped_links import GROUP_RULES
 from keras_gumbel.shrinking.move_links import MOVE_RULES
 
 _PADDING = (
@@ -205,6 +206,7 @@ def _side_by_side(call: Call, axes: set[int]) -> Link:
 
 _RULES: dict[type | str, Callable[[Call], Link]] = {
     **VALUE_RULES,  # type: ignore[dict-item]
+    **GROUP_RULES,  # type: ignore[dict-item]
     **ELEMENTWISE_RULES,  # type: ignore[dict-item]
     **MOVE_RULES,  # type: ignore[dict-item]
     "Concatenate": _concatenate,

@@ -10,11 +10,13 @@ from keras import layers
 from keras_gumbel import _keras_private
 from keras_gumbel._typing import Tensor
 from keras_gumbel.shrinking.attention_parts import multi_head_attention
+from keras_gumbel.shrinking.channel_links import Link
 from keras_gumbel.shrinking.channels import BarrierError
 from keras_gumbel.shrinking.channels import Call
 from keras_gumbel.shrinking.channels import MaybeChannels
 from keras_gumbel.shrinking.graph import graph_models
 from keras_gumbel.shrinking.graph import require_graph
+from keras_gumbel.shrinking.grouped_links import grouped_conv
 from keras_gumbel.shrinking.parts import Parts
 from keras_gumbel.shrinking.parts import Step
 from keras_gumbel.shrinking.recurrent_parts import RECURRENT_LAYERS
@@ -22,14 +24,17 @@ from keras_gumbel.shrinking.recurrent_parts import bidirectional
 from keras_gumbel.shrinking.recurrent_parts import recurrent
 from keras_gumbel.shrinking.shape_links import kind_of
 from keras_gumbel.shrinking.shape_links import link
+from keras_gumbel.shrinking.split_parts import split
 from keras_gumbel.shrinking.unit_rules import UNIT_LAYERS
 from keras_gumbel.shrinking.unit_rules import unit_sum
+from keras_gumbel.shrinking.unit_sums import UnitSum
 
 # Arguments that are masks of padded steps, without channels.
 _MASKS = ("mask", "query_mask", "key_mask", "value_mask", "attention_mask")
 
 _PARTS: dict[type | str, Callable[[Call], Parts]] = {
     layers.Bidirectional: bidirectional,
+    "Split": split,
     layers.MultiHeadAttention: multi_head_attention,
     **dict.fromkeys(RECURRENT_LAYERS, recurrent),
 }
@@ -69,8 +74,17 @@ def _parts(call: Call) -> Parts:
     kind = kind_of(call.layer)
     if kind in _PARTS:
         return _PARTS[kind](call)
-    rule = unit_sum(call) if kind in UNIT_LAYERS else link(call)
-    step = Step(rule, list(call.tensors), call.outputs[0])
+    rule: UnitSum | Link
+    if kind not in UNIT_LAYERS:
+        rule = link(call)
+    elif getattr(call.layer, "groups", 1) > 1:
+        rule = grouped_conv(call)
+    else:
+        rule = unit_sum(call)
+    inputs = list(call.tensors)
+    if isinstance(rule, Link) and len(inputs) == 1:  # once for all sources
+        inputs *= len(rule.sources)
+    step = Step(rule, inputs, call.outputs[0])
     return Parts(call.layer, [step], lambda kept: rule.edit(*kept[0]))
 
 

@@ -1,5 +1,6 @@
 """The layers with units."""
 
+import dataclasses
 from collections.abc import Callable
 
 import keras
@@ -30,9 +31,25 @@ def _dense(call: Call) -> UnitSum:
     return _from_kernel(call, "units", Layout(0, 1), True, axis)
 
 
+def _einsum_dense(call: Call) -> UnitSum:
+    """Returns what a layer does that multiplies the last axis by a matrix."""
+    layer = call.layer
+    equation, units = layer.equation, layer.equation[-1]
+    inputs, _ = equation.split(",")
+    matrix = f"{inputs},{inputs[-1]}{units}->{inputs[:-1]}{units}"
+    if equation != matrix or units in inputs:
+        raise BarrierError('has another equation than "...a,ab->...b"')
+    if layer.bias_axes not in (None, units):
+        raise BarrierError("has a bias that is not one of units")
+    axis = len(call.output_shape) - 1
+    return dataclasses.replace(
+        _from_kernel(call, "output_shape", Layout(0, 1), True, axis),
+        leading=layer.partial_output_shape[:-1],
+        new_bias={"bias_axes": units},
+    )
+
+
 def _conv(call: Call) -> UnitSum:
-    if call.layer.groups != 1:
-        raise BarrierError("has groups")
     return _from_kernel(
         call,
         "filters",
@@ -50,7 +67,8 @@ def _conv_transpose(call: Call) -> UnitSum:
 def _from_kernel(
     call: Call, argument: str, layout: Layout, uniform: bool, axis: int
 ) -> UnitSum:
-    weights = values_of(call.layer, 1 + call.layer.use_bias)
+    has_bias = call.layer.bias is not None
+    weights = values_of(call.layer, 1 + has_bias)
     kernel = weights[0].astype("float64")
     if layout.inputs == -1:  # transposed
         kernel = kernel.swapaxes(-1, -2)
@@ -129,6 +147,7 @@ def _is_unpadded(layer: keras.Layer) -> bool:
 
 _RULES: dict[type, Callable[[Call], UnitSum]] = {
     layers.Dense: _dense,
+    layers.EinsumDense: _einsum_dense,
     layers.Embedding: _embedding,
     **dict.fromkeys((layers.Conv1D, layers.Conv2D, layers.Conv3D), _conv),
     **dict.fromkeys(

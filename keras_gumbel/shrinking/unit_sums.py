@@ -38,6 +38,9 @@ class UnitSum:
             cannot.
         axis: Integer, the axis of the units in the output.
         channels: `Channels` of the input, or `None` if it keeps its shape.
+        leading: Tuple or `None`, what stands before the number of units if the
+            argument is a shape.
+        new_bias: Dictionary, the arguments of a layer that gets a bias.
         title: String, what reports call the units.
         listed: Boolean, whether reports do.
     """
@@ -53,6 +56,10 @@ class UnitSum:
     merge_axis: int | None
     axis: int
     channels: Channels | None
+    leading: tuple[int | None, ...] | None = None
+    new_bias: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {"use_bias": True}
+    )
     title: str = ""
     listed: bool = True
 
@@ -123,8 +130,10 @@ class UnitSum:
         """Returns the layer without the other channels, folded in."""
         weights = self.selected(kept_inputs, kept)
         config: dict[str, Any] = {self.argument: int(kept.sum())}
+        if self.leading is not None:
+            config[self.argument] = (*self.leading, int(kept.sum()))
         if len(weights) > len(self.weights):
-            config["use_bias"] = True
+            config.update(self.new_bias)
         return Edit(self.layer, config, weights)
 
     def selected(
