@@ -1,4 +1,4 @@
-"""Times models with half of their units removed.
+"""Times models with half of their units removed, and shrinks real networks.
 
     KERAS_BACKEND=jax python benchmarks/shrink.py
 
@@ -8,6 +8,16 @@ small convnet, whose biases and statistics are not zero, and prints what
 the size of the saved file, and the CPU time of a batch as a multiple of that
 of the model before. Both are compiled by XLA on JAX and TensorFlow and eager
 on torch, and timed in turn.
+
+    KERAS_BACKEND=torch python benchmarks/shrink.py --networks
+
+finds the coupled channels of networks of `keras.applications` and of a
+transformer, removes half of each group, drawn at random, and prints how many
+parameters and multiply-adds are left, how many would be left if exactly those
+channels were gone from every weight ("allowed"), the largest difference of
+the outputs over the largest output, and the CPU seconds that it took. Names of
+networks after `--networks` choose some of them. Multiply-adds are those of
+kernels.
 """
 
 import os
@@ -19,6 +29,8 @@ import argparse
 import math
 import pathlib
 import tempfile
+import time
+import warnings
 
 import keras
 import numpy as np
@@ -29,6 +41,7 @@ from timing import print_table
 from timing import versions
 
 import keras_gumbel as kg
+from keras_gumbel.shrinking.coupling import coupled_channels
 
 BACKEND = keras.config.backend()
 KINDS = (layers.Dense, layers.Conv2D)
@@ -145,16 +158,143 @@ def measure(stack, batch, rounds):
     ]
 
 
+def transformer(size):
+    """Builds a classifier of 16x16 patches, with normalization first."""
+    inputs = keras.Input((size, size, 3))
+    x = layers.Conv2D(192, 16, 16, name="patches")(inputs)
+    x = layers.Reshape((-1, 192))(x)
+    for i in range(6):
+        y = layers.LayerNormalization()(x)
+        x = x + layers.MultiHeadAttention(8, 24, name=f"attention_{i}")(y, y)
+        y = layers.LayerNormalization()(x)
+        y = layers.Dense(768, "gelu", name=f"hidden_{i}")(y)
+        x = x + layers.Dense(192, name=f"output_{i}")(y)
+    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
+    return keras.Model(inputs, layers.Dense(1000)(x), name="Transformer")
+
+
+NETWORKS = (
+    "ResNet50",
+    "MobileNetV2",
+    "EfficientNetV2B0",
+    "DenseNet121",
+    "ConvNeXtTiny",
+    "Transformer",
+)
+
+
+def network(name, size):
+    """Builds a network with random weights and statistics."""
+    keras.utils.set_random_seed(0)
+    if name == "Transformer":
+        model = transformer(size)
+    else:
+        build = getattr(keras.applications, name)
+        model = build(
+            weights=None,
+            input_shape=(size, size, 3),
+            classifier_activation=None,
+        )
+    generator = np.random.default_rng(0)
+    for variable in model.weights:
+        if len(variable.shape) == 1:
+            low = 0.5 if variable.name in ("gamma", "moving_variance") else -0.5
+            values = generator.uniform(low, low + 1.0, variable.shape)
+            variable.assign(values)
+    return model
+
+
+def halve(groups, seed):
+    """Zeroes all that reads half of the sets of each group.
+
+    Returns:
+        A dictionary of the id of a weight to the entries of each axis that
+        are left.
+    """
+    generator = np.random.default_rng(seed)
+    left = {}
+    for group in groups:
+        removed = np.zeros(group.size, bool)
+        removed[generator.permutation(group.size)[: group.size // 2]] = True
+        for slot in group.slots:
+            gone = (slot.index >= 0) & removed[slot.index]
+            axes = [np.ones(length, bool) for length in slot.weight.shape]
+            axes = left.setdefault(id(slot.weight), axes)
+            axes[slot.axis] &= ~gone
+            if slot.reads:
+                values = ops.convert_to_numpy(slot.weight).copy()
+                np.moveaxis(values, slot.axis, 0)[gone] = 0.0
+                slot.weight.assign(values)
+    return left
+
+
+def counts(model, left):
+    """Counts parameters and multiply-adds with what is left of each axis."""
+    parameters = total = 0
+    for layer in model.layers:
+        positions = math.prod(layer.output.shape[1:-1])
+        for weight in layer.weights:
+            axes = left.get(id(weight), ())
+            shape = [int(axis.sum()) for axis in axes] or weight.shape
+            parameters += math.prod(shape)
+            if "kernel" in weight.name:
+                total += math.prod(shape) * positions
+    return parameters, total
+
+
+def shrink_network(name, size, seed):
+    model = network(name, size)
+    before = counts(model, {})
+    start = time.process_time()
+    groups = coupled_channels("benchmark", model)
+    found = time.process_time() - start
+    allowed = counts(model, halve(groups, seed))
+    start = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", kg.SparsityWarning)
+        small = kg.shrink(model)
+    seconds = time.process_time() - start
+    inputs = np.random.default_rng(1).normal(size=(2, size, size, 3))
+    inputs = ops.convert_to_tensor(128 + 64 * inputs.astype("float32"))
+    outputs = [
+        ops.convert_to_numpy(m(inputs, training=False)) for m in (model, small)
+    ]
+    error = np.abs(outputs[1] - outputs[0]).max() / np.abs(outputs[0]).max()
+    after = counts(small, {})
+    shares = [
+        f"{b / 1e6:,.1f}M -> {a / 1e6:,.1f}M ({a / b:.3f}; {c / b:.3f})"
+        for a, b, c in zip(after, before, allowed, strict=True)
+    ]
+    times = f"{found:.1f} + {seconds:.1f}"
+    return [name, str(len(groups)), *shares, f"{error:.0e}", times]
+
+
+def print_networks(names, size, seed):
+    rows = [shrink_network(name, size, seed) for name in names]
+    columns = ["network", "groups"]
+    columns += ["parameters (left; allowed)", "multiply-adds (left; allowed)"]
+    columns += ["difference", "CPU seconds: find + shrink"]
+    title = f"Half of the channels of each group, inputs of {size}x{size}"
+    print_table(title, columns, rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--networks", nargs="*", choices=NETWORKS)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if BACKEND == "torch":
         import torch
 
         torch.set_num_threads(1)
     print(versions(BACKEND))
+    if options.networks is not None:
+        names = options.networks or NETWORKS
+        print_networks(names, options.size, options.seed)
+        return
     for title, stack in (
         ("Dense 784-1024-1024-1024-10", dense()),
         ("Convolutions 32-64, Dense 128-10", convnet(32, 64)),

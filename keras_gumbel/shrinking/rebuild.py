@@ -18,12 +18,15 @@ def shrink(model: keras.Model) -> keras.Model:
 
     A unit, that is a column of a Dense kernel or a filter of a convolution,
     is dead if it is constant because all that it reads is multiplied by
-    exact zeros, or if nothing reads it. Dead units are removed with all that
-    belongs to them in the layers that follow: batch normalization,
-    activations, pooling, depthwise convolutions, `Flatten`, `Reshape`,
-    `Concatenate`, and sums, of which a channel is removed only if no branch
-    needs it. So are the operations of `keras.ops` that do the same, such as
-    `ops.relu(x)`, `x + y`, `x * array`, `ops.reshape` and `x[..., :3]`.
+    exact zeros, or if nothing reads it. Heads of attention and units of
+    recurrent layers are dead if nothing reads them, or if they are always
+    zero. Dead units are removed with all that belongs to them
+    in the layers that follow: batch normalization, activations, pooling,
+    depthwise convolutions, `Flatten`, `Reshape`, `Concatenate`, and sums, of
+    which a channel is removed only if no branch needs it. So are the
+    operations of `keras.ops` that do the same, such as `ops.relu(x)`,
+    `x + y`, `x * array`, `ops.reshape` and `x[..., :3]`. Convolutions in
+    groups and `GroupNormalization` lose whole groups.
 
     What a constant unit contributes goes into the biases of the layers that
     read it. Predictions stay the same, up to rounding; names, and the shapes
@@ -33,7 +36,8 @@ def shrink(model: keras.Model) -> keras.Model:
     At least one unit of each layer stays, and of the constants other than 0
     that a convolution pads with zeros, one that stands for all. All stay where
     a depthwise or separable convolution pads them. So do the units of layers
-    that are shared or not known. One warning lists the dead units that stay;
+    that are shared or not known, and before a `LayerNormalization`, which
+    mixes all channels. One warning lists the dead units that stay;
     `keras_gumbel.shrink_report` has all of them, and the reasons.
 
     Args:
