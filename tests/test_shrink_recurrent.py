@@ -87,9 +87,9 @@ def test_shrink_removes_units_that_stay_at_zero(kind):
     state = np.array([1, 3]) + 2 * 5  # numbers of the gate of the state
     for variable in layer.weights:
         zero(variable, ..., state)
-    # The first unit reads no other ones that are not zero.
-    zero(layer.weights[0], ..., [0, 10])
-    zero(layer.weights[2], ..., [0, 10])
+    # The first unit reads none that is not zero. The third one does.
+    zero(layer.weights[0], ..., [0, 10, 12])
+    zero(layer.weights[2], ..., [0, 10, 12])
     zero(layer.weights[1], [0, 2, 4], 10)
 
     check(model)

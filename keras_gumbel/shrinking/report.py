@@ -22,7 +22,8 @@ class ShrinkRow:
 
     Attributes:
         name: String, the name of the layer, after those of the models it is
-            in.
+            in. The units of a `MultiHeadAttention` are its heads; those of
+            its output have a row of their own.
         units: Integer, the number of its units.
         kept: Integer, how many are left.
         reasons: Dictionary, why units are left that compute nothing, or that
