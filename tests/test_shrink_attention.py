@@ -12,6 +12,9 @@ from tests.test_shrink_coupling import randomize
 from tests.test_shrink_random import assert_equal_predictions
 from tests.test_shrink_random import check
 
+# JAX compiles every operation anew for every shape.
+on_few_backends = pytest.mark.backends("tensorflow", "torch")
+
 
 def attention(heads=4, **kwargs):
     return layers.MultiHeadAttention(heads, 3, **kwargs, name="attention")
@@ -68,6 +71,7 @@ def test_shrink_removes_heads_that_nothing_reads(use_bias):
     }
 
 
+@on_few_backends
 def test_shrink_removes_heads_whose_values_are_zero():
     model = encoder(use_bias=False)
     layer = model.get_layer("attention_0")
@@ -79,6 +83,7 @@ def test_shrink_removes_heads_whose_values_are_zero():
     assert keras_gumbel.shrink(model).get_layer("attention_0").num_heads == 3
 
 
+@on_few_backends
 def test_one_head_stays():
     model = encoder()
     layer = model.get_layer("attention_0")
@@ -91,6 +96,7 @@ def test_one_head_stays():
     assert row.reasons == {"a layer keeps one unit": 1}
 
 
+@on_few_backends
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_attention_loses_the_channels_it_reads_and_makes(use_bias):
     inputs = keras.Input((5, 3))
