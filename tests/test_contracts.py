@@ -10,6 +10,7 @@ from keras import ops
 import keras_gumbel as kg
 from keras_gumbel.constraints import CappedBox
 from keras_gumbel.layers import GumbelSoftmax
+from keras_gumbel.layers import PermutationSampler
 from keras_gumbel.layers import StraightThroughArgmax
 from keras_gumbel.layers import SubsetSampler
 from keras_gumbel.masks import ConcreteMask
@@ -58,6 +59,9 @@ HALF = keras.initializers.Constant(0.5)
 FLOATS = np.random.default_rng(0).normal(size=(4, 3, 5)).astype("float32")
 FLOATS[:, 2] = 0.0  # a time step for `Masking` to mask
 
+SQUARES = np.random.default_rng(1).normal(size=(4, 3, 3)).astype("float32")
+SQUARES[:, 2] = 0.0  # an item for `Masking` to mask
+
 INDICES = np.array([[1, 2, 0], [3, 1, 2], [0, 3, 1], [2, 0, 3]], "int32")
 
 
@@ -87,6 +91,17 @@ def gumbel_rao_argmax(seed=0):
 
 def subset_sampler(seed=0):
     return SubsetSampler(2, inference="marginals", seed=seed)
+
+
+def permutation_sampler(seed=0):
+    schedule = LinearAnnealing(1.0, 0.5, steps=4)
+    return PermutationSampler(schedule, seed=seed)
+
+
+def soft_permutation_sampler(seed=0):
+    return PermutationSampler(
+        0.5, hard=False, inference="sinkhorn", precision="high", seed=seed
+    )
 
 
 def concrete_mask(seed=0):
@@ -143,6 +158,8 @@ LAYERS = {
     straight_through_argmax: (FLOATS, (0, 1, 1)),
     gumbel_rao_argmax: (FLOATS, (1, 1, 1)),
     subset_sampler: (FLOATS, (0, 1, 1)),
+    permutation_sampler: (SQUARES, (0, 1, 1)),
+    soft_permutation_sampler: (SQUARES, (0, 1, 1)),
     concrete_mask: (FLOATS, (1, 1, 1)),
     binary_concrete_mask: (FLOATS, (1, 1, 1)),
     hard_concrete_mask: (FLOATS, (1, 1, 1)),
@@ -211,6 +228,15 @@ ARGUMENTS = {
         "learn_temperature": True,
         "precision": "high",
         "logits_regularizer": L2,
+        "seed": 7,
+    },
+    PermutationSampler: {
+        "temperature": 0.7,
+        "hard": False,
+        "num_iterations": 3,
+        "inference": "sample",
+        "learn_temperature": True,
+        "precision": "high",
         "seed": 7,
     },
     ConcreteMask: {

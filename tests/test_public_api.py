@@ -50,6 +50,9 @@ layers.GumbelSoftmax(temperature=1.0, hard=False, \
 estimator='straight_through_gumbel', axis=-1, inference='argmax', \
 learn_temperature=False, precision='standard', logits_regularizer=None, \
 seed=None, **kwargs)
+layers.PermutationSampler(temperature=1.0, hard=True, num_iterations=20, \
+inference='matching', learn_temperature=False, precision='standard', \
+seed=None, **kwargs)
 layers.StraightThroughArgmax(temperature=1.0, \
 estimator='straight_through_gumbel', output_mode='one_hot', axis=-1, \
 inference='argmax', learn_temperature=False, precision='standard', \
@@ -92,6 +95,8 @@ mask=None)
 ops.gumbel_log_softmax(logits, temperature=1.0, axis=-1, mask=None, \
 noise=None, seed=None)
 ops.gumbel_max(logits, axis=-1, mask=None, noise=None, seed=None)
+ops.gumbel_sinkhorn(logits, temperature=1.0, hard=False, num_iterations=20, \
+mask=None, noise=None, seed=None)
 ops.gumbel_softmax(logits, temperature=1.0, hard=False, axis=-1, mask=None, \
 noise=None, seed=None, estimator='straight_through_gumbel')
 ops.gumbel_top_k(logits, k, axis=-1, mask=None, noise=None, seed=None)
@@ -99,6 +104,7 @@ ops.hard_concrete(probs, temperature=0.6666666666666666, low=-0.1, high=1.1, \
 noise=None, seed=None)
 ops.logit_binary_concrete_log_prob(logit_sample, logits, temperature=1.0)
 ops.logit_relaxed_bernoulli(logits, temperature=1.0, noise=None, seed=None)
+ops.matching(logits, mask=None)
 ops.one_hot_argmax(values, axis=-1)
 ops.project_capped_box(values, budget, costs=None, equality=False, axis=None, \
 differentiable=True)
@@ -112,6 +118,7 @@ ops.sample_one_hot(logits, temperature=1.0, \
 estimator='straight_through_gumbel', axis=-1, mask=None, noise=None, \
 seed=None)
 ops.sample_subset(logits, k, axis=-1, mask=None, noise=None, seed=None)
+ops.sinkhorn(logits, temperature=1.0, num_iterations=20, mask=None)
 ops.stochastic_gate(probs, sigma=0.5, noise=None, seed=None)
 ops.straight_through(hard, soft)
 ops.subset_marginals(logits, k, axis=-1, mask=None)
@@ -189,6 +196,7 @@ REGISTERED = [
     "MonteCarloModel",
     "NOfM",
     "PatternMask",
+    "PermutationSampler",
     "ProjectedOptimizer",
     "RLOO",
     "RandomMask",

@@ -26,6 +26,9 @@ from keras_gumbel.ops.information import (
     categorical_entropy as categorical_entropy,
 )
 from keras_gumbel.ops.information import categorical_kl as categorical_kl
+from keras_gumbel.ops.permutations import gumbel_sinkhorn as gumbel_sinkhorn
+from keras_gumbel.ops.permutations import matching as matching
+from keras_gumbel.ops.permutations import sinkhorn as sinkhorn
 from keras_gumbel.ops.projection import project_capped_box as project_capped_box
 from keras_gumbel.ops.sampling import gumbel_log_softmax as gumbel_log_softmax
 from keras_gumbel.ops.sampling import gumbel_softmax as gumbel_softmax

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from keras_gumbel._numerics import as_tensor
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
+from keras_gumbel.ops._loops import repeated
 
 
 def top_k_mask(
@@ -180,7 +180,7 @@ def _masks(
         ops.stack([ops.amax(v) for v in values if 0 not in v.shape])
     )
     lowest = ops.full((), -1.0, dtype="float32")
-    low, high = _repeated(undecided, halve, (lowest, highest))
+    low, high = repeated(undecided, halve, (lowest, highest))
     above = [v > high for v in values]
     left = limit - _spent(above, prices)
     equal = [ops.logical_and(v > low, v <= high) for v in values]
@@ -243,16 +243,3 @@ def _first(mask: Tensor, count: Any) -> Tensor:
     if _keras_private.is_eager(enough):
         return mask if enough else cut()
     return ops.cond(enough, lambda: mask, cut)
-
-
-def _repeated(
-    condition: Callable[..., Tensor],
-    body: Callable[..., tuple[Tensor, Tensor]],
-    state: tuple[Tensor, Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Loops; outside of a trace it compiles nothing."""
-    if not all(map(_keras_private.is_eager, state)):
-        return ops.while_loop(condition, body, state)
-    while condition(*state):
-        state = body(*state)
-    return state

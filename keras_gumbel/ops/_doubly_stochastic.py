@@ -1,0 +1,132 @@
+"""Matrices of which every row and every column sums to 1."""
+
+from typing import Any
+
+from keras import ops
+
+from keras_gumbel._typing import Tensor
+from keras_gumbel.ops._loops import repeated
+
+# Scales sums to where rounding errors do not lead above 1.
+_LESS_THAN_ONE = 1.0 - 2.0**-20
+
+# Up to this number a half-precision float holds every integer.
+_INTEGERS = {"float16": 2**11, "bfloat16": 2**8}
+
+
+def balanced(shares: Tensor, items: Tensor | None = None) -> Tensor:
+    """Moves a matrix of shares to a doubly stochastic one nearby.
+
+    Rows and columns that sum to more than 1 are scaled down. What is missing
+    then is spread over the rows and columns that miss it (Altschuler et al.,
+    2017, Algorithm 2).
+
+    Args:
+        shares: Float tensor of shape `(..., n, n)`, at least 0.
+        items: Boolean tensor that broadcasts to shape `(..., n)`, false where
+            row and column are those of the identity, or `None`. Defaults to
+            `None`.
+
+    Returns:
+        A tensor of the shape and dtype of `shares`.
+    """
+    for axis in (-1, -2):
+        total = ops.sum(shares, axis=axis, keepdims=True)
+        shares = shares * (_LESS_THAN_ONE / ops.maximum(total, 1.0))
+    rows, columns = _missing(shares, -1), _missing(shares, -2)
+    if items is None:
+        total = ops.sum(rows, axis=-2, keepdims=True)
+        return shares + rows * (columns / total)
+    rows = ops.where(items[..., :, None], rows, 0.0)
+    columns = ops.where(items[..., None, :], columns, 0.0)
+    total = ops.sum(rows, axis=-2, keepdims=True)
+    spread = shares + rows * (columns / ops.where(total > 0.0, total, 1.0))
+    both = ops.logical_and(items[..., :, None], items[..., None, :])
+    return ops.where(
+        both, spread, ops.eye(shares.shape[-1], dtype=spread.dtype)
+    )
+
+
+def _missing(shares: Tensor, axis: int) -> Tensor:
+    """What rows or columns miss of 1, without the rounding errors of sums.
+
+    All rows miss together what all columns miss: an error of that, a little
+    from each, would come to rest on those that miss most.
+    """
+    # Sums of small multiples of a power of two are exact.
+    coarse = ops.floor(shares * 2.0**12) * 2.0**-12
+    fine = shares - coarse
+    missing = 1.0 - ops.sum(coarse, axis=axis, keepdims=True)
+    return missing - ops.sum(fine, axis=axis, keepdims=True)
+
+
+def rounded(shares: Tensor, dtype: str) -> Tensor:
+    """Rounds a doubly stochastic matrix to one of half-precision floats.
+
+    Every entry becomes one of the two multiples around it of a unit, the
+    spacing of floats below the largest entry. Roundings one by one would add
+    up: here the rows and columns still sum to 1.
+
+    Args:
+        shares: Float32 tensor of shape `(matrices, n, n)`.
+        dtype: String, `"float16"` or `"bfloat16"`.
+
+    Returns:
+        A float32 tensor of the shape of `shares`, which the dtype holds.
+    """
+    n = shares.shape[-1]
+    units = float(_INTEGERS[dtype])
+    top = ops.amax(shares, axis=(-2, -1), keepdims=True)
+    for power in range(1, n.bit_length()):
+        # Clearly below 2**-power: rounding up must not lead above it.
+        finer = top < 0.99 * 2.0**-power
+        units = ops.where(finer, _INTEGERS[dtype] * 2.0**power, units)
+    scaled = shares * units
+    whole = ops.floor(scaled)
+    rest = _rounded_rests(
+        scaled - whole,
+        units - ops.sum(whole, axis=-1, keepdims=True),
+        units - ops.sum(whole, axis=-2, keepdims=True),
+    )
+    return (whole + rest) / units
+
+
+def _rounded_rests(rests: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Chooses which entries are rounded up.
+
+    Row by row, a column is chosen before another if more of its entries are
+    still to be rounded up. That never fails if any choice does (Gale, 1957;
+    Ryser, 1957), and one that does is known: fractions have these sums.
+
+    Args:
+        rests: Float tensor of shape `(matrices, n, n)`, in [0, 1).
+        rows: Tensor of shape `(matrices, n, 1)`, how many of every row.
+        columns: Tensor of shape `(matrices, 1, n)`, how many of every column.
+
+    Returns:
+        A tensor of zeros and ones, of the shape and dtype of `rests`.
+    """
+    n = rests.shape[-1]
+    places = ops.arange(n, dtype="int32")
+    earlier = places < places[:, None]
+
+    def left(row: Tensor, *state: Tensor) -> Tensor:
+        return row < n
+
+    def choose(row: Tensor, open_: Tensor, chosen: Tensor) -> tuple[Any, ...]:
+        here = places[:, None] == row
+        rest, count = (
+            ops.sum(ops.where(here, values, 0.0), axis=-2, keepdims=True)
+            for values in (rests, rows)
+        )
+        key = open_ + rest
+        other = ops.swapaxes(key, -2, -1)  # of the entry itself, in a column
+        first = ops.logical_or(
+            key > other, ops.logical_and(key == other, earlier)
+        )
+        rank = ops.sum(ops.cast(first, key.dtype), axis=-1)[..., None, :]
+        one = ops.cast(rank < count, key.dtype)
+        return row + 1, open_ - one, ops.where(here, one, chosen)
+
+    state = (ops.zeros((), "int32"), columns, ops.zeros_like(rests))
+    return repeated(left, choose, state, (rests, rows))[-1]
