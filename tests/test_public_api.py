@@ -106,6 +106,7 @@ ops.logit_binary_concrete_log_prob(logit_sample, logits, temperature=1.0)
 ops.logit_relaxed_bernoulli(logits, temperature=1.0, noise=None, seed=None)
 ops.matching(logits, mask=None)
 ops.one_hot_argmax(values, axis=-1)
+ops.plackett_luce_log_prob(indices, logits, axis=-1, mask=None)
 ops.project_capped_box(values, budget, costs=None, equality=False, axis=None, \
 differentiable=True)
 ops.relaxed_bernoulli(probs, temperature=1.0, hard=False, noise=None, \
@@ -118,7 +119,11 @@ ops.sample_one_hot(logits, temperature=1.0, \
 estimator='straight_through_gumbel', axis=-1, mask=None, noise=None, \
 seed=None)
 ops.sample_subset(logits, k, axis=-1, mask=None, noise=None, seed=None)
+ops.sample_without_replacement(logits, k, axis=-1, mask=None, noise=None, \
+seed=None)
 ops.sinkhorn(logits, temperature=1.0, num_iterations=20, mask=None)
+ops.soft_rank(values, temperature=1.0, axis=-1)
+ops.soft_top_k(values, k, temperature=1.0, hard=False, axis=-1, mask=None)
 ops.stochastic_gate(probs, sigma=0.5, noise=None, seed=None)
 ops.straight_through(hard, soft)
 ops.subset_marginals(logits, k, axis=-1, mask=None)

@@ -26,10 +26,18 @@ from keras_gumbel.ops.information import (
     categorical_entropy as categorical_entropy,
 )
 from keras_gumbel.ops.information import categorical_kl as categorical_kl
+from keras_gumbel.ops.orders import (
+    plackett_luce_log_prob as plackett_luce_log_prob,
+)
+from keras_gumbel.ops.orders import (
+    sample_without_replacement as sample_without_replacement,
+)
 from keras_gumbel.ops.permutations import gumbel_sinkhorn as gumbel_sinkhorn
 from keras_gumbel.ops.permutations import matching as matching
 from keras_gumbel.ops.permutations import sinkhorn as sinkhorn
 from keras_gumbel.ops.projection import project_capped_box as project_capped_box
+from keras_gumbel.ops.ranking import soft_rank as soft_rank
+from keras_gumbel.ops.ranking import soft_top_k as soft_top_k
 from keras_gumbel.ops.sampling import gumbel_log_softmax as gumbel_log_softmax
 from keras_gumbel.ops.sampling import gumbel_softmax as gumbel_softmax
 from keras_gumbel.ops.sampling import sample_one_hot as sample_one_hot

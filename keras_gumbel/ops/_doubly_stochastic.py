@@ -4,11 +4,12 @@ from typing import Any
 
 from keras import ops
 
+from keras_gumbel._numerics import dtype_of
 from keras_gumbel._typing import Tensor
 from keras_gumbel.ops._loops import repeated
 
 # Scales sums to where rounding errors do not lead above 1.
-_LESS_THAN_ONE = 1.0 - 2.0**-20
+_LESS_THAN_ONE = {"float32": 1.0 - 2.0**-20, "float64": 1.0 - 2.0**-49}
 
 # Up to this number a half-precision float holds every integer.
 _INTEGERS = {"float16": 2**11, "bfloat16": 2**8}
@@ -30,9 +31,10 @@ def balanced(shares: Tensor, items: Tensor | None = None) -> Tensor:
     Returns:
         A tensor of the shape and dtype of `shares`.
     """
+    scale = _LESS_THAN_ONE[dtype_of(shares)]
     for axis in (-1, -2):
         total = ops.sum(shares, axis=axis, keepdims=True)
-        shares = shares * (_LESS_THAN_ONE / ops.maximum(total, 1.0))
+        shares = shares * (scale / ops.maximum(total, 1.0))
     rows, columns = _missing(shares, -1), _missing(shares, -2)
     if items is None:
         total = ops.sum(rows, axis=-2, keepdims=True)
@@ -54,7 +56,8 @@ def _missing(shares: Tensor, axis: int) -> Tensor:
     from each, would come to rest on those that miss most.
     """
     # Sums of small multiples of a power of two are exact.
-    coarse = ops.floor(shares * 2.0**12) * 2.0**-12
+    coarse = ops.cast(shares * 2.0**12, "int32")  # rounded down
+    coarse = ops.cast(coarse, shares.dtype) * 2.0**-12
     fine = shares - coarse
     missing = 1.0 - ops.sum(coarse, axis=axis, keepdims=True)
     return missing - ops.sum(fine, axis=axis, keepdims=True)

@@ -88,7 +88,7 @@ def gumbel_top_k(
     owner = "gumbel_top_k"
     logits, dtype, axis = _prepared(owner, logits, k, axis, mask)
     perturbed = logits + gumbel_like(owner, logits, noise, seed)
-    return ops.cast(_largest(perturbed, k, axis), dtype)
+    return ops.cast(k_largest(perturbed, k, axis), dtype)
 
 
 def relaxed_top_k(
@@ -162,7 +162,7 @@ def relaxed_top_k(
     soft = ops.cast(soft, dtype)
     if not hard:
         return soft
-    return straight_through(_largest(perturbed, k, axis), soft)  # Eq. (16)
+    return straight_through(k_largest(perturbed, k, axis), soft)  # Eq. (16)
 
 
 def subset_marginals(
@@ -285,7 +285,7 @@ def _prepared(
     return logits, dtype, axis
 
 
-def _largest(values: Tensor, k: int, axis: int) -> Tensor:
+def k_largest(values: Tensor, k: int, axis: int) -> Tensor:
     """The k-hot vector of the k largest entries; the first of equals win."""
     values = moved_axis(ops.stop_gradient(values), axis, -1)
     least = top_values(values, k)[..., -1:]
