@@ -183,16 +183,24 @@ def _ranks_in_order(ordered: Tensor, temperature: Tensor) -> Tensor:
 
 
 def _decaying_sums(factors: Tensor, reverse: bool) -> Tensor:
-    """Solves s_i = (s_{i-1} + 1) q_i, or from the other end."""
+    """Solves s_i = (s_{i-1} + 1) q_i, or from the other end.
 
-    def follow(
-        first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        return first[0] * second[0], second[0] * first[1] + second[1]
+    In log(n) steps, each of which doubles the number of neighbours that are
+    summed up. TensorFlow cannot compile `keras.ops.associative_scan` by XLA.
+    """
+    length = factors.shape[-1]
+    rest = [(0, 0)] * (factors.ndim - 1)
 
-    _, sums = ops.associative_scan(
-        follow, (factors, factors), reverse=reverse, axis=-1
-    )
+    def neighbour(values: Tensor, distance: int) -> Tensor:
+        if reverse:
+            return ops.pad(values[..., distance:], [*rest, (0, distance)])
+        return ops.pad(values[..., :-distance], [*rest, (distance, 0)])
+
+    sums, distance = factors, 1
+    while distance < length:
+        sums = sums + factors * neighbour(sums, distance)
+        factors = factors * neighbour(factors, distance)
+        distance *= 2
     return sums
 
 
