@@ -86,11 +86,15 @@ ROWS = {
         functools.partial(project, harden_step=None),
     ),
     "magnitude": ("magnitude", functools.partial(project, harden_step=None)),
+    "magnitude, every 100 steps": (
+        kg.masks.MagnitudeMask("dense", frequency=100),
+        functools.partial(project, harden_step=None),
+    ),
     PATTERN: ("learned", functools.partial(project, harden_step=None)),
 }
 
 
-def make_run(network, row, steps):
+def make_run(network, row, steps, rounds):
     """Returns a function that trains for a number of steps."""
     mask, optimizer = ROWS[row]
     keras.utils.set_random_seed(0)
@@ -101,8 +105,9 @@ def make_run(network, row, steps):
             # Of the convolution of one channel, which does not divide by 4.
             warnings.simplefilter("ignore", UserWarning)
             kg.sparsify(model, mask, granularity=granularity)
-    # As long a schedule as there are steps in all: the masks stay undecided.
-    model.compile(optimizer(1000 * steps), LOSS)
+    # As long a schedule as there are steps in all, with those that compile:
+    # the budget is active, and the masks stay undecided.
+    model.compile(optimizer((rounds + 2) * steps), LOSS)
     generator = np.random.default_rng(0)
     count = steps * BATCH
     x = generator.uniform(size=(count, *model.input_shape[1:]))
@@ -126,7 +131,10 @@ def main():
     options = parser.parse_args()
     print(versions(BACKEND))
     for name, network in {"LeNet-300-100": lenet, "convnet": convnet}.items():
-        made = {row: make_run(network, row, options.steps) for row in ROWS}
+        made = {
+            row: make_run(network, row, options.steps, options.rounds)
+            for row in ROWS
+        }
         ratios, unit = median_ratios(
             {row: fit for row, (_, fit) in made.items()}, options.rounds
         )

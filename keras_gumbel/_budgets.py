@@ -29,8 +29,8 @@ from keras_gumbel.ops._short_rows import project_short_rows
 from keras_gumbel.ops.cardinality import nan_if_any
 from keras_gumbel.ops.cardinality import top_k_mask
 from keras_gumbel.ops.cardinality import top_of_rows
+from keras_gumbel.ops.projection import project_again
 from keras_gumbel.ops.projection import project_capped_box
-from keras_gumbel.ops.projection import project_over
 
 # A schedule in float32 may leave K this much below the number it means.
 WHOLE = 1e-3
@@ -93,6 +93,11 @@ class BudgetGroup:
         """Whether saliencies set the scores, and gradients do not."""
         return any(mark_of(v).ranked for v in self.variables)
 
+    @property
+    def frequency(self) -> int:
+        """Of how many updates one sets scores that are ranked."""
+        return mark_of(self.variables[0]).frequency
+
     def spent(self, values: list[np.ndarray]) -> float:
         """Returns what scores cost, given as arrays."""
         pairs = zip(self.costs, values, strict=True)
@@ -112,10 +117,55 @@ class BudgetGroup:
             values: List of float tensors z, which may be written over.
             step: Integer or tensor, the number of steps so far.
         """
-        budget = self.budget_at(step)
-        if self.ranked:
+        if not self.ranked:
+            return self.project_again(values, step, None)[0]
+
+        def choose() -> list[Tensor]:
+            budget = self.budget_at(step)
             saliencies = [saliency_of(v) for v in self.variables]
             return self._largest(_never_as(values, saliencies), budget, budget)
+
+        if self.frequency == 1:
+            return choose()
+        due = ops.logical_or(
+            ops.equal(step % self.frequency, 0),
+            # Scores that were written from outside, or never chosen yet.
+            ops.logical_not(self._count_fits(values, self._last_choice(step))),
+        )
+        if _keras_private.is_eager(due):
+            return choose() if due else [ops.maximum(v, 0.0) for v in values]
+        return ops.cond(
+            due, choose, lambda: [ops.maximum(v, 0.0) for v in values]
+        )
+
+    def _last_choice(self, step: Any) -> Any:
+        """Returns the step that scores in force were chosen at."""
+        return step - step % self.frequency
+
+    def _count_fits(self, values: list[Tensor], step: Any) -> Tensor:
+        """Whether so many scores fit the budget at a step, if each is 1."""
+        spent = sum(
+            cost * ops.cast(ops.sum(ops.cast(v > 0.0, "int32")), "float32")
+            for v, cost in zip(values, self.costs, strict=True)
+        )
+        return spent <= self.budget_at(step) + WHOLE
+
+    def project_again(
+        self, values: list[Tensor], step: Any, last: Any
+    ) -> tuple[list[Tensor], Any]:
+        """Projects in less time, given what the last projection has returned.
+
+        Args:
+            values: As in `project`.
+            step: As there.
+            last: Tensor of two numbers, or `None`.
+
+        Returns:
+            A list of tensors, and what `last` is the next time.
+        """
+        if self.ranked:
+            return self.project(values, step), last
+        budget = self.budget_at(step)
         # Rows first: what the whole takes off keeps them within theirs.
         inside = [
             self._project_rows(value, mark_of(variable).rows, budget)
@@ -123,7 +173,7 @@ class BudgetGroup:
         ]
         if self.least_cost:
             floors = self._floors_within(budget)
-            return project_above_floors(
+            found = project_above_floors(
                 inside,
                 budget,
                 self.costs,
@@ -135,8 +185,10 @@ class BudgetGroup:
                     )
                 ],
             )
+            return found, last
         same = all(cost == 1.0 for cost in self.costs)
-        return project_over(inside, budget, None if same else self.costs)
+        costs = None if same else self.costs
+        return project_again(inside, budget, costs, last)
 
     def _lowest(
         self,

@@ -51,6 +51,7 @@ class Mark:
             are no scores of channels.
         minimum: Number in [0, 1), the share of the scores that is kept at
             least.
+        frequency: Integer, of how many updates one sets those that are ranked.
         name: String, the name in reports, or `None` for the variable's path.
     """
 
@@ -62,6 +63,7 @@ class Mark:
     observed: bool = False
     place: Any = None
     minimum: float = 0.0
+    frequency: int = 1
     name: str | None = None
 
 

@@ -72,13 +72,13 @@ masks.HardConcreteMask(temperature=0.6666666666666666, inference='mean', \
 learn_temperature=False, precision='standard', seed=None, **kwargs)
 masks.LearnedMask(axis=-1, scores_initializer='ones', scores_constraint=None, \
 **kwargs)
-masks.MagnitudeMask(gradient='masked', **kwargs)
+masks.MagnitudeMask(gradient='masked', frequency=1, **kwargs)
 masks.Mask(axis=-1, scores_initializer='ones', scores_constraint=None, \
 **kwargs)
 masks.PatternMask(temperature=1.0, scale=10.0, prior=0.25, inference='mode', \
 seed=None, **kwargs)
 masks.RandomMask(seed=None, **kwargs)
-masks.SaliencyMask(method='wanda', gradient='masked', **kwargs)
+masks.SaliencyMask(method='wanda', gradient='masked', frequency=1, **kwargs)
 masks.get(identifier)
 metrics.CodePerplexity(num_classes, axis=-1, name='code_perplexity', \
 dtype=None)

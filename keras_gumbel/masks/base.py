@@ -73,6 +73,8 @@ class Mask(keras.layers.Layer):
 
     # Whether saliencies set the scores, and gradients do not.
     ranked = False
+    # Of how many updates of the optimizer one ranks the scores.
+    frequency = 1
     # Whether the mask can only be put on a weight, by `keras_gumbel.sparsify`.
     for_weights = False
     # Whether it can be put on coupled channels, which many weights share.

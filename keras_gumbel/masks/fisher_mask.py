@@ -1,5 +1,7 @@
 """The mask of pruning channels by their Fisher information."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -71,6 +73,10 @@ class FisherMask(RankedMask):
     for_channels = True
     observed = True
 
+    def __init__(self, gradient: str = "masked", **kwargs: Any) -> None:
+        # Channels are dropped when the budget asks for it, and no sooner.
+        super().__init__(gradient, 1, **kwargs)
+
     def saliency(self, weight: keras.Variable, layout: ScoreLayout) -> Tensor:
         return ops.zeros(layout.scores)
 
@@ -81,3 +87,8 @@ class FisherMask(RankedMask):
         input_axes: tuple[int, ...] | None,
     ) -> str | None:
         return "the Fisher mask needs `granularity='channel'`"
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        del config["frequency"]
+        return config

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import require_choice
+from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.masks.base import Mask
 
 
@@ -18,17 +19,23 @@ class RankedMask(Mask):
             trained, or `"dense"` if all have the gradient of a weight that is
             kept, so that one outside the mask can grow into it. Defaults to
             `"masked"`.
+        frequency: Positive integer. The mask is chosen anew in every so
+            manieth update of the optimizer, and stays as it is in between.
+            It does not count for `granularity="channel"`. Defaults to `1`.
         **kwargs: Arguments of `keras_gumbel.masks.Mask`.
     """
 
     ranked = True
 
-    def __init__(self, gradient: str = "masked", **kwargs: Any) -> None:
-        require_choice(
-            type(self).__name__, "gradient", gradient, ("masked", "dense")
-        )
+    def __init__(
+        self, gradient: str = "masked", frequency: int = 1, **kwargs: Any
+    ) -> None:
+        owner = type(self).__name__
+        require_choice(owner, "gradient", gradient, ("masked", "dense"))
+        require_positive_integer(owner, "frequency", frequency)
         super().__init__(**kwargs)
         self.gradient = gradient
+        self.frequency = frequency
 
     def draw(self, training: bool | None = False) -> Tensor:
         return ops.stop_gradient(ops.convert_to_tensor(self.mask_scores))
@@ -40,7 +47,11 @@ class RankedMask(Mask):
         return inputs + ops.stop_gradient(kept - inputs)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "gradient": self.gradient}
+        return {
+            **super().get_config(),
+            "gradient": self.gradient,
+            "frequency": self.frequency,
+        }
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
@@ -58,11 +69,21 @@ class MagnitudeMask(RankedMask):
     with the density that stands, and compares all masks that share a budget
     with each other. What shares a score is compared by its root mean square.
 
+    With `frequency=100` the mask is chosen in the updates 0, 100, 200, ...,
+    each time with the density that stands then, and a step in between takes
+    hardly longer than one without a mask. `gradient="dense"` lets the weights
+    outside the mask move freely in between: those that have grown are kept
+    the next time. Other libraries prune like this by default. A mask that is
+    to be final, by `harden_step` or `keras_gumbel.harden`, is chosen at once.
+
     Args:
         gradient: String, `"masked"` if only weights that are kept are
             trained, or `"dense"` if all have the gradient of a weight that is
             kept, so that one outside the mask can grow into it. Defaults to
             `"masked"`.
+        frequency: Positive integer. The mask is chosen anew in every so
+            manieth update of the optimizer, and stays as it is in between.
+            It does not count for `granularity="channel"`. Defaults to `1`.
         **kwargs: Arguments of `keras_gumbel.masks.Mask`.
 
     Call arguments:
@@ -76,8 +97,8 @@ class MagnitudeMask(RankedMask):
         Same as the input.
 
     Raises:
-        ValueError: If `gradient` is unknown; at build, if the mask stands
-            between layers.
+        ValueError: If `gradient` is unknown or `frequency` is not a positive
+            integer; at build, if the mask stands between layers.
 
     Example:
 

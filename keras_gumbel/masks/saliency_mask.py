@@ -50,6 +50,9 @@ class SaliencyMask(RankedMask):
             trained, or `"dense"` if all have the gradient of a weight that is
             kept, so that one outside the mask can grow into it. Defaults to
             `"masked"`.
+        frequency: Positive integer. The mask is chosen anew in every so
+            manieth update of the optimizer, and stays as it is in between.
+            It does not count for `granularity="channel"`. Defaults to `1`.
         **kwargs: Arguments of `keras_gumbel.masks.Mask`.
 
     Call arguments:
@@ -63,8 +66,8 @@ class SaliencyMask(RankedMask):
         Same as the input.
 
     Raises:
-        ValueError: If `method` or `gradient` is unknown; at build, if the
-            mask stands between layers.
+        ValueError: If `method` or `gradient` is unknown or `frequency` is not
+            a positive integer; at build, if the mask stands between layers.
 
     Example:
 
@@ -85,10 +88,14 @@ class SaliencyMask(RankedMask):
     """
 
     def __init__(
-        self, method: str = "wanda", gradient: str = "masked", **kwargs: Any
+        self,
+        method: str = "wanda",
+        gradient: str = "masked",
+        frequency: int = 1,
+        **kwargs: Any,
     ) -> None:
         require_choice("SaliencyMask", "method", method, ("wanda", "obs"))
-        super().__init__(gradient=gradient, **kwargs)
+        super().__init__(gradient, frequency, **kwargs)
         self.method = method
 
     def problem(

@@ -15,6 +15,7 @@ from keras_gumbel._validation import is_number
 from keras_gumbel.ops import _scalars
 from keras_gumbel.ops import _sums
 from keras_gumbel.ops._root_finding import find_root
+from keras_gumbel.ops._root_finding import find_root_near
 
 # The sum falls short of the budget by more than the error of sums, and by at
 # most the margin and the tolerance together, as shares of the budget.
@@ -33,6 +34,7 @@ def project(
     equality: bool,
     joint: bool,
     overwrite: bool = False,
+    last: Any = None,
 ) -> tuple[list[Tensor], Any]:
     """Finds lambda, and returns `clip(z - lambda c, 0, 1)`.
 
@@ -45,15 +47,21 @@ def project(
             last axis of the only tensor has its own.
         overwrite: Boolean, whether eager torch, which has to be told, may
             write the scores over z. Defaults to `False`.
+        last: Tensor of two numbers, lambda in the last step and the slope of
+            the sum there, zeros where these are not known; or `None`. Only
+            how long the search takes depends on it. It goes with `joint`,
+            without `equality`, and where the aim is K. Defaults to `None`.
 
     Returns:
         The scores of every tensor, and lambda: a number, or a tensor with 1
-        in place of the last axis.
+        in place of the last axis. With `last`, both numbers of this step are
+        in its place.
     """
-    given = [budget, *(part for pair in pairs for part in pair)]
+    given = [budget, *([] if last is None else [last])]
+    given += [*(part for pair in pairs for part in pair)]
     tensors = filter(ops.is_tensor, given)
     search = _Eager if all(map(_keras_private.is_eager, tensors)) else _Graph
-    return search(pairs, joint).project(budget, aim, equality, overwrite)
+    return search(pairs, joint).project(budget, aim, equality, overwrite, last)
 
 
 class _Search:
@@ -70,12 +78,25 @@ class _Search:
         self.largest = float(np.finfo(self.dtype).max)
 
     def project(
-        self, budget: Any, aim: Any, equality: bool, overwrite: bool
+        self,
+        budget: Any,
+        aim: Any,
+        equality: bool,
+        overwrite: bool,
+        last: Any,
     ) -> tuple[list[Tensor], Any]:
-        base, x = self.find_shift(budget, aim, equality)
+        slope = None
+        if last is None:
+            base, x = self.find_shift(budget, aim, equality)
+        else:
+            base, x, slope = self.find_shift_near(aim, last)
         clip = self.overwrite if overwrite else _clipped
         found = [clip(z, c, base, x) for z, c in self.pairs]
-        return found, sum(part for part in (base, x) if part is not None)
+        shift = sum(part for part in (base, x) if part is not None)
+        if slope is None:
+            return found, shift
+        numbers = [ops.cast(n, self.dtype) for n in (shift, slope)]
+        return found, ops.stack(numbers)
 
     def find_shift(
         self, budget: Any, aim: Any, equality: bool
@@ -101,29 +122,69 @@ class _Search:
         # A search that starts on its target ends there.
         at_zero = xp.where(fits, -0.5 * tolerance, at_zero)
         with np.errstate(all="ignore"):
-            # No sum falls faster than by `capacity(2)` per unit of the shift,
-            # and after a step of training it rarely falls three times as
-            # slowly: points on both sides of the root are worth more than a
-            # bound. The second is the root for scores spread evenly over
-            # [0, 1].
-            first = xp.minimum(
-                3.0 * at_zero / self.number(self.capacity(2)),
-                1.0 - xp.sqrt(aim / (aim + at_zero)),
-            )
             base, x = find_root(
                 lambda base, x: self.excess(base, x, aim),
                 at_zero,
                 far,
                 at_far,
-                first,
+                self.first_shift(at_zero, aim),
                 tolerance,
                 self.dtype,
                 xp,
             )
+        return self.subtrahend(base), self.subtrahend(self.finite(base, x))
+
+    def find_shift_near(self, aim: Any, last: Any) -> tuple[Any, Any, Any]:
+        """Returns two numbers or tensors, whose sum is lambda, and the slope.
+
+        Args:
+            aim: As in `project`, which is K.
+            last: As there.
+        """
+        xp = self.xp
+        aim = self.number(aim)
+        # Neither a number that is none nor one that is stale does harm.
+        start, slope = (
+            xp.where(
+                xp.logical_and(n > 0, n < self.largest), n, xp.zeros_like(n)
+            )
+            for n in self.pair(last)
+        )
+        at_far = -(1.0 - _MARGIN) * aim
+        at_far = xp.where(at_far < 0, at_far, -1.0)  # not on the target itself
+        with np.errstate(all="ignore"):
+            base, x, slope = find_root_near(
+                lambda base, x: self.excess(base, x, aim),
+                start,
+                slope,
+                lambda at_zero: self.first_shift(at_zero, aim),
+                at_far,
+                _TOLERANCE * aim,
+                self.dtype,
+                xp,
+            )
+        x = self.finite(base, x)
+        return self.subtrahend(base), self.subtrahend(x), slope
+
+    def first_shift(self, at_zero: Any, aim: Any) -> Any:
+        """Returns the shift to try after 0.
+
+        No sum falls faster than by `capacity(2)` per unit of the shift, and
+        after a step of training it rarely falls three times as slowly: points
+        on both sides of the root are worth more than a bound. The second is
+        the root for scores spread evenly over [0, 1].
+        """
+        xp = self.xp
+        return xp.minimum(
+            3.0 * at_zero / self.number(self.capacity(2)),
+            1.0 - xp.sqrt(aim / (aim + at_zero)),
+        )
+
+    def finite(self, base: Any, x: Any) -> Any:
+        """Returns x, or NaN where no shift is large enough."""
         # Nothing brings more scores of infinity than the budget under it.
-        endless = xp.abs(base + x) >= self.largest
-        x = xp.where(endless, float("nan"), x)
-        return self.subtrahend(base), self.subtrahend(x)
+        endless = self.xp.abs(base + x) >= self.largest
+        return self.xp.where(endless, float("nan"), x)
 
     def excess(self, base: Any, x: Any, budget: Any) -> Any:
         """Returns the sum at a shift less the budget, less its margin.
@@ -177,6 +238,10 @@ class _Search:
         """Converts a shift to what the search computes with."""
         raise NotImplementedError
 
+    def pair(self, values: Tensor) -> Any:
+        """Converts a tensor of two shifts or sums likewise."""
+        raise NotImplementedError
+
     def subtrahend(self, shift: Any) -> Any:
         """Converts it to what is subtracted; `None` is no shift."""
         raise NotImplementedError
@@ -205,6 +270,9 @@ class _Eager(_Search):
 
     def shift(self, value: Tensor) -> Any:
         return np.clip(self.number(value), -self.largest, self.largest)
+
+    def pair(self, values: Tensor) -> Any:
+        return self.number(values)
 
     def subtrahend(self, shift: Any) -> Any:
         if shift is None or not self.xp.any(shift):
@@ -280,6 +348,9 @@ class _Graph(_Search):
 
     def shift(self, value: Tensor) -> Any:
         return ops.clip(value, -self.largest, self.largest)
+
+    def pair(self, values: Tensor) -> Any:
+        return values[0], values[1]
 
     def subtrahend(self, shift: Any) -> Any:
         return 0.0 if shift is None else shift

@@ -14,6 +14,12 @@ from keras import ops
 # More evaluations than any search in float32 (float64) was seen to need.
 _MOST_STEPS = {"float32": 150, "float64": 300}
 
+# As a share of the excess far away, the least change that a slope is read from.
+_LEAST_CHANGE = 3e-5
+
+# As another, the excess at 0 below which 0 is tried: what fits stays as it is.
+_NEAR = 1e-4
+
 # x, x1, f1, x2, f2, base, rebased: see `find_root`.
 _State: TypeAlias = tuple[Any, Any, Any, Any, Any, Any, Any]
 
@@ -56,14 +62,10 @@ def find_root(
     """
     half = 0.5 * tolerance
     single = len(at_zero.shape) == 0
-    rounded = np.dtype(dtype).type
+    cast = _rounding_to(dtype, xp)
 
-    def cast(x: Any) -> Any:
-        return ops.cast(x, dtype) if xp is ops else np.float64(rounded(x))
-
-    def unfinished(x: Any, x1: Any, f1: Any, x2: Any, f2: Any, *_: Any) -> Any:
-        off_target = xp.minimum(xp.abs(f1), xp.abs(f2)) > half
-        return xp.logical_and(off_target, _is_between(x, x1, x2))
+    def unfinished(*state: Any) -> Any:
+        return _unfinished(state, half, xp)
 
     endless = float(np.finfo(dtype).max)
 
@@ -78,7 +80,7 @@ def find_root(
         following = xp.where(
             straight, _between_two(x, f, x2, f2, xp), following
         )
-        further = _further(x, f, x3, f3, xp)
+        further = cast(_further(x, f, x3, f3, dtype, xp))
         inside = _is_between(further, x, x2)
         further = xp.where(inside, further, _middle(x, x2, xp))
         following = cast(xp.where(x2 == endless, further, following))
@@ -99,22 +101,142 @@ def find_root(
     state: _State = (
         first, zero, at_zero + half, far, at_far + half, zero, zero > 0,
     )  # fmt: skip
-    most = _MOST_STEPS[dtype]
-    if xp is ops:
-        state = ops.while_loop(
-            lambda *state: ops.any(unfinished(*state)),
-            step,
-            state,
-            maximum_iterations=most,
-        )
-    else:
-        for _ in range(most):
-            if not xp.any(unfinished(*state)):
-                break
-            state = step(*state)
+    state = _repeated(
+        step, lambda *state: xp.any(unfinished(*state)), state, dtype, xp
+    )
     _, x1, f1, x2, _, base, _ = state
     # Scores that are not numbers make the excess, and all scores, NaN.
     return base, xp.where(f1 <= half, x1, x2) + 0.0 * at_zero
+
+
+def find_root_near(
+    excess: Callable[[Any, Any], Any],
+    start: Any,
+    slope: Any,
+    first: Callable[[Any], Any],
+    at_far: Any,
+    tolerance: Any,
+    dtype: str,
+    xp: Any,
+) -> tuple[Any, Any, Any]:
+    """Looks for a root that is probably near a number, and is at least 0.
+
+    The same method as that of `find_root`, for a single search, which begins
+    at `start` and goes on where a line of the given slope says. No end of the
+    bracket is known then. If this line does not lead to the root, the lower
+    end is 0, and the upper is looked for as in `find_root`. Nothing but the
+    number of evaluations depends on `start` and `slope`.
+
+    Args:
+        excess: As in `find_root`.
+        start: Number of at least 0. From 0 on, the search is as in
+            `find_root`.
+        slope: Number, how much the excess may fall per unit of the shift, or
+            0 where that is not known.
+        first: Maps the excess at 0, if that is positive, to the shift to try
+            next where the slope is not known.
+        at_far: The excess at the largest float.
+        tolerance: As in `find_root`.
+        dtype: As in `find_root`.
+        xp: `keras.ops` or `_scalars`.
+
+    Returns:
+        Base, x and a slope: the excess at base + x is not positive, and that
+        is 0 if the excess is not positive at 0. NaN if an excess is NaN.
+    """
+    half = 0.5 * tolerance
+    cast = _rounding_to(dtype, xp)
+    endless = float(np.finfo(dtype).max)
+    # The lower end of the bracket before 0 is tried, and the excess there.
+    below, unknown = -1.0, endless
+
+    def from_afar(x: Any, slope: Any) -> Any:
+        """Replaces by 0 what is so near that 0 may be the root."""
+        near = slope * x <= _NEAR * xp.abs(at_far)
+        return xp.where(near, xp.zeros_like(x), x)
+
+    def step(*state: Any) -> tuple[Any, ...]:
+        x, x1, f1, x2, f2, base, rebased, slope = state
+        f = excess(base, x) + half
+        at_zero = xp.logical_and(xp.equal(x, 0.0), xp.logical_not(rebased))
+        f = xp.where(xp.logical_and(at_zero, f <= half), 0.0 * f, f)
+        begins = xp.equal(f1, unknown)
+        last = f1
+        # What rounding leaves of a smaller change is no slope.
+        tells = xp.abs(f1 - f) > _LEAST_CHANGE * xp.abs(at_far)
+        tells = xp.logical_and(tells, xp.logical_not(begins))
+        slope = xp.where(tells, (f1 - f) / (x - x1), slope)
+        same_side = xp.equal(f > 0, f1 > 0)
+        x3, f3 = xp.where(same_side, x1, x2), xp.where(same_side, f1, f2)
+        x2, f2 = xp.where(same_side, x2, x1), xp.where(same_side, f2, f1)
+        line = _between_two(x, f, x2, f2, xp)
+        bent = _next_point(x, f, x2, f2, x3, f3, xp)
+        # The third point is none, or far away.
+        straight = xp.logical_or(xp.equal(x3, endless), xp.equal(f3, unknown))
+        straight = xp.logical_and(straight, xp.abs(f) < 0.5 * xp.abs(f3))
+        following = xp.where(straight, line, bent)
+        # With the root on one side of all points so far: a line, and if that
+        # has not led near, 0 or a leap.
+        led = xp.logical_or(begins, 4.0 * xp.abs(f) < xp.abs(last))
+        ahead = from_afar(cast(x + f / slope), slope)
+        open_below = xp.equal(f2, unknown)
+        further = _further(x, f, x3, f3, dtype, xp)
+        further = xp.where(xp.equal(x, 0.0), first(f), further)
+        further = xp.where(open_below, 0.0 * x, further)
+        led = xp.logical_and(led, xp.logical_and(slope > 0, ahead > 0))
+        led = xp.logical_and(led, _is_between(ahead, x, x2))
+        ahead = cast(xp.where(led, ahead, further))
+        one_sided = xp.logical_or(open_below, xp.equal(x2, endless))
+        inside = _is_between(ahead, x, x2)
+        ahead = xp.where(inside, ahead, _middle(x, x2, xp))
+        following = cast(xp.where(one_sided, ahead, following))
+        new = _rebased(following, x, f, x2, f2, base, rebased, half, xp)
+        return cast(new[0]), *new[1:], slope
+
+    start = from_afar(cast(start), slope)
+    zero = xp.zeros_like(start)
+    state = (
+        start, zero + below, zero + unknown, zero + endless, at_far + half,
+        zero, zero > 0, slope,
+    )  # fmt: skip
+    state = _repeated(
+        step, lambda *state: _unfinished(state, half, xp), state, dtype, xp
+    )
+    _, x1, f1, x2, _, base, _, slope = state
+    return base, xp.where(f1 <= half, x1, x2) + 0.0 * f1, slope
+
+
+def _rounding_to(dtype: str, xp: Any) -> Callable[[Any], Any]:
+    """Returns what rounds a shift to its dtype."""
+    rounded = np.dtype(dtype).type
+    if xp is ops:
+        return lambda x: ops.cast(x, dtype)
+    return lambda x: np.float64(rounded(x))
+
+
+def _unfinished(state: Any, half: Any, xp: Any) -> Any:
+    """Whether no end is on target, and a float is left between them."""
+    x, x1, f1, x2, f2, *_ = state
+    off_target = xp.minimum(xp.abs(f1), xp.abs(f2)) > half
+    return xp.logical_and(off_target, _is_between(x, x1, x2))
+
+
+def _repeated(
+    step: Callable[..., Any],
+    unfinished: Callable[..., Any],
+    state: Any,
+    dtype: str,
+    xp: Any,
+) -> Any:
+    """Takes steps until they are done, in a graph or outside."""
+    most = _MOST_STEPS[dtype]
+    if xp is ops:
+        return ops.while_loop(unfinished, step, state, maximum_iterations=most)
+    for _ in range(most):
+        if not unfinished(*state):
+            break
+        state = step(*state)
+    return state
 
 
 def _rebased(
@@ -160,15 +282,20 @@ def _between_two(x1: Any, f1: Any, x2: Any, f2: Any, xp: Any) -> Any:
     return xp.where(_is_between(x, x1, x2), x, _middle(x1, x2, xp))
 
 
-def _further(x: Any, f: Any, previous: Any, before: Any, xp: Any) -> Any:
+def _further(
+    x: Any, f: Any, previous: Any, before: Any, dtype: str, xp: Any
+) -> Any:
     """Twice as far as a line says if the last step halved f, or 8 times.
 
-    Where that is not enough either, it is 64 times, then 4096.
+    Where that is not enough either, it is 64 times, then 4096. Where it is
+    less than floats tell apart, it is a few of these.
     """
     line = x + 2.0 * f / (before - f) * (x - previous)
     ratio = x / xp.where(previous > 0, previous, x)
     leap = x * xp.maximum(ratio**2, 8.0)
-    return xp.where(2.0 * f < before, xp.minimum(line, leap), leap)
+    found = xp.where(2.0 * f < before, xp.minimum(line, leap), leap)
+    least = x + xp.abs(x) * (4.0 * float(np.finfo(dtype).eps))
+    return xp.maximum(found, least)
 
 
 def _is_between(x: Any, x1: Any, x2: Any) -> Any:

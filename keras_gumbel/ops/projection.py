@@ -102,7 +102,7 @@ def project_capped_box(
             rows[require_axis(owner, axis, z.shape)] = 1
         budget = as_budget(owner, budget, tuple(rows))
     if axis is None:
-        projected = _project(
+        projected, _ = _project(
             tensors, budget, all_costs, equality, True, differentiable
         )
     else:
@@ -127,6 +127,24 @@ def project_over(
     Returns:
         A list of tensors.
     """
+    return project_again(values, budget, costs, None)[0]
+
+
+def project_again(
+    values: list[Tensor], budget: Any, costs: Any, last: Any
+) -> tuple[list[Tensor], Any]:
+    """Projects as `project_over`, in fewer sums if the last step was alike.
+
+    Args:
+        values: As in `project_over`.
+        budget: As there.
+        costs: As there.
+        last: Tensor of two numbers that the last projection has returned, or
+            zeros. What comes out depends on it as little as on rounding.
+
+    Returns:
+        A list of tensors, and a tensor of two numbers for the next time.
+    """
     all_costs = _require_costs("project_over", costs, values, True)
     return _project(
         values,
@@ -136,6 +154,7 @@ def project_over(
         joint=True,
         differentiable=False,
         overwrite=True,
+        last=last,
     )
 
 
@@ -161,7 +180,7 @@ def _project_rows(
         )
         return ops.moveaxis(value, axis, rank - 1)
 
-    (s,) = _project(
+    (s,), _ = _project(
         [moved(z)],
         moved(budget),
         [moved(cost)],
@@ -180,18 +199,22 @@ def _project(
     joint: bool,
     differentiable: bool,
     overwrite: bool = False,
-) -> list[Tensor]:
+    last: Any = None,
+) -> tuple[list[Tensor], Any]:
+    """Returns the scores, and what `last` is the next time."""
     filled = [0 not in z.shape for z in tensors]
     if not all(filled):
         # The search looks at an entry of each tensor.
         rest = [z for z, some in zip(tensors, filled, strict=True) if some]
         prices = [c for c, some in zip(costs, filled, strict=True) if some]
         options = (equality, joint, differentiable, overwrite)
-        found = _project(rest, budget, prices, *options) if rest else []
+        found: list[Tensor] = []
+        if rest:
+            found, last = _project(rest, budget, prices, *options, last)
         return [
             found.pop(0) if some else z
             for z, some in zip(tensors, filled, strict=True)
-        ]
+        ], last
     dtypes = [keras.backend.standardize_dtype(z.dtype) for z in tensors]
     working = "float64" if "float64" in dtypes else "float32"
     wide = [ops.cast(z, working) for z in tensors]
@@ -201,16 +224,18 @@ def _project(
     fixed = ops.stop_gradient(budget) if ops.is_tensor(budget) else budget
     pairs = list(zip(map(ops.stop_gradient, wide), costs, strict=True))
     aim = _before_rounding(fixed, size, dtypes)
+    known = last if _ROUNDING.keys().isdisjoint(dtypes) else None
     projected, shift = _capped_box.project(
-        pairs, fixed, aim, equality, joint, overwrite
+        pairs, fixed, aim, equality, joint, overwrite, known
     )
     if differentiable:
         moves = budget - fixed if ops.is_tensor(budget) else 0.0
         pairs = list(zip(wide, costs, strict=True))
         projected = _with_gradient(projected, pairs, moves, shift, joint)
-    return [
+    projected = [
         ops.cast(s, dtype) for s, dtype in zip(projected, dtypes, strict=True)
     ]
+    return projected, last if known is None else shift
 
 
 def _with_gradient(

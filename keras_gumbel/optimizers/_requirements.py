@@ -105,3 +105,11 @@ def require_sound(group: BudgetGroup) -> None:
             f"by a saliency. Received both in: {listed}. Give them budgets of "
             "their own, by a dictionary."
         )
+    frequencies = sorted({mark_of(v).frequency for v in group.variables})
+    if len(frequencies) > 1:
+        listed = ", ".join(map(name_of, group.variables))
+        raise ValueError(
+            "Masks that share a budget must have the same `frequency`. "
+            f"Received {frequencies} in: {listed}. Give them budgets of their "
+            "own, by a dictionary."
+        )

@@ -276,6 +276,13 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             for score in scores
             if mark_of(score).observed
         }
+        # For each budget, what its projection passes on to the next step.
+        self._last = self.add_variable(
+            shape=(len(self._groups), 2),
+            dtype="float32",
+            aggregation="only_first_replica",
+            name="last_projection",
+        )
         for leaf in leaves:
             _keras_private.forgo_needless_weight_decay(leaf)
         for score in scores:
@@ -318,7 +325,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
                 part.apply([gradients[id(v)] for v in own], own)
         self._iterations.assign_add(1)
         self._observe(gradients)
-        self._settle(scores, before)
+        self._settle(scores, before, self._last)
         self._settle_averages(scores)
 
     def bring_back(self) -> bool:
@@ -541,6 +548,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         self,
         scores: list[keras.Variable],
         before: list[Tensor] | None = None,
+        last: keras.Variable | None = None,
     ) -> None:
         """Brings scores under the budget.
 
@@ -548,6 +556,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             scores: List of variables.
             before: List of what the scores were before the step, if that is
                 needed.
+            last: Variable of what the projection of the last step has passed
+                on, to be updated; or `None` for one that starts anew.
         """
         if not scores:
             return
@@ -558,12 +568,38 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
                 ops.where(old <= 0.0, LOST, new)
                 for old, new in zip(before, values, strict=True)
             ]
+        known = [] if last is None else [ops.stop_gradient(last)]
         settled = self._by_stage(
-            learning=lambda: self._in_groups(_project, values),
-            final=lambda: self._finish(values, before),
+            learning=lambda: self._project(values, *known),
+            final=lambda: [*self._finish(values, before), *known],
         )
+        if last is not None:
+            last.assign(settled.pop())
         for score, value in zip(scores, settled, strict=True):
             score.assign(value)
+
+    def _project(
+        self, values: list[Tensor], last: Tensor | None = None
+    ) -> list[Tensor]:
+        """Returns scores under the budget, and what comes of `last`."""
+        if last is None:
+            return self._in_groups(_project, values)
+        found: list[Tensor] = []
+
+        def project(
+            group: BudgetGroup, own: list[Tensor], step: Any
+        ) -> list[Tensor]:
+            row = last[len(found)]
+            settled, following = group.project_again(own, step, row)
+            found.append(following)
+            return settled
+
+        settled = self._in_groups(project, values)
+        # Fewer than at first if scores were frozen since.
+        return [
+            *settled,
+            ops.concatenate([ops.stack(found), last[len(found) :]]),
+        ]
 
     def _finish(
         self, values: list[Tensor], before: list[Tensor] | None
@@ -594,7 +630,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             for average, value in zip(averages, values, strict=True)
         ]
         settled = self._by_stage(
-            learning=lambda: self._in_groups(_project, means),
+            learning=lambda: self._project(means),
             final=lambda: values,
         )
         for average, mean in zip(averages, settled, strict=True):

@@ -158,27 +158,31 @@ class ScoreSGD(keras.optimizers.Optimizer):
         average = self._squares[self._get_variable_index(variable)]
         gradient = ops.cast(gradient, average.dtype)
         # Eager torch computes what is written `*=` and `+=` in place, in half
-        # of the time.
-        square = ops.square(gradient)
-        square *= 1.0 - self.decay
-        square += self.decay * average
+        # of the time, here in the memory of the variable.
+        square = ops.convert_to_tensor(average)
+        square *= self.decay
+        recent = ops.square(gradient)
+        recent *= 1.0 - self.decay
+        square += recent
         average.assign(square)
         step = ops.cast(self.iterations + 1, average.dtype)
         seen = 1.0 - ops.power(self.decay, step)
         if mark_of(variable).pretrained:
-            force = ops.sqrt(square)
-            force *= 0.5 * self.significance * ops.rsqrt(step * seen)
+            difference = ops.sqrt(square)
+            difference *= -0.5 * self.significance * ops.rsqrt(step * seen)
         else:
-            force = variable - 0.5
-            force *= square
-            force *= self.curvature * self.batch_size / seen
-        return gradient - force
+            difference = ops.stop_gradient(variable) - 0.5
+            difference *= square
+            difference *= -self.curvature * self.batch_size / seen
+        difference += gradient
+        return difference
 
     def update_step(
         self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
     ) -> None:
         velocity = self._momentums[self._get_variable_index(variable)]
-        step = self.momentum * velocity
+        step = ops.convert_to_tensor(velocity)
+        step *= self.momentum
         step += gradient
         self.assign(velocity, step)
         self.assign_sub(variable, ops.cast(learning_rate, step.dtype) * step)

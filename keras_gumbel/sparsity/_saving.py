@@ -63,6 +63,7 @@ def put_mask_on(
         Mark(
             saliency=lambda: _saliency(mask, weight, layout),
             ranked=mask.ranked,
+            frequency=mask.frequency,
             weights_per_score=layout.weights_per_score,
             rows=layout.rows,
             pretrained=pretrained,
