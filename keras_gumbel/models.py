@@ -39,7 +39,9 @@ class MonteCarloModel(keras.Model):
     `StraightThroughArgmax(estimator="rloo")`, get their gradient from the I
     losses: those of the examples where every example has samples of its own,
     and those of the batch for masks on weights. Such a loss need not have a
-    gradient. See `keras_gumbel.estimators.RLOO`.
+    gradient. See `keras_gumbel.estimators.RLOO`. `fit` and `compute_loss`
+    take care of it; where you call the model and compute the loss yourself,
+    use a `keras_gumbel.estimators.ScoreTape`.
 
     In inference there is one pass, the model's own. Weights, and what is done
     to them, are the model's too: `keras_gumbel.harden`, `strip` and
@@ -118,8 +120,9 @@ class MonteCarloModel(keras.Model):
         tape = ScoreTape()
         with tape.draw():
             outputs = self.model(inputs, training=training)
-        # Keras would track it. `compute_loss` goes on with it.
-        self.__dict__["_tape"] = tape
+        if tape.has_records():
+            # `compute_loss` goes on with it. Keras would track an attribute.
+            self.__dict__["_tape"] = tape
         return outputs
 
     def compute_loss(
@@ -137,12 +140,13 @@ class MonteCarloModel(keras.Model):
             )
         # What Keras has called the model for is the first draw.
         tape = self.__dict__.pop("_tape", None) or ScoreTape()
-        losses = [self._loss_of_draw(y_pred, arguments)]
+        compared = tape.has_records()
+        losses = [self._loss_of_draw(y_pred, arguments, compared)]
         for _ in range(self.num_samples - 1):
             with tape.draw():
                 outputs, added = self._draw(x)
             with self._holding(added):
-                losses.append(self._loss_of_draw(outputs, arguments))
+                losses.append(self._loss_of_draw(outputs, arguments, compared))
         loss = sum(value for value, _, _ in losses) / self.num_samples
         if not tape.has_records():
             return loss
@@ -150,9 +154,14 @@ class MonteCarloModel(keras.Model):
         return with_gradient(loss, tape.surrogate(parts, rests))
 
     def _loss_of_draw(
-        self, outputs: Any, arguments: dict[str, Any]
+        self, outputs: Any, arguments: dict[str, Any], compared: bool
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Returns a loss, what its examples add to it, and what is left."""
+        if not compared:
+            loss = super().compute_loss(
+                y_pred=outputs, training=True, **arguments
+            )
+            return loss, None, loss
         with _keras_private.losses_of_examples(
             self, arguments["y"], outputs, arguments["sample_weight"]
         ) as found:

@@ -504,3 +504,12 @@ def test_fit_trains_a_choice_by_a_loss_without_a_gradient():
 
     chosen = np.argmax(ops.convert_to_numpy(model.model.layers[1](x)), axis=-1)
     assert (chosen == np.arange(256) % 4 % 3).mean() > 0.95
+
+
+def test_a_first_draw_that_was_not_recorded_is_an_error():
+    model = compiled(MonteCarloModel(chooser(), 2))
+    with kg.estimators.ScoreTape().draw():
+        outputs = model.model(X, training=True)
+
+    with pytest.raises(ValueError, match="one loss for each of the 1 draws"):
+        model.compute_loss(X, Y[:, :2], outputs)

@@ -421,3 +421,33 @@ def test_unbiased_estimator_has_no_temperature_to_learn():
         kg.layers.StraightThroughArgmax(
             estimator="rloo", learn_temperature=True
         )
+
+
+def test_examples_must_stay_on_the_first_axis():
+    tape = ScoreTape()
+    losses = []
+    for _ in range(2):
+        with tape.draw():
+            h = kg.ops.sample_one_hot(np.zeros((6, 2)), estimator="rloo")
+        losses.append(ops.sum(ops.reshape(h, (3, 4)), axis=-1))
+
+    with pytest.raises(ValueError, match="3 examples and samples of 6"):
+        tape.loss(losses)
+
+
+def test_choices_of_an_example_lie_on_the_axes_after_it():
+    """The gradient of several choices is that of each with the loss of all."""
+    logits = np.stack([PAIRS, -PAIRS])  # 2 examples, 2 choices, 2 classes
+    report = kg.gradient_report(
+        lambda h: (
+            ops.floor(2.0 * h[:, 0, 0] + 1.5 * h[:, 1, 1]) * h[:, 0, 1]
+            + h[:, 1, 0]
+        ),
+        logits=logits[0],
+        estimators=["rloo", "disarm"],
+        num_samples=20_000,
+        seed=5,
+    )
+
+    for row in report.rows:
+        assert row.bias < 3 * row.bias_error

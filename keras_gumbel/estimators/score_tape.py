@@ -102,13 +102,8 @@ class ScoreTape:
             ValueError: If there is not one loss for every draw, or too few
                 draws for the estimators.
         """
-        if len(losses) != len(self.draws):
-            raise invalid_argument(
-                "ScoreTape.loss",
-                "losses",
-                f"one loss for each of the {len(self.draws)} draws",
-                len(losses),
-            )
+        if not losses:
+            return self.surrogate([], [])
         values = [as_tensor("ScoreTape.loss", "losses", v) for v in losses]
         values = [
             ops.mean(v, axis=tuple(range(1, len(v.shape)))) for v in values
@@ -119,7 +114,8 @@ class ScoreTape:
                 mean, self.surrogate([None] * len(values), values)
             )
         parts = [v / ops.cast(ops.shape(v)[0], v.dtype) for v in values]
-        return with_gradient(mean, self.surrogate(parts, [0.0] * len(values)))
+        nothing = [ops.zeros((), v.dtype) for v in values]
+        return with_gradient(mean, self.surrogate(parts, nothing))
 
     def surrogate(
         self, parts: Sequence[Tensor | None], rests: Sequence[Tensor]
@@ -134,6 +130,13 @@ class ScoreTape:
                 of `None`.
             rests: List of one scalar for every draw.
         """
+        if len(parts) != len(self.draws):
+            raise invalid_argument(
+                "ScoreTape.loss",
+                "losses",
+                f"one loss for each of the {len(self.draws)} draws",
+                len(parts),
+            )
         totals = [
             rest if part is None else rest + ops.sum(part)
             for part, rest in zip(parts, rests, strict=True)
@@ -145,7 +148,9 @@ class ScoreTape:
         terms = []
         for records in zip(*self.draws, strict=True):
             scores, group = [r.score for r in records], records[0].group
-            values = totals if len(scores[0].shape) == 0 else of_examples
+            of_batch = len(scores[0].shape) == 0
+            values = totals if of_batch else of_examples
+            _require_same_examples(values[0], scores[0])
             terms.append(_compared(values, scores, group))
         return sum(terms, start=ops.zeros(()))
 
@@ -235,6 +240,20 @@ def _tapes() -> list[ScoreTape]:
     if not hasattr(_ACTIVE, "tapes"):
         _ACTIVE.tapes = []
     return _ACTIVE.tapes
+
+
+def _require_same_examples(value: Tensor, score: Tensor) -> None:
+    """Raises where losses and samples are of different numbers of examples."""
+    losses, samples = (
+        shape[0] if shape else None
+        for shape in (tuple(value.shape), tuple(score.shape))
+    )
+    if None not in (losses, samples) and losses != samples:
+        raise ValueError(
+            f"There are losses of {losses} examples and samples of {samples}. "
+            "Keep the examples on the first axis of the logits, and the "
+            "choices of an example on the axes after it."
+        )
 
 
 def _compared(
