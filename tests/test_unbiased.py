@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -451,3 +452,35 @@ def test_choices_of_an_example_lie_on_the_axes_after_it():
 
     for row in report.rows:
         assert row.bias < 3 * row.bias_error
+
+
+@pytest.mark.backends("jax")
+def test_tape_works_in_a_jitted_step_of_jax():
+    import jax
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    choice = kg.layers.StraightThroughArgmax(estimator="rloo", seed=0)
+    model = keras.Model(inputs, choice(keras.layers.Dense(3)(inputs)))
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+
+    def loss(trainable, state, x):
+        tape = ScoreTape()
+        losses = []
+        for _ in range(4):
+            with tape.draw():
+                h, state = model.stateless_call(
+                    trainable, state, x, training=True
+                )
+            losses.append(jagged(h))
+        return tape.loss(losses), (state, losses)
+
+    step = jax.jit(jax.grad(loss, has_aux=True))
+    trainable = [v.value for v in model.trainable_variables]
+    state = [v.value for v in model.non_trainable_variables]
+    slopes, (state, losses) = step(trainable, state, x)
+    again, _ = step(trainable, state, x)
+
+    assert len({np.asarray(one).tobytes() for one in losses}) == 4
+    assert np.abs(slopes[0]).max() > 1e-3
+    assert np.abs(slopes[0] - again[0]).max() > 1e-3
