@@ -482,8 +482,9 @@ def losses_of_examples(
         add nothing.
     """
     found: list[Tensor] = []
-    compiled = getattr(model, "_compile_loss", None)
-    if compiled is None:
+    compiled: Any = getattr(model, "_compile_loss", None)
+    if not hasattr(compiled, "_flat_losses"):
+        # Then the losses of batches are compared: with more variance.
         yield found
         return
     if not compiled.built:

@@ -513,3 +513,26 @@ def test_a_first_draw_that_was_not_recorded_is_an_error():
 
     with pytest.raises(ValueError, match="one loss for each of the 1 draws"):
         model.compute_loss(X, Y[:, :2], outputs)
+
+
+def test_losses_of_batches_are_compared_where_keras_hides_those_of_examples():
+    model = compiled(MonteCarloModel(chooser(), 2))
+    model.train_on_batch(X, Y[:, :2])
+    hidden = model._compile_loss
+
+    class Hiding:
+        """The same losses, in a Keras that keeps them elsewhere."""
+
+        built = True
+
+        def __call__(self, *args):
+            return hidden(*args)
+
+    model._compile_loss = Hiding()
+    with kg._keras_private.losses_of_examples(
+        model, Y[:, :2], Y[:, :2], None
+    ) as found:
+        loss = model._compile_loss(Y[:, :2], Y[:, :2])
+
+    assert found == []
+    assert to_numpy(loss) == 0

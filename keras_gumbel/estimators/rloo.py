@@ -40,7 +40,7 @@ class RLOO(ScoreFunction):
 
     References:
         - [Kool et al., 2019](https://openreview.net/forum?id=r1lgTGL5DE)
-        - [Zhou et al., 2021](https://arxiv.org/abs/2111.05694), VR-PGE
+        - [Zhou et al., 2021](https://arxiv.org/abs/2111.05685), VR-PGE
     """
 
     def score(self, hard: Tensor, logits: Tensor, noise: Tensor) -> Tensor:
