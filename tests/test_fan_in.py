@@ -200,6 +200,28 @@ def test_density_falls_where_single_inputs_cost_too_much():
     assert two.counts(2 * 13 + 3 + 4.0) == [2, 1]
 
 
+def test_narrow_rows_are_paid_for_by_wide_ones():
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(10), layers.Dense(26)]
+    )
+    group = group_of(kg.sparsify(model, granularity="fan_in"), density=0.2)
+
+    # Of 4 inputs .8 are less than one: with it, 2 of 10 cost 62.
+    assert group.counts(60) == [1, 1]
+    assert group.counts(62) == [1, 2]
+
+
+def test_projection_of_others_leaves_even_rows_their_share():
+    grains = {"hidden": "fan_in", "out": "weight"}
+    group = group_of(kg.sparsify(dense_model(), granularity=grains), budget=80)
+    ones = [ops.ones(v.shape) for v in group.variables]
+
+    found = [to_numpy(s) for s in group.project(ones, 0)]
+
+    np.testing.assert_allclose(found[0].sum(axis=0), 5, rtol=1e-5)
+    assert found[1].sum() == pytest.approx(80 - 5 * 13, rel=1e-5)
+
+
 @pytest.mark.parametrize("budget", [16, 40.5, 100, 250, 299])
 def test_numbers_in_a_graph_are_the_same(budget):
     group = group_of(

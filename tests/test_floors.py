@@ -137,6 +137,15 @@ def test_lost_scores_stay_lost():
     np.testing.assert_allclose(second, values[1], atol=1e-5)
 
 
+def test_lost_scores_stay_lost_where_too_few_are_left():
+    (variable,) = scores_of((4,), minimum=0.5)
+    group = BudgetGroup([variable], [1.0], budget=3)
+
+    (found,) = projected(group, [np.array([LOST, LOST, 0.2, LOST])])
+
+    np.testing.assert_allclose(found, [0.0, 0.0, 1.0, 0.0], atol=1e-5)
+
+
 def test_rows_keep_what_they_may_where_they_are_raised():
     (variable,) = scores_of((5, 4), minimum=0.45, rows=(2, 1))
     group = BudgetGroup([variable], [1.0], density=0.5)
