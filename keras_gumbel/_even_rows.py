@@ -149,6 +149,11 @@ class EvenRowsGroup(BudgetGroup):
             lambda group, own: group.project(own, 0),
         )
 
+    def project_again(
+        self, values: list[Tensor], step: Any, last: Any
+    ) -> tuple[list[Tensor], Any]:
+        return self.project(values, step), last
+
     def final_masks(self, values: list[Tensor], budget: Any) -> list[Tensor]:
         left = self._left(budget)
         chosen = self._apart(
