@@ -136,18 +136,29 @@ class EvenRowsGroup(BudgetGroup):
     def project(self, values: list[Tensor], step: Any) -> list[Tensor]:
         budget = self.budget_at(step)
         if self.ranked:
-            return self._apart(
-                values,
-                budget,
-                self._ranked,
-                lambda group, own: group.project(own, 0),
-            )
+            # In a step that nothing is chosen in, `frequency` says so there.
+            return super().project(values, step)
         return self._apart(
             values,
             budget,
             _projected,
             lambda group, own: group.project(own, 0),
         )
+
+    def _largest(
+        self,
+        values: list[Tensor],
+        budget: Any,
+        row_budget: Any,
+        ties: list[Tensor] | None = None,
+    ) -> list[Tensor]:
+        chosen = self._apart(
+            values,
+            budget,
+            lambda v, value, count: _largest(v, value, count, None),
+            lambda group, own: group._largest(own, group.budget, group.budget),
+        )
+        return nan_if_any(chosen, values)
 
     def project_again(
         self, values: list[Tensor], step: Any, last: Any
