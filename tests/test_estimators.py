@@ -523,7 +523,6 @@ def test_estimator_of_a_user_is_saved_with_its_layer(make, estimator):
         estimators.Gapped(0.3, 2.0),
         estimators.ReinMax(None),
     ],
-    ids=repr,
 )
 def test_estimator_comes_back_from_its_config(estimator):
     config = keras.saving.serialize_keras_object(estimator)
