@@ -9,8 +9,9 @@ if it is installed. On JAX and TensorFlow all are compiled by XLA, on torch
 they are eager. Ours returns new tensors; "ours, in place" writes over the
 scores, as an optimizer does.
 
-A table of the passes that ours is made of says what it cannot go below. The
-last one is the cost of `ProjectedOptimizer(Adam)` over Adam. `--huge` adds a
+A table of the passes that ours is made of says what it cannot go below, and
+one of consecutive steps how many of them a step of training takes. The last
+one is the cost of `ProjectedOptimizer(Adam)` over Adam. `--huge` adds a
 projection of 1e8 scores and its error, `--plot FILE` draws the first table.
 """
 
@@ -34,6 +35,7 @@ from timing import versions
 import keras_gumbel as kg
 from keras_gumbel.ops import _capped_box
 from keras_gumbel.ops import _sums
+from keras_gumbel.ops.projection import project_again
 
 BACKEND = keras.config.backend()
 DENSITY = 0.1
@@ -191,6 +193,12 @@ def passes(z):
 
 def count_sums(z, budget):
     """Returns how many sums over all scores the search takes."""
+    tensors = [ops.convert_to_tensor(x) for x in z]
+    return counting_sums(lambda: ours(tensors, budget))[0]
+
+
+def counting_sums(function):
+    """Returns how many sums a search takes, and what it returns."""
     counted = []
     original = _capped_box._Eager.sum_less
 
@@ -199,9 +207,44 @@ def count_sums(z, budget):
         return counted[-1]
 
     _capped_box._Eager.sum_less = sum_less
-    ours([ops.convert_to_tensor(x) for x in z], budget)
+    result = function()
     _capped_box._Eager.sum_less = original
-    return len(counted)
+    return len(counted), result
+
+
+def measure_consecutive(steps=200, size=200_000):
+    """Prints the sums of steps whose scores follow on each other.
+
+    Each score drifts with momentum and noise, under a budget that falls. A
+    step knows nothing of the last one, or where its projection ended.
+    """
+    rows = []
+    for name, knows in {"alone": False, "after the last": True}.items():
+        generator = np.random.default_rng(0)
+        drift = generator.normal(size=size)
+        s, velocity = np.full(size, 0.5), np.zeros(size)
+        last, counts = ops.zeros(2), []
+        for step in range(steps):
+            velocity *= 0.8
+            velocity += drift + 3 * generator.normal(size=size)
+            z = ops.convert_to_tensor((s + 4e-4 * velocity).astype("float32"))
+            budget = size * (0.05 + 0.35 * (1 - step / steps) ** 3)
+
+            def project(z=z, budget=budget, last=last):
+                return project_again([z], budget, None, last)
+
+            count, ((s,), following) = counting_sums(project)
+            s = ops.convert_to_numpy(s)
+            if knows:
+                last = following
+            counts.append(count)
+        shares = [f"{counts[1:].count(n) / (steps - 1):.0%}" for n in range(7)]
+        rows.append([name, f"{np.mean(counts[1:]):.2f}", *shares])
+    print_table(
+        "Sums of the search in consecutive steps",
+        ["a step", "mean", *map(str, range(7))],
+        rows,
+    )
 
 
 def clip_in_place(z):
@@ -497,6 +540,7 @@ def main():
     if options.plot:
         plot(options.plot, milliseconds)
     measure_passes(options.rounds)
+    measure_consecutive()
     measure_optimizer(options.rounds)
     if options.huge:
         measure_huge()
