@@ -435,6 +435,16 @@ def is_eager(tensor: Tensor) -> bool:
     return True
 
 
+def has_value(variable: keras.Variable) -> bool:
+    """Whether a variable has a value here.
+
+    In a step of `fit` on JAX, those have none that the step does not know.
+    """
+    if getattr(variable, "_value", True) is not None:
+        return True
+    return is_in_stateless_scope(variable)
+
+
 def on_accelerator(tensor: Tensor) -> bool:
     """Whether a tensor is, or will be, on a GPU or TPU."""
     if keras.config.backend() == "torch":

@@ -19,26 +19,34 @@ from keras_gumbel.ops.discrete import one_hot_argmax
 class _CodeMetric(keras.metrics.Metric):
     """Adds up codes, class by class.
 
-    Subclasses implement `result()`, and `_counted(codes)` of floats of shape
-    `(..., K)`.
+    Subclasses implement `_counted(codes)` of floats of shape `(..., K)`, and
+    `_of_totals(total)` of shape `(..., K)`, which takes away the K classes.
     """
 
     def __init__(
-        self, num_classes: int, axis: int, name: str | None, dtype: Any
+        self,
+        num_classes: int,
+        axis: int,
+        num_groups: int | None,
+        name: str | None,
+        dtype: Any,
     ) -> None:
         owner = type(self).__name__
         require_positive_integer(owner, "num_classes", num_classes)
+        if num_groups is not None:
+            require_positive_integer(owner, "num_groups", num_groups)
         if not is_integer(axis):
             raise invalid_argument(owner, "axis", "an integer", axis)
         super().__init__(dtype=dtype, name=name)
         self.num_classes = num_classes
         self.axis = axis
+        self.num_groups = num_groups
         # `add_variable` leaves `autocast` on: in a layer of mixed precision,
         # torch would lose the update and JAX count no further than 2048.
         with keras.name_scope(self.name.replace("/", ">")):
             self.total = keras.Variable(
                 "zeros",
-                shape=(num_classes,),
+                shape=(*self._groups, num_classes),
                 dtype="float64" if self.dtype == "float64" else "float32",
                 trainable=False,
                 autocast=False,
@@ -68,13 +76,22 @@ class _CodeMetric(keras.metrics.Metric):
                 Defaults to `None`.
         """
         codes = self._one_hot(codes if y_pred is None else y_pred)
+        groups = tuple(codes.shape[:-1])[len(codes.shape) - 2 :]
+        if self.num_groups is not None and groups != self._groups:
+            raise invalid_argument(
+                type(self).__name__,
+                "codes",
+                f"a tensor of {self.num_groups} groups, on the last axis but "
+                "that of the classes",
+                tuple(codes.shape),
+            )
         codes = ops.cast(self._counted(codes), self.total.dtype)
         if sample_weight is not None:
             weight = ops.convert_to_tensor(sample_weight, codes.dtype)
             while len(weight.shape) < len(codes.shape):
                 weight = ops.expand_dims(weight, -1)
             codes = codes * weight
-        axes = list(range(len(codes.shape) - 1))
+        axes = list(range(len(codes.shape) - len(self.total.shape)))
         self.total.assign_add(ops.sum(codes, axis=axes) if axes else codes)
 
     def _one_hot(self, codes: Tensor) -> Tensor:
@@ -97,14 +114,30 @@ class _CodeMetric(keras.metrics.Metric):
             )
         return ops.moveaxis(widen(owner, "codes", codes)[0], axis, -1)
 
+    @property
+    def _groups(self) -> tuple[int, ...]:
+        return () if self.num_groups is None else (self.num_groups,)
+
     def _counted(self, codes: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def _of_totals(self, total: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def by_group(self) -> Tensor:
+        """Returns the result of each group, or the one there is."""
+        total = ops.convert_to_tensor(self.total)
+        return ops.cast(self._of_totals(total), self.dtype)
+
+    def result(self) -> Tensor:
+        return ops.mean(self.by_group())
 
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_classes": self.num_classes,
             "axis": self.axis,
+            "num_groups": self.num_groups,
         }
 
 
@@ -122,12 +155,17 @@ class CodeUsage(_CodeMetric):
     Args:
         num_classes: Positive integer K.
         axis: Integer, the axis of the K classes. Defaults to `-1`.
+        num_groups: Positive integer, the number of variables of a code, each
+            with K classes of its own; they lie on the last axis but that of
+            the classes, or the last one of indices. The result is the mean of
+            theirs, and `by_group()` returns all. If `None`, all variables
+            count together. Defaults to `None`.
         name: String, the name of the metric. Defaults to `"code_usage"`.
         dtype: String or `None`, the dtype of the result. Defaults to `None`.
 
     Raises:
-        ValueError: If `num_classes` is not a positive integer or `axis` not
-            an integer.
+        ValueError: If `num_classes` or `num_groups` is not a positive
+            integer, or `axis` not an integer.
 
     Example:
 
@@ -141,17 +179,18 @@ class CodeUsage(_CodeMetric):
         self,
         num_classes: int,
         axis: int = -1,
+        num_groups: int | None = None,
         name: str | None = "code_usage",
         dtype: Any = None,
     ) -> None:
-        super().__init__(num_classes, axis, name, dtype)
+        super().__init__(num_classes, axis, num_groups, name, dtype)
 
     def _counted(self, codes: Tensor) -> Tensor:
         some = ops.any(codes > 0, axis=-1, keepdims=True)
         return ops.where(some, one_hot_argmax(codes), 0.0)
 
-    def result(self) -> Tensor:
-        return ops.mean(ops.cast(self.total > 0, self.dtype))
+    def _of_totals(self, total: Tensor) -> Tensor:
+        return ops.mean(ops.cast(total > 0, total.dtype), axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
@@ -172,13 +211,18 @@ class CodePerplexity(_CodeMetric):
     Args:
         num_classes: Positive integer K.
         axis: Integer, the axis of the K classes. Defaults to `-1`.
+        num_groups: Positive integer, the number of variables of a code, each
+            with K classes of its own; they lie on the last axis but that of
+            the classes, or the last one of indices. The result is the mean of
+            theirs, and `by_group()` returns all. If `None`, all variables
+            count together. Defaults to `None`.
         name: String, the name of the metric. Defaults to
             `"code_perplexity"`.
         dtype: String or `None`, the dtype of the result. Defaults to `None`.
 
     Raises:
-        ValueError: If `num_classes` is not a positive integer or `axis` not
-            an integer.
+        ValueError: If `num_classes` or `num_groups` is not a positive
+            integer, or `axis` not an integer.
 
     Example:
 
@@ -195,19 +239,19 @@ class CodePerplexity(_CodeMetric):
         self,
         num_classes: int,
         axis: int = -1,
+        num_groups: int | None = None,
         name: str | None = "code_perplexity",
         dtype: Any = None,
     ) -> None:
-        super().__init__(num_classes, axis, name, dtype)
+        super().__init__(num_classes, axis, num_groups, name, dtype)
 
     def _counted(self, codes: Tensor) -> Tensor:
         return codes
 
-    def result(self) -> Tensor:
-        total = ops.convert_to_tensor(self.total)
-        number = ops.sum(total)
+    def _of_totals(self, total: Tensor) -> Tensor:
+        number = ops.sum(total, axis=-1, keepdims=True)
         # Unlike `> 0`, this lets NaN through. log(1) = 0 for unused codes.
         p = total / ops.where(number != 0, number, 1.0)
         p = ops.where(total != 0, p, 1.0)
-        perplexity = ops.exp(-ops.sum(p * ops.log(p)))
-        return ops.cast(ops.where(number != 0, perplexity, 0.0), self.dtype)
+        perplexity = ops.exp(-ops.sum(p * ops.log(p), axis=-1))
+        return ops.where(number[..., 0] != 0, perplexity, 0.0)

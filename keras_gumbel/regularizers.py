@@ -13,7 +13,9 @@ from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import is_number
+from keras_gumbel._validation import is_schedule
 from keras_gumbel._validation import require_axis
+from keras_gumbel._validation import require_choice
 from keras_gumbel.ops.information import categorical_kl
 
 
@@ -22,26 +24,39 @@ class CategoricalKL(keras.Regularizer):
     """Draws categorical distributions, given by logits, towards a prior.
 
     ```
-    factor * mean over all variables of KL(softmax(x) || prior)
+    factor * mean over the batch of KL(softmax(x) || prior)
     ```
 
-    the term that an autoencoder with categorical codes adds to its loss. A
-    layer calls it on its logits, as in `self.add_loss(regularizer(logits))`.
-    The loss is a mean over the batch and over the variables of an example:
-    for the evidence bound of D variables an example, let `factor` be D. As an
-    `activity_regularizer`, Keras divides it by the batch size once more.
+    the term that an autoencoder with categorical codes adds to its loss. With
+    `reduction="sum"` the divergences of the variables of an example are added
+    up, as the evidence bound has them, and with `"mean"` averaged. The other
+    term of the bound has to be a sum, too: next to a reconstruction loss that
+    is a mean over the pixels of an image, let `factor` be 1 over their number,
+    or the codes collapse to the prior.
+
+    A layer calls it on its logits (`logits_regularizer=`), logs the divergence
+    in nats, without the factor, in `fit` and `evaluate`, and evaluates a
+    schedule. Elsewhere it is called as in
+    `self.add_loss(regularizer(logits))`. As an `activity_regularizer`, Keras
+    divides it by the batch size once more.
 
     Args:
-        factor: Non-negative finite number. Defaults to `1.0`.
+        factor: Non-negative finite number, or a schedule of the training step
+            for the `logits_regularizer` of a layer. Defaults to `1.0`.
         prior_logits: Sequence of K numbers, the logits of the prior, or
             `None` for the uniform distribution over the classes that the
             logits do not forbid with -inf. Defaults to `None`.
         axis: Integer, the axis of the K classes. Defaults to `-1`.
+        reduction: String, `"sum"` or `"mean"`, over the variables of an
+            example: all axes but the first one and `axis`. Defaults to
+            `"mean"`.
+        name: String, the name of the divergence in logs. Defaults to `"kl"`.
 
     Raises:
-        ValueError: If `factor` is not a non-negative finite number,
-            `prior_logits` are not the logits of a distribution, or `axis` is
-            not an integer.
+        ValueError: If `factor` is not a non-negative finite number or a
+            schedule, `prior_logits` are not the logits of a distribution,
+            `axis` is not an integer, or `reduction` is unknown; when called,
+            if `factor` is a schedule, as no step is known.
 
     Example:
 
@@ -55,24 +70,42 @@ class CategoricalKL(keras.Regularizer):
 
     def __init__(
         self,
-        factor: float = 1.0,
+        factor: Any = 1.0,
         prior_logits: Sequence[float] | None = None,
         axis: int = -1,
+        reduction: str = "mean",
+        name: str = "kl",
     ) -> None:
-        if not is_number(factor) or not 0 <= factor < math.inf:
+        constant = is_number(factor) and 0 <= factor < math.inf
+        if not constant and not is_schedule(factor):
             raise invalid_argument(
                 "CategoricalKL",
                 "factor",
-                "a non-negative finite number",
+                "a non-negative finite number or a `LearningRateSchedule`",
                 factor,
             )
+        require_choice("CategoricalKL", "reduction", reduction, ("sum", "mean"))
         if not is_integer(axis):
             raise invalid_argument("CategoricalKL", "axis", "an integer", axis)
         self.factor = factor
         self.prior_logits = _as_list(prior_logits)
         self.axis = axis
+        self.reduction = reduction
+        self.name = name
 
     def __call__(self, x: Tensor) -> Tensor:
+        if is_schedule(self.factor):
+            raise invalid_argument(
+                "CategoricalKL",
+                "factor",
+                "a number, as no step of training is known here",
+                self.factor,
+                "A schedule works as the `logits_regularizer` of a layer.",
+            )
+        return self.factor * self.divergence(x)
+
+    def divergence(self, x: Tensor) -> Tensor:
+        """Returns the divergence of logits, in nats, without the factor."""
         # The mean of many half-precision numbers may overflow.
         x, _ = widen("CategoricalKL", "x", x)
         axis = require_axis("CategoricalKL", self.axis, x.shape)
@@ -87,14 +120,29 @@ class CategoricalKL(keras.Regularizer):
                 )
             shape = [-1 if i == axis else 1 for i in range(len(x.shape))]
             prior = ops.reshape(ops.convert_to_tensor(prior, x.dtype), shape)
-        return self.factor * ops.mean(categorical_kl(x, prior, axis))
+        kl = categorical_kl(x, prior, axis)
+        if self.reduction == "sum" and axis > 0:
+            kl = ops.sum(kl, axis=list(range(1, len(kl.shape))))
+        elif self.reduction == "sum":
+            kl = ops.sum(kl)  # the first axis has the classes: one example
+        return ops.mean(kl)
 
     def get_config(self) -> dict[str, Any]:
+        factor = self.factor
+        if is_schedule(factor):
+            factor = keras.saving.serialize_keras_object(factor)
         return {
-            "factor": self.factor,
+            "factor": factor,
             "prior_logits": self.prior_logits,
             "axis": self.axis,
+            "reduction": self.reduction,
+            "name": self.name,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "CategoricalKL":
+        factor = keras.saving.deserialize_keras_object(config["factor"])
+        return cls(**{**config, "factor": factor})
 
 
 def _as_list(prior_logits: Any) -> list[float] | None:

@@ -23,6 +23,7 @@ from keras_gumbel.masks import PatternMask
 from keras_gumbel.masks import RandomMask
 from keras_gumbel.masks import SaliencyMask
 from keras_gumbel.masks.magnitude_mask import RankedMask
+from keras_gumbel.regularizers import CategoricalKL
 from keras_gumbel.schedules import LinearAnnealing
 from tests import contracts
 from tests.contracts import check_cell_draws_in_every_time_step
@@ -87,6 +88,12 @@ def gumbel_rao_argmax(seed=0):
         logits_regularizer=keras.regularizers.L2(0.1),
         seed=seed,
     )
+
+
+def argmax_with_divergence(seed=0):
+    factor = LinearAnnealing(1.0, 0.5, steps=4)
+    kl = CategoricalKL(factor, reduction="sum")
+    return StraightThroughArgmax(2.0, logits_regularizer=kl, seed=seed)
 
 
 def subset_sampler(seed=0):
@@ -157,6 +164,7 @@ LAYERS = {
     hard_gumbel_softmax: (FLOATS, (0, 1, 1)),
     straight_through_argmax: (FLOATS, (0, 1, 1)),
     gumbel_rao_argmax: (FLOATS, (1, 1, 1)),
+    argmax_with_divergence: (FLOATS, (0, 3, 1)),
     subset_sampler: (FLOATS, (0, 1, 1)),
     permutation_sampler: (SQUARES, (0, 1, 1)),
     soft_permutation_sampler: (SQUARES, (0, 1, 1)),

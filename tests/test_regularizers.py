@@ -177,4 +177,6 @@ def test_categorical_kl_comes_back_from_a_file():
         "factor": 0.5,
         "prior_logits": [0.0, -INF, 1.0],
         "axis": -1,
+        "reduction": "mean",
+        "name": "kl",
     }

@@ -94,6 +94,11 @@ def training_steps() -> int | None:
     return None
 
 
+def is_evaluated() -> bool:
+    """Whether a call is one of `evaluate`, or of the validation in `fit`."""
+    return any(frames("trainer.py", "test_step"))
+
+
 def seed_of_iteration(
     seed: Tensor, variable: keras.Variable | None = None
 ) -> Tensor:

@@ -17,6 +17,8 @@ from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_broadcastable
 from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import require_axis
+from keras_gumbel.layers._penalty import add_penalty
+from keras_gumbel.layers._penalty import metric_of
 from keras_gumbel.ops.sampling import gumbel_softmax
 
 
@@ -44,6 +46,7 @@ class CategoricalLayer(StochasticLayer):
         super().__init__(temperature, inference, seed, **kwargs)
         self.axis = axis
         self.logits_regularizer = keras.regularizers.get(logits_regularizer)
+        self.kl = metric_of(self.logits_regularizer)
         self.supports_masking = True
 
     def build(self, input_shape: Shape) -> None:
@@ -57,6 +60,8 @@ class CategoricalLayer(StochasticLayer):
                 self.axis,
             )
         super().build(input_shape)
+        if self.kl is not None:
+            self.kl.build(self)
 
     def call(
         self,
@@ -69,7 +74,9 @@ class CategoricalLayer(StochasticLayer):
         mask = self._class_mask(inputs, mask)
         if self.logits_regularizer is not None:
             logits, _ = masked_logits(self.name, inputs, self.axis, mask)
-            self.add_loss(self.logits_regularizer(logits))
+            add_penalty(
+                self, self.logits_regularizer, self.kl, logits, training, noise
+            )
         if not self.draws(training):
             return self.infer(inputs, mask)
         # With noise that is given, no state is touched.
