@@ -26,6 +26,7 @@ from keras_gumbel.ops.information import (
     categorical_entropy as categorical_entropy,
 )
 from keras_gumbel.ops.information import categorical_kl as categorical_kl
+from keras_gumbel.ops.mixing import mix_uniform as mix_uniform
 from keras_gumbel.ops.orders import (
     plackett_luce_log_prob as plackett_luce_log_prob,
 )
