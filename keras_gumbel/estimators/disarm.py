@@ -35,7 +35,7 @@ class DisARM(Antithetic):
     >>> for _ in range(2):
     ...     with tape.draw():
     ...         sample = layer(keras.ops.zeros((8, 2)), training=True)
-    ...     losses.append(keras.ops.sum(sample * [0.0, 1.0], axis=-1))
+    ...     losses.append(sample[:, 1])
     >>> tuple(tape.loss(losses).shape)
     ()
 
