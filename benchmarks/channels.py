@@ -14,10 +14,11 @@ with even widths, and three with widths that were chosen badly on purpose.
 `residual even, pretrained` is trained dense before it is pruned.
 
 Every method has the same steps, batches and first weights of a seed, and the
-learning rate of the grid with the best mean on validation data. The rate is
-found with the seeds 0 and 1 at a quarter of the multiply-adds, and the grid is
-extended while the best rate is at its end. The multiply-adds are those of the
-model that `shrink` returns, and have to equal those of the report.
+learning rate of the grid with the best mean on validation data. It is found at
+12% of the multiply-adds with the first `--tuning` seeds, one unless said; the
+grid grows until both neighbors of the best rate are known. With `--check`, the
+multiply-adds of the report have to equal those of the model that `shrink`
+returns.
 
 Each cell becomes a line of `benchmarks/records/channels-DATA.jsonl`, but not
 with `--quick`. Cells that are in the file are not run again. `--time` prints
@@ -65,7 +66,7 @@ STEPS = 600
 # Keras takes weight decay out of the momentum: of an L2 penalty of 5e-4, a
 # momentum of 0.9 makes ten times as much.
 WEIGHT_DECAY = 5e-3
-# The penalty of the scales of batch normalization, as Liu et al. have it.
+# Of the scales of batch normalization: https://arxiv.org/abs/1708.06519.
 PENALTY = 1e-4
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -141,7 +142,7 @@ class TaylorMask(RankedMask):
     """The squared gradient of the mask, averaged over steps.
 
     Fisher information squares the gradient of every example, this one that of
-    the batch. `step_of` squares it.
+    the batch. `Trainer` squares it.
     """
 
     for_channels = True
@@ -531,7 +532,7 @@ def masks_of(model):
 
 
 def images(path):
-    """Reads 10,000 images for training, 2,000 for validation, and a test."""
+    """Reads 10,000 images for training, 5,000 for validation, and a test."""
     with np.load(path) as arrays:
         x, y = arrays["x_train"], arrays["y_train"]
         test = arrays["x_test"], arrays["y_test"]
