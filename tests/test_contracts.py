@@ -201,6 +201,7 @@ OF_MASKS = {
     "scores_initializer": HALF,
     "scores_constraint": CappedBox(2.0),
 }
+OF_RANKED = {**OF_MASKS, "gradient": "dense", "frequency": 5}
 
 # A value other than the default for every argument.
 ARGUMENTS = {
@@ -275,9 +276,9 @@ ARGUMENTS = {
         "inference": "mean",
         "seed": 7,
     },
-    MagnitudeMask: {**OF_MASKS, "gradient": "dense"},
-    SaliencyMask: {**OF_MASKS, "gradient": "dense", "method": "obs"},
-    RandomMask: {**OF_MASKS, "gradient": "dense", "seed": 7},
+    MagnitudeMask: OF_RANKED,
+    SaliencyMask: {**OF_RANKED, "method": "obs"},
+    RandomMask: {**OF_RANKED, "seed": 7},
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_gumbel import _keras_private
@@ -446,6 +447,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     def load_own_variables(self, store: Any) -> None:
         if len(store.keys()) != len(self._variables):
+            if store.keys() and int(np.asarray(store["0"])) == 0:
+                return  # of an optimizer that has not taken a step
             # As other optimizers of Keras do.
             warnings.warn(
                 f"The state of the optimizer {self.name!r} is not loaded: the "
