@@ -44,7 +44,9 @@ def channels_watched(
         for mask in part.masks
         if mask.observed and not mask.hardened and id(mask) not in drawn
     }
-    if training and masks:
+    # JAX traces it in what is rematerialized, where ones do no harm.
+    known = training is None or isinstance(training, int)
+    if masks and (not known or training):
         ones = _ones_of(masks, arguments)
         with masks_put_back({**drawn, **ones}) as everything:
             yield everything

@@ -552,3 +552,17 @@ def test_heads_and_recurrent_units_are_channels(net):
     for name in expected:
         assert sizes[name](small.get_layer(name)) == counts[name]
     assert 0.3 * report.weights < report.kept <= 0.5 * report.weights
+
+
+@pytest.mark.backends("torch")  # where Keras can rematerialize in `fit`
+def test_importance_is_the_same_if_layers_are_computed_again():
+    plain = kg.sparsify(dense_net(), granularity="channel")
+    with keras.RematScope(mode="full"):
+        again = kg.sparsify(dense_net(), granularity="channel")
+
+    for model in (plain, again):
+        train(model, steps=2, rate=0.0, density=0.5)
+
+    first, second = importances(plain), importances(again)
+    for name in first:
+        np.testing.assert_allclose(second[name], first[name], rtol=1e-5)
