@@ -525,7 +525,16 @@ def recurrent_net():
     return keras.Model(inputs, layers.Dense(3)(x)), {"lstm": 6, "gru": 6}
 
 
-@pytest.mark.parametrize("net", [attention_net, recurrent_net])
+# JAX would take a minute to compile a recurrent net step by step.
+@pytest.mark.parametrize(
+    "net",
+    [
+        attention_net,
+        pytest.param(
+            recurrent_net, marks=pytest.mark.backends("tensorflow", "torch")
+        ),
+    ],
+)
 def test_heads_and_recurrent_units_are_channels(net):
     model, expected = net()
     kg.sparsify(model, granularity="channel")
