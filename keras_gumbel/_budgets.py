@@ -24,6 +24,7 @@ from keras_gumbel._validation import require_positive
 from keras_gumbel.ops._floors import nearest_with_sum
 from keras_gumbel.ops._floors import project_above_floors
 from keras_gumbel.ops._floors import raised_in_rows
+from keras_gumbel.ops._loops import either
 from keras_gumbel.ops._short_rows import LONGEST
 from keras_gumbel.ops._short_rows import project_short_rows
 from keras_gumbel.ops.cardinality import nan_if_any
@@ -132,9 +133,7 @@ class BudgetGroup:
             # Scores that were written from outside, or never chosen yet.
             ops.logical_not(self._count_fits(values, self._last_choice(step))),
         )
-        if _keras_private.is_eager(due):
-            return choose() if due else [ops.maximum(v, 0.0) for v in values]
-        return ops.cond(
+        return either(
             due, choose, lambda: [ops.maximum(v, 0.0) for v in values]
         )
 
@@ -237,9 +236,7 @@ class BudgetGroup:
         """
         fits = self._fits(values, self.final_budget_at(step))
         remains = ops.logical_and(settled, fits)
-        if _keras_private.is_eager(remains):
-            return values if remains else self.finish(values, step)
-        return ops.cond(
+        return either(
             remains, lambda: values, lambda: self.finish(values, step)
         )
 

@@ -16,6 +16,7 @@ from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import name_of
 from keras_gumbel._scores import saliency_of
 from keras_gumbel._typing import Tensor
+from keras_gumbel.ops._loops import either
 from keras_gumbel.ops.cardinality import nan_if_any
 
 # A choice is made for this many steps ahead, so that it stands for a while.
@@ -249,9 +250,7 @@ class ChannelBudget(BudgetGroup):
             allowed = [ops.where(v > 0.0, 1.0, NEVER) for v in values]
             return self._choose(allowed, saliencies, target)
 
-        if _keras_private.is_eager(due):
-            return choose() if due else values
-        return ops.cond(due, choose, lambda: values)
+        return either(due, choose, lambda: values)
 
     def allows(self, values: list[Tensor], step: Any, final: bool) -> bool:
         saliencies = [saliency_of(v) for v in self.variables]

@@ -11,6 +11,7 @@ from keras import ops
 from keras_gumbel import _keras_private
 from keras_gumbel._typing import Tensor
 from keras_gumbel.ops import _sums
+from keras_gumbel.ops._loops import either
 from keras_gumbel.ops._loops import repeated
 from keras_gumbel.ops.projection import project_capped_box
 
@@ -85,9 +86,7 @@ def project_above_floors(
         _raised, values, budget, costs, least, lowest, fall_short
     )
     some = ops.any(low)
-    if _keras_private.is_eager(some):
-        return found(low) if some else first
-    return ops.cond(some, lambda: found(low), lambda: first)
+    return either(some, lambda: found(low), lambda: first)
 
 
 def _raised(

@@ -5,8 +5,8 @@ from typing import Any
 
 from keras import ops
 
-from keras_gumbel import _keras_private
 from keras_gumbel._typing import Tensor
+from keras_gumbel.ops._loops import either
 from keras_gumbel.ops._loops import repeated
 from keras_gumbel.ops._short_rows import LONGEST
 from keras_gumbel.ops._short_rows import project_short_rows
@@ -130,6 +130,4 @@ def _first(marked: Tensor, count: Tensor) -> Tensor:
         return ops.logical_and(marked, place <= count)
 
     enough = ops.all(_count(marked) <= count)
-    if _keras_private.is_eager(enough):
-        return marked if enough else cut()
-    return ops.cond(enough, lambda: marked, cut)
+    return either(enough, lambda: marked, cut)

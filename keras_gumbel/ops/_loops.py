@@ -1,4 +1,4 @@
-"""A loop whose length depends on the values in it."""
+"""Loops and branches that depend on the values in them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,3 +36,18 @@ def repeated(
     while condition(*state):
         state = body(*state)
     return state
+
+
+def either(
+    predicate: Tensor, true: Callable[[], Any], false: Callable[[], Any]
+) -> Any:
+    """Runs one of two functions; outside of a trace it compiles neither.
+
+    Args:
+        predicate: Boolean scalar.
+        true: Callable without arguments, run if it is true.
+        false: Callable without arguments that returns as `true` does.
+    """
+    if _keras_private.is_eager(predicate):
+        return true() if predicate else false()
+    return ops.cond(predicate, true, false)

@@ -8,12 +8,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_gumbel import _keras_private
 from keras_gumbel._numerics import as_budget
 from keras_gumbel._numerics import as_tensor
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
+from keras_gumbel.ops._loops import either
 from keras_gumbel.ops._loops import repeated
 
 
@@ -240,6 +240,4 @@ def _first(mask: Tensor, count: Any) -> Tensor:
         return ops.reshape(first, mask.shape)
 
     enough = _count(mask) <= count
-    if _keras_private.is_eager(enough):
-        return mask if enough else cut()
-    return ops.cond(enough, lambda: mask, cut)
+    return either(enough, lambda: mask, cut)

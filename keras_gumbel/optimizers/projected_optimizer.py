@@ -26,6 +26,7 @@ from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import SparsityWarning
 from keras_gumbel._validation import require_positive
 from keras_gumbel._validation import require_positive_integer
+from keras_gumbel.ops._loops import either
 from keras_gumbel.optimizers._defaults import default_harden_step
 from keras_gumbel.optimizers._defaults import default_score_optimizer
 from keras_gumbel.optimizers._defaults import find_steps
@@ -648,7 +649,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         """Does what is due before the mask is final, or from then on."""
         if self.harden_step is None:
             return learning()
-        return _cond(self._step < self.harden_step, learning, final)
+        return either(self._step < self.harden_step, learning, final)
 
     def _in_groups(
         self,
@@ -686,17 +687,6 @@ def _project(
     group: BudgetGroup, values: list[Tensor], step: Any
 ) -> list[Tensor]:
     return group.project(values, step)
-
-
-def _cond(
-    predicate: Tensor,
-    true: Callable[[], list[Tensor]],
-    false: Callable[[], list[Tensor]],
-) -> list[Tensor]:
-    """Runs one of two functions; outside of a trace it compiles neither."""
-    if _keras_private.is_eager(predicate):
-        return true() if predicate else false()
-    return ops.cond(predicate, true, false)
 
 
 def _trained_scores(

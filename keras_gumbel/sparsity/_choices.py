@@ -19,6 +19,7 @@ from keras_gumbel.sparsity._budget_keeping import find_projected
 from keras_gumbel.sparsity._found import Replaced
 from keras_gumbel.sparsity._found import Scores
 from keras_gumbel.sparsity._found import find_scores
+from keras_gumbel.sparsity._found import gated_parts
 from keras_gumbel.sparsity._found import gated_weights
 from keras_gumbel.sparsity._found import require_numbers
 
@@ -172,8 +173,8 @@ class Decisions:
     def num_weights(self) -> int:
         """The number of weights with a score."""
         own = sum(s.num_weights for s in self.scores if s.mark.place is None)
-        gated = gated_weights(self.scores, self.finals)
-        return own + sum(math.prod(part.weight.shape) for part, _ in gated)
+        gated = gated_parts(self.scores)
+        return own + sum(math.prod(part.weight.shape) for part in gated)
 
     @property
     def kept(self) -> int:

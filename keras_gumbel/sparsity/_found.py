@@ -140,10 +140,18 @@ class Scores:
             delattr(self.variable, SAVED)
 
 
+def gated_parts(scores: list[Scores]) -> list[GatedWeight]:
+    """Lists the weights along which channels have scores, once each."""
+    parts = {
+        id(p): p for s in scores for p in s.parts if isinstance(p, GatedWeight)
+    }
+    return list(parts.values())
+
+
 def gated_weights(
     scores: list[Scores], values: list[np.ndarray]
 ) -> list[tuple[GatedWeight, np.ndarray]]:
-    """Lists the weights along which channels have scores, once each.
+    """Returns the weights along which channels have scores, with values.
 
     Args:
         scores: List of `Scores`.
@@ -158,11 +166,8 @@ def gated_weights(
         for s, value in zip(scores, values, strict=True)
         if s.mark.place is not None
     }
-    parts = {
-        id(p): p for s in scores for p in s.parts if isinstance(p, GatedWeight)
-    }
     found = []
-    for part in parts.values():
+    for part in gated_parts(scores):
         own = {
             id(m): known[id(m)] if id(m) in known else m.current(False)
             for m in part.masks
