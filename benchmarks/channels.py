@@ -55,7 +55,7 @@ import keras_gumbel as kg
 from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import name_of
 from keras_gumbel._scores import set_mark
-from keras_gumbel.masks.magnitude_mask import RankedMask
+from keras_gumbel.masks._magnitude_mask import RankedMask
 
 RECORDS = pathlib.Path(__file__).parent / "records"
 BUDGETS = (0.5, 0.25, 0.12)

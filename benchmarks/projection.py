@@ -35,7 +35,7 @@ from timing import versions
 import keras_gumbel as kg
 from keras_gumbel.ops import _capped_box
 from keras_gumbel.ops import _sums
-from keras_gumbel.ops.projection import project_again
+from keras_gumbel.ops._projection import project_again
 
 BACKEND = keras.config.backend()
 DENSITY = 0.1

@@ -21,17 +21,17 @@ from keras_gumbel._validation import is_number
 from keras_gumbel._validation import is_schedule
 from keras_gumbel._validation import require_density
 from keras_gumbel._validation import require_positive
+from keras_gumbel.ops._cardinality import nan_if_any
+from keras_gumbel.ops._cardinality import top_k_mask
+from keras_gumbel.ops._cardinality import top_of_rows
 from keras_gumbel.ops._floors import nearest_with_sum
 from keras_gumbel.ops._floors import project_above_floors
 from keras_gumbel.ops._floors import raised_in_rows
 from keras_gumbel.ops._loops import either
+from keras_gumbel.ops._projection import project_again
+from keras_gumbel.ops._projection import project_capped_box
 from keras_gumbel.ops._short_rows import LONGEST
 from keras_gumbel.ops._short_rows import project_short_rows
-from keras_gumbel.ops.cardinality import nan_if_any
-from keras_gumbel.ops.cardinality import top_k_mask
-from keras_gumbel.ops.cardinality import top_of_rows
-from keras_gumbel.ops.projection import project_again
-from keras_gumbel.ops.projection import project_capped_box
 
 # A schedule in float32 may leave K this much below the number it means.
 WHOLE = 1e-3

@@ -16,8 +16,8 @@ from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import name_of
 from keras_gumbel._scores import saliency_of
 from keras_gumbel._typing import Tensor
+from keras_gumbel.ops._cardinality import nan_if_any
 from keras_gumbel.ops._loops import either
-from keras_gumbel.ops.cardinality import nan_if_any
 
 # A choice is made for this many steps ahead, so that it stands for a while.
 _AHEAD = 20

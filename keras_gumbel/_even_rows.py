@@ -19,12 +19,12 @@ from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import saliency_of
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import is_number
+from keras_gumbel.ops._cardinality import nan_if_any
 from keras_gumbel.ops._floors import raised_in_rows
 from keras_gumbel.ops._long_rows import as_rows
 from keras_gumbel.ops._long_rows import from_rows
 from keras_gumbel.ops._long_rows import largest_of_rows
 from keras_gumbel.ops._long_rows import project_rows
-from keras_gumbel.ops.cardinality import nan_if_any
 
 # How much a budget in float32 may be below the number that it means.
 _ROUNDING = 2.0**-22

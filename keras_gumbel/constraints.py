@@ -8,7 +8,7 @@ import keras
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
-from keras_gumbel.ops.projection import project_capped_box
+from keras_gumbel.ops._projection import project_capped_box
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")

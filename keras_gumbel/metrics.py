@@ -13,7 +13,7 @@ from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import require_axis
 from keras_gumbel._validation import require_positive_integer
-from keras_gumbel.ops.discrete import one_hot_argmax
+from keras_gumbel.ops._discrete import one_hot_argmax
 
 
 class _CodeMetric(keras.metrics.Metric):

@@ -16,7 +16,7 @@ from keras_gumbel._validation import is_number
 from keras_gumbel._validation import is_schedule
 from keras_gumbel._validation import require_axis
 from keras_gumbel._validation import require_choice
-from keras_gumbel.ops.information import categorical_kl
+from keras_gumbel.ops._information import categorical_kl
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")

@@ -17,7 +17,7 @@ from keras_gumbel.ops import gumbel_softmax
 from keras_gumbel.ops import project_capped_box
 from keras_gumbel.ops import soft_top_k
 from keras_gumbel.ops import top_k_mask
-from keras_gumbel.ops.cardinality import top_of_rows
+from keras_gumbel.ops._cardinality import top_of_rows
 from keras_gumbel.schedules import CubicDensity
 from tests import reference
 from tests.gradients import gradient

@@ -22,7 +22,7 @@ from keras_gumbel.masks import Mask
 from keras_gumbel.masks import PatternMask
 from keras_gumbel.masks import RandomMask
 from keras_gumbel.masks import SaliencyMask
-from keras_gumbel.masks.magnitude_mask import RankedMask
+from keras_gumbel.masks._magnitude_mask import RankedMask
 from keras_gumbel.regularizers import CategoricalKL
 from keras_gumbel.schedules import LinearAnnealing
 from tests import contracts

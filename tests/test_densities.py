@@ -11,14 +11,14 @@ from scipy import stats
 
 from keras_gumbel.ops import gumbel_softmax
 from keras_gumbel.ops import relaxed_bernoulli
-from keras_gumbel.ops.bernoulli import logit_relaxed_bernoulli
-from keras_gumbel.ops.densities import binary_concrete_log_prob
-from keras_gumbel.ops.densities import concrete_log_prob
-from keras_gumbel.ops.densities import exp_concrete_log_prob
-from keras_gumbel.ops.densities import logit_binary_concrete_log_prob
-from keras_gumbel.ops.information import categorical_entropy
-from keras_gumbel.ops.information import categorical_kl
-from keras_gumbel.ops.sampling import gumbel_log_softmax
+from keras_gumbel.ops._bernoulli import logit_relaxed_bernoulli
+from keras_gumbel.ops._densities import binary_concrete_log_prob
+from keras_gumbel.ops._densities import concrete_log_prob
+from keras_gumbel.ops._densities import exp_concrete_log_prob
+from keras_gumbel.ops._densities import logit_binary_concrete_log_prob
+from keras_gumbel.ops._information import categorical_entropy
+from keras_gumbel.ops._information import categorical_kl
+from keras_gumbel.ops._sampling import gumbel_log_softmax
 from tests import reference
 from tests.gradients import MODES
 from tests.gradients import compiled

@@ -17,7 +17,7 @@ from keras_gumbel.layers import ConcreteMask
 from keras_gumbel.ops import _capped_box
 from keras_gumbel.ops import _scalars
 from keras_gumbel.ops import project_capped_box
-from keras_gumbel.ops.projection import project_over
+from keras_gumbel.ops._projection import project_over
 from tests.gradients import MODES
 from tests.gradients import compiled
 from tests.gradients import dtype_of

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
+from keras_gumbel.ops._projection import project_capped_box
 from keras_gumbel.ops._short_rows import LONGEST
 from keras_gumbel.ops._short_rows import project_short_rows
-from keras_gumbel.ops.projection import project_capped_box
 
 
 @given(

@@ -9,7 +9,7 @@ from keras import layers
 from keras import ops
 
 import keras_gumbel
-from keras_gumbel.shrinking import coupling
+from keras_gumbel.shrinking import _coupling
 from tests.random_models import random_model
 from tests.test_shrink_random import assert_equal_predictions
 from tests.test_shrink_random import quietly
@@ -20,7 +20,7 @@ PER_TEST = 6
 
 
 def groups_of(model):
-    return coupling.coupled_channels("test", model)
+    return _coupling.coupled_channels("test", model)
 
 
 def randomize(model, seed=0):
@@ -119,12 +119,12 @@ def test_random_models_lose_what_is_no_longer_read(first):
 
 @pytest.mark.backends("torch")
 def test_the_check_notices_channels_that_are_not_joined(monkeypatch):
-    true = coupling.joined
+    true = _coupling.joined
 
     def forgetful(count, pairs):
         return true(count, [*pairs[:-2], pairs[-1]])
 
-    monkeypatch.setattr(coupling, "joined", forgetful)
+    monkeypatch.setattr(_coupling, "joined", forgetful)
 
     with pytest.raises(AssertionError):
         check(model_of(residual))

@@ -9,8 +9,8 @@ import pytest
 
 import keras_gumbel
 from keras_gumbel import _keras_private
-from keras_gumbel.shrinking import unit_rules
-from keras_gumbel.shrinking import unit_sums
+from keras_gumbel.shrinking import _unit_rules
+from keras_gumbel.shrinking import _unit_sums
 from tests.random_models import predictions
 from tests.random_models import random_model
 
@@ -106,14 +106,14 @@ def failures(seeds):
 
 @pytest.mark.backends("torch")
 def test_the_check_notices_a_constant_folded_at_padded_edges(monkeypatch):
-    monkeypatch.setattr(unit_rules, "_is_unpadded", lambda layer: True)
+    monkeypatch.setattr(_unit_rules, "_is_unpadded", lambda layer: True)
 
     assert failures(range(48)) > 0
 
 
 @pytest.mark.backends("torch")
 def test_the_check_notices_units_that_a_second_time_removes(monkeypatch):
-    demand = unit_sums.UnitSum.demand
+    demand = _unit_sums.UnitSum.demand
 
     def lavish(rule, kept):
         varying, uneven = demand(rule, kept)
@@ -121,7 +121,7 @@ def test_the_check_notices_units_that_a_second_time_removes(monkeypatch):
         varying[spare[:1] if len(spare) > 1 else []] = True
         return varying, uneven
 
-    monkeypatch.setattr(unit_sums.UnitSum, "demand", lavish)
+    monkeypatch.setattr(_unit_sums.UnitSum, "demand", lavish)
 
     assert failures(range(48)) > 0
 

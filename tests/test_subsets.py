@@ -9,10 +9,10 @@ from scipy import special
 
 from keras_gumbel.ops import gumbel_max
 from keras_gumbel.ops import gumbel_softmax
-from keras_gumbel.ops.subsets import gumbel_top_k
-from keras_gumbel.ops.subsets import relaxed_top_k
-from keras_gumbel.ops.subsets import sample_subset
-from keras_gumbel.ops.subsets import subset_marginals
+from keras_gumbel.ops._subsets import gumbel_top_k
+from keras_gumbel.ops._subsets import relaxed_top_k
+from keras_gumbel.ops._subsets import sample_subset
+from keras_gumbel.ops._subsets import subset_marginals
 from tests.gradients import MODES
 from tests.gradients import compiled
 from tests.gradients import dtype_of

@@ -351,7 +351,7 @@ def test_training_step_catches_an_inexact_sample(jit, monkeypatch):
         return hard + soft - ops.stop_gradient(soft)
 
     monkeypatch.setattr(
-        keras_gumbel.estimators.base, "straight_through", grouped_otherwise
+        keras_gumbel.estimators._base, "straight_through", grouped_otherwise
     )
 
     with pytest.raises(AssertionError, match="hard"):

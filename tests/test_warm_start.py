@@ -14,7 +14,7 @@ from keras import ops
 import keras_gumbel as kg
 from keras_gumbel.ops import _capped_box
 from keras_gumbel.ops import project_capped_box
-from keras_gumbel.ops.projection import project_again
+from keras_gumbel.ops._projection import project_again
 from tests.gradients import compiled
 from tests.gradients import to_numpy
 from tests.reference import project_exactly

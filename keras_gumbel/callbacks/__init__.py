@@ -1,6 +1,6 @@
 """Callbacks; none is needed to train."""
 
-from keras_gumbel.callbacks.once_final import OnceFinal as OnceFinal
-from keras_gumbel.callbacks.sparsity_logger import (
+from keras_gumbel.callbacks._once_final import OnceFinal as OnceFinal
+from keras_gumbel.callbacks._sparsity_logger import (
     SparsityLogger as SparsityLogger,
 )

@@ -11,7 +11,7 @@ from keras_gumbel._seeds import seed_generator
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
-from keras_gumbel.estimators.score_tape import ScoreTape
+from keras_gumbel.estimators._score_tape import ScoreTape
 
 Function = Callable[[Tensor], Tensor]
 Sampler = Callable[..., Tensor]

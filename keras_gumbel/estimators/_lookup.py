@@ -7,16 +7,16 @@ from typing import Any
 import keras
 
 from keras_gumbel import _validation
-from keras_gumbel.estimators.arm import ARM
-from keras_gumbel.estimators.base import Estimator
-from keras_gumbel.estimators.disarm import DisARM
-from keras_gumbel.estimators.from_function import FromFunction
-from keras_gumbel.estimators.gapped import Gapped
-from keras_gumbel.estimators.gumbel_rao import GumbelRao
-from keras_gumbel.estimators.reinmax import ReinMax
-from keras_gumbel.estimators.rloo import RLOO
-from keras_gumbel.estimators.straight_through import StraightThrough
-from keras_gumbel.estimators.straight_through_gumbel import (
+from keras_gumbel.estimators._arm import ARM
+from keras_gumbel.estimators._base import Estimator
+from keras_gumbel.estimators._disarm import DisARM
+from keras_gumbel.estimators._from_function import FromFunction
+from keras_gumbel.estimators._gapped import Gapped
+from keras_gumbel.estimators._gumbel_rao import GumbelRao
+from keras_gumbel.estimators._reinmax import ReinMax
+from keras_gumbel.estimators._rloo import RLOO
+from keras_gumbel.estimators._straight_through import StraightThrough
+from keras_gumbel.estimators._straight_through_gumbel import (
     StraightThroughGumbel,
 )
 

@@ -19,7 +19,7 @@ from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import require_axis
 from keras_gumbel.layers._penalty import add_penalty
 from keras_gumbel.layers._penalty import metric_of
-from keras_gumbel.ops.sampling import gumbel_softmax
+from keras_gumbel.ops._sampling import gumbel_softmax
 
 
 class CategoricalLayer(StochasticLayer):

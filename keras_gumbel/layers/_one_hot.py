@@ -9,9 +9,9 @@ from keras_gumbel._typing import Tensor
 from keras_gumbel.estimators._lookup import get_for
 from keras_gumbel.estimators._lookup import require_relaxing
 from keras_gumbel.estimators._lookup import require_temperature_to_learn
-from keras_gumbel.estimators.score_tape import warn_unless_recorded
+from keras_gumbel.estimators._score_tape import warn_unless_recorded
 from keras_gumbel.layers._categorical import CategoricalLayer
-from keras_gumbel.ops.sampling import gumbel_softmax
+from keras_gumbel.ops._sampling import gumbel_softmax
 
 
 class OneHotLayer(CategoricalLayer):

@@ -6,8 +6,8 @@ from keras_gumbel import random
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
-from keras_gumbel.ops.subsets import relaxed_top_k
-from keras_gumbel.ops.subsets import sample_subset
+from keras_gumbel.ops._subsets import relaxed_top_k
+from keras_gumbel.ops._subsets import sample_subset
 
 
 class Simple:

@@ -4,18 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_gumbel import _validation
-from keras_gumbel.masks.base import Mask as Mask
-from keras_gumbel.masks.concrete_mask import ConcreteMask as ConcreteMask
-from keras_gumbel.masks.fisher_mask import FisherMask as FisherMask
-from keras_gumbel.masks.gaussian_mask import GaussianMask as GaussianMask
-from keras_gumbel.masks.hard_concrete_mask import (
+from keras_gumbel.masks._base import Mask as Mask
+from keras_gumbel.masks._concrete_mask import ConcreteMask as ConcreteMask
+from keras_gumbel.masks._fisher_mask import FisherMask as FisherMask
+from keras_gumbel.masks._gaussian_mask import GaussianMask as GaussianMask
+from keras_gumbel.masks._hard_concrete_mask import (
     HardConcreteMask as HardConcreteMask,
 )
-from keras_gumbel.masks.learned_mask import LearnedMask as LearnedMask
-from keras_gumbel.masks.magnitude_mask import MagnitudeMask as MagnitudeMask
-from keras_gumbel.masks.pattern_mask import PatternMask as PatternMask
-from keras_gumbel.masks.random_mask import RandomMask as RandomMask
-from keras_gumbel.masks.saliency_mask import SaliencyMask as SaliencyMask
+from keras_gumbel.masks._learned_mask import LearnedMask as LearnedMask
+from keras_gumbel.masks._magnitude_mask import MagnitudeMask as MagnitudeMask
+from keras_gumbel.masks._pattern_mask import PatternMask as PatternMask
+from keras_gumbel.masks._random_mask import RandomMask as RandomMask
+from keras_gumbel.masks._saliency_mask import SaliencyMask as SaliencyMask
 
 _SHORT_NAMES: dict[str, Callable[[], Mask]] = {
     "learned": LearnedMask,

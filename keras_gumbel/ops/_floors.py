@@ -13,7 +13,7 @@ from keras_gumbel._typing import Tensor
 from keras_gumbel.ops import _sums
 from keras_gumbel.ops._loops import either
 from keras_gumbel.ops._loops import repeated
-from keras_gumbel.ops.projection import project_capped_box
+from keras_gumbel.ops._projection import project_capped_box
 
 # A sum that misses its floor by this share of it has reached it.
 TOLERANCE = 2e-6

@@ -6,12 +6,12 @@ from typing import Any
 from keras import ops
 
 from keras_gumbel._typing import Tensor
+from keras_gumbel.ops._cardinality import top_of_rows
 from keras_gumbel.ops._loops import either
 from keras_gumbel.ops._loops import repeated
+from keras_gumbel.ops._projection import project_capped_box
 from keras_gumbel.ops._short_rows import LONGEST
 from keras_gumbel.ops._short_rows import project_short_rows
-from keras_gumbel.ops.cardinality import top_of_rows
-from keras_gumbel.ops.projection import project_capped_box
 
 
 def as_rows(values: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -8,7 +8,7 @@ import keras
 from keras_gumbel import _keras_private
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import is_schedule
-from keras_gumbel.optimizers.score_sgd import ScoreSGD
+from keras_gumbel.optimizers._score_sgd import ScoreSGD
 
 # The share of the steps of its schedules after which the mask is final.
 _LIVE = 0.7

@@ -23,9 +23,9 @@ from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel.granularities import ScoreLayout
 from keras_gumbel.masks import Mask
-from keras_gumbel.shrinking.coupling import ChannelGroup
-from keras_gumbel.shrinking.coupling import Slot
-from keras_gumbel.shrinking.coupling import coupled_channels
+from keras_gumbel.shrinking._coupling import ChannelGroup
+from keras_gumbel.shrinking._coupling import Slot
+from keras_gumbel.shrinking._coupling import coupled_channels
 from keras_gumbel.sparsity._masked_layer import attach_gates
 from keras_gumbel.sparsity._masked_layer import hold
 from keras_gumbel.sparsity._masked_weight import Gate

@@ -16,8 +16,8 @@ from keras_gumbel._typing import Tensor
 from keras_gumbel.granularities import Granularity
 from keras_gumbel.granularities import ScoreLayout
 from keras_gumbel.masks import Mask
-from keras_gumbel.shrinking.coupling import ChannelGroup
-from keras_gumbel.shrinking.coupling import coupled_channels
+from keras_gumbel.shrinking._coupling import ChannelGroup
+from keras_gumbel.shrinking._coupling import coupled_channels
 from keras_gumbel.sparsity._channel_masks import put_channel_masks
 from keras_gumbel.sparsity._layer_inputs import input_axes
 from keras_gumbel.sparsity._masked_layer import attach

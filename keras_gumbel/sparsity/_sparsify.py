@@ -21,8 +21,8 @@ from keras_gumbel._validation import invalid_argument
 from keras_gumbel.granularities import Granularity
 from keras_gumbel.granularities import Unit
 from keras_gumbel.masks import Mask
-from keras_gumbel.shrinking.coupling import ChannelGroup
-from keras_gumbel.shrinking.graph import graph_models
+from keras_gumbel.shrinking._coupling import ChannelGroup
+from keras_gumbel.shrinking._graph import graph_models
 from keras_gumbel.sparsity._channel_masks import free_groups
 from keras_gumbel.sparsity._channel_masks import put_channel_masks
 from keras_gumbel.sparsity._channel_masks import require_mask_for_channels

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
-from keras_gumbel.ops.densities import binary_concrete_log_prob
+from keras_gumbel.ops._densities import binary_concrete_log_prob
 from keras_gumbel.visualization._axes import axes_or_new
 from keras_gumbel.visualization._axes import line_styles
 from keras_gumbel.visualization._axes import ramp

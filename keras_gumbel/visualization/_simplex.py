@@ -12,7 +12,7 @@ from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import spawn_seeds
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_positive_integer
-from keras_gumbel.ops.sampling import gumbel_softmax
+from keras_gumbel.ops._sampling import gumbel_softmax
 from keras_gumbel.visualization._axes import MARKERS
 from keras_gumbel.visualization._axes import axes_or_new
 from keras_gumbel.visualization._axes import ramp

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_gumbel.layers.subset_sampler import SubsetSampler
-from keras_gumbel.ops.subsets import gumbel_top_k
-from keras_gumbel.ops.subsets import subset_marginals
+from keras_gumbel.layers._subset_sampler import SubsetSampler
+from keras_gumbel.ops._subsets import gumbel_top_k
+from keras_gumbel.ops._subsets import subset_marginals
 from keras_gumbel.schedules import LinearAnnealing
 from tests.contracts import check_config_round_trip
 from tests.contracts import step_counters

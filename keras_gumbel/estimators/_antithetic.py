@@ -1,0 +1,71 @@
+"""The base of estimators that compare a draw with its opposite."""
+
+from collections.abc import Callable
+
+from keras import ops
+
+from keras_gumbel._calls import once
+from keras_gumbel._numerics import is_allowed
+from keras_gumbel._probabilities import safe_logit
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel.estimators._score_function import ScoreFunction
+from keras_gumbel.estimators._score_tape import active_tape
+
+# How far the logits of a pair may be apart, beyond rounding.
+_TOLERANCE = 1e-3
+
+
+class Antithetic(ScoreFunction):
+    """Draws in pairs, of which one has the opposite noise of the other.
+
+    Subclasses implement `factor(logit, noise)`, the odd function of the noise
+    that the difference of the losses is multiplied with.
+    """
+
+    group = 2
+    num_classes = 2
+
+    def factor(self, logit: Tensor, noise: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def score(self, hard: Tensor, logits: Tensor, noise: Tensor) -> Tensor:
+        if logits.shape[-1] != 2:
+            raise invalid_argument(
+                type(self).__name__,
+                "logits",
+                "of two classes, which it is for",
+                tuple(logits.shape),
+                "For more classes use `keras_gumbel.estimators.RLOO`.",
+            )
+        both = ops.all(is_allowed(logits), axis=-1)
+        safe = ops.where(both[..., None], logits, 0.0)
+        logit = safe[..., 1] - safe[..., 0]
+        score = self._of_logit(logit, noise[..., 1] - noise[..., 0])
+        return ops.where(both, score, 0.0)
+
+    def binary_score(
+        self, hard: Tensor, probs: Tensor, noise: Tensor
+    ) -> Tensor:
+        return self._of_logit(safe_logit(probs), noise)
+
+    def _of_logit(self, logit: Tensor, noise: Tensor) -> Tensor:
+        fixed = ops.stop_gradient(logit)
+        factor = self.factor(fixed, noise)
+        tape = active_tape()
+        kept = None if tape is None else tape.paired("logits", fixed)
+        if kept is not None:
+            # A wrong gradient would not be noticed.
+            apart = ops.abs(fixed - kept) > _TOLERANCE * (1.0 + ops.abs(kept))
+            factor = ops.where(apart, float("nan"), factor)
+        return factor * logit
+
+    def arranged(
+        self, noise: Tensor, opposite: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        def arrange() -> Tensor:
+            tape = active_tape()
+            kept = None if tape is None else tape.paired("noise", noise)
+            return noise if kept is None else opposite(kept)
+
+        return once(arrange)

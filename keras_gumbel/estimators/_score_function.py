@@ -1,0 +1,122 @@
+"""The base class of estimators without bias."""
+
+from typing import Any
+
+from keras import ops
+
+from keras_gumbel._typing import Seed
+from keras_gumbel._typing import Tensor
+from keras_gumbel.estimators._base import Estimator
+from keras_gumbel.estimators._base import classes_last
+from keras_gumbel.estimators._base import two_classes
+from keras_gumbel.estimators._score_tape import record_once
+
+
+class ScoreFunction(Estimator):
+    """Base class of gradient estimators that need no gradient of the loss.
+
+    ```
+    d/dx E[loss(h)] = E[loss(h) * d/dx log P(h)]
+    ```
+
+    They have no bias, whatever the loss, and it need not have a gradient.
+    They need the values of the loss on several draws of the samples, which
+    `keras_gumbel.models.MonteCarloModel` evaluates in `fit` and
+    `ScoreTape` in loops of your own. The sample itself passes no gradient
+    back to its logits.
+
+    To write your own, subclass it, override `score`, and register the class.
+
+    Example:
+
+    >>> @keras.saving.register_keras_serializable(package="examples")
+    ... class Reinforce(keras_gumbel.estimators.ScoreFunction):
+    ...     def score(self, hard, logits, noise):
+    ...         log_p = keras.ops.log_softmax(logits)
+    ...         return keras.ops.sum(hard * log_p, axis=-1)
+    >>> layer = keras_gumbel.layers.StraightThroughArgmax(
+    ...     estimator=Reinforce()
+    ... )
+
+    References:
+        - [Williams, 1992](https://doi.org/10.1007/BF00992696)
+    """
+
+    # How many draws in a row are compared with each other, if not all.
+    group: int | None = None
+    compares_losses = True
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def score(self, hard: Tensor, logits: Tensor, noise: Tensor) -> Tensor:
+        """Returns what the loss is multiplied with, before its gradient.
+
+        Args:
+            hard: As in `Estimator.surrogate`.
+            logits: As in `Estimator.surrogate`.
+            noise: As in `Estimator.surrogate`.
+
+        Returns:
+            A tensor of shape `(...,)`, without the axis of the K classes.
+        """
+        raise NotImplementedError(
+            f"`{type(self).__name__}` has no method `score`. Override it to "
+            "say what the loss is multiplied with."
+        )
+
+    def binary_score(
+        self, hard: Tensor, probs: Tensor, noise: Tensor
+    ) -> Tensor:
+        """The same for binary variables: `score` of the two classes.
+
+        Args:
+            hard: As in `Estimator.binary_surrogate`.
+            probs: As in `Estimator.binary_surrogate`.
+            noise: As in `Estimator.binary_surrogate`.
+
+        Returns:
+            A tensor of the shape of `probs`.
+        """
+        return self.score(*two_classes(hard, probs, noise))
+
+    def one_hot(
+        self,
+        owner: str,
+        hard: Tensor,
+        logits: Tensor,
+        noise: Tensor | None,
+        temperature: Any,
+        axis: int,
+        seed: Seed,
+    ) -> Tensor:
+        def score() -> Tensor:
+            given = (hard, logits, noise)
+            return self.score(*[classes_last(v, axis, logits) for v in given])
+
+        record_once(score, self.group)
+        return ops.stop_gradient(hard)
+
+    def binary(
+        self,
+        owner: str,
+        hard: Tensor,
+        probs: Tensor,
+        noise: Tensor,
+        temperature: Any,
+        seed: Seed,
+    ) -> Tensor:
+        record_once(lambda: self.binary_score(hard, probs, noise), self.group)
+        return ops.stop_gradient(ops.cast(hard, probs.dtype))
+
+    @property
+    def needs_temperature(self) -> bool:
+        """Whether the gradient has the temperature of the layer: no."""
+        return False
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Estimator:
+        return cls(**config)

@@ -1,0 +1,165 @@
+"""The layer that chooses an order of n items."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_gumbel import random
+from keras_gumbel._seeds import PerExample
+from keras_gumbel._stochastic import StochasticLayer
+from keras_gumbel._typing import Shape
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import require_positive_integer
+from keras_gumbel.ops._permutations import gumbel_sinkhorn
+from keras_gumbel.ops._permutations import matching
+from keras_gumbel.ops._permutations import require_square
+from keras_gumbel.ops._permutations import sinkhorn
+
+
+@keras.saving.register_keras_serializable(package="keras_gumbel")
+class PermutationSampler(StochasticLayer):
+    """Samples a permutation of n items from logits.
+
+    Use it where a network must *order* items, or match two sets of them, and
+    still be trained by gradient descent: sort, rank, solve a jigsaw puzzle,
+    align two point clouds. The output is a matrix P: `P^T v` brings item i of
+    v to the place j where P_ij is 1.
+
+    ```
+    z ~ Gumbel(0, 1)^(n x n)
+    h = argmax_P sum_ij P_ij (x_ij + z_ij), P a permutation
+    y = sinkhorn((x + z) / temperature)
+    output = h + (y - sg[y]); y if not `hard`
+    ```
+
+    A low temperature brings y near h, and takes more iterations. In inference
+    (`training=False`) no noise is drawn and no state changes: the output is
+    the permutation with the largest sum of logits, or what `inference` says.
+
+    Args:
+        temperature: Positive number, or a schedule of the training step
+            such as `keras_gumbel.schedules.ExponentialAnnealing`. Defaults
+            to `1.0`.
+        hard: Boolean, whether the output is a permutation, with the gradient
+            of the relaxed sample. If not, it is doubly stochastic: its rows
+            and columns sum to 1. Defaults to `True`.
+        num_iterations: Positive integer, the iterations of
+            `keras_gumbel.ops.sinkhorn`. Defaults to `20`.
+        inference: String, the output in inference: `"matching"` for the
+            permutation `keras_gumbel.ops.matching(x)`, which has no gradient,
+            `"sinkhorn"` for the doubly stochastic
+            `sinkhorn(x, temperature)`, which exports to every format,
+            `"sample"` for a sample as in training. Defaults to
+            `"matching"`.
+        learn_temperature: Boolean, whether the temperature is a trainable
+            variable that starts at `temperature`, positive by construction.
+            Defaults to `False`.
+        precision: String, `"standard"` or `"high"`, the noise's: see
+            `keras_gumbel.random.gumbel`. Defaults to `"standard"`.
+        seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: Logits x, a float tensor: what it is worth to bring item i to
+            place j. An entry of -inf is avoided.
+        mask: Boolean tensor that broadcasts to shape `(..., n)`, true for the
+            items there are, such as the mask of time steps that Keras passes
+            along. The others stay where they are.
+        training: Boolean, whether to draw noise.
+        temperature: Positive tensor that broadcasts to shape `(..., 1, 1)`,
+            in place of the layer's own temperature, or `None`. Defaults to
+            `None`.
+        noise: Gumbel noise that broadcasts to `inputs`, to use instead of
+            drawing some, or `None`. No state is then read or written. Defaults
+            to `None`.
+
+    Input shape:
+        `(..., n, n)`.
+
+    Output shape:
+        Same as the input.
+
+    Raises:
+        ValueError: If `temperature` is not positive, `num_iterations` is not
+            a positive integer, `inference` or `precision` is unknown, or
+            `seed` out of range; at build, if the inputs are not square
+            matrices.
+
+    Example:
+
+    >>> layer = keras_gumbel.layers.PermutationSampler(seed=0)
+    >>> y = layer(keras.ops.zeros((3, 3)), training=True)
+    >>> keras.ops.convert_to_numpy(y).sum(axis=0).tolist()
+    [1.0, 1.0, 1.0]
+
+    References:
+        - [Mena et al., 2018](https://arxiv.org/abs/1802.08665)
+    """
+
+    INFERENCE = ("matching", "sinkhorn", "sample")
+
+    def __init__(
+        self,
+        temperature: Any = 1.0,
+        hard: bool = True,
+        num_iterations: int = 20,
+        inference: str = "matching",
+        learn_temperature: bool = False,
+        precision: str = "standard",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        require_positive_integer(
+            type(self).__name__, "num_iterations", num_iterations
+        )
+        super().__init__(
+            temperature,
+            inference,
+            seed,
+            learn_temperature=learn_temperature,
+            precision=precision,
+            **kwargs,
+        )
+        self.hard = hard
+        self.num_iterations = int(num_iterations)
+        self.supports_masking = True
+
+    def build(self, input_shape: Shape) -> None:
+        require_square(type(self).__name__, "inputs", input_shape)
+        super().build(input_shape)
+
+    def call(
+        self,
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        training: bool | None = False,
+        temperature: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        if not self.draws(training) and self.inference == "matching":
+            return matching(inputs, mask)
+        # With noise that is given, no state is touched.
+        step = self.count(training) if noise is None else None
+        if temperature is None:
+            temperature = self.current_temperature(step)
+        if not self.draws(training):
+            return sinkhorn(inputs, temperature, self.num_iterations, mask)
+        if noise is None:
+            seeds = PerExample(self.seed_generator)
+            noise = random.gumbel(
+                ops.shape(inputs), "float32", seeds, self.precision
+            )
+        return gumbel_sinkhorn(
+            inputs, temperature, self.hard, self.num_iterations, mask, noise
+        )
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "hard": self.hard,
+            "num_iterations": self.num_iterations,
+        }

@@ -1,0 +1,173 @@
+"""The layer that chooses k of n items."""
+
+from typing import Any
+
+import keras
+
+from keras_gumbel._seeds import PerExample
+from keras_gumbel._typing import Shape
+from keras_gumbel._typing import Tensor
+from keras_gumbel._validation import require_choice
+from keras_gumbel._validation import require_positive_integer
+from keras_gumbel.layers._categorical import CategoricalLayer
+from keras_gumbel.layers._subsets import SUBSETS
+from keras_gumbel.ops._subsets import gumbel_top_k
+from keras_gumbel.ops._subsets import require_subset_size
+from keras_gumbel.ops._subsets import subset_marginals
+
+
+@keras.saving.register_keras_serializable(package="keras_gumbel")
+class SubsetSampler(CategoricalLayer):
+    """Samples k of n items from logits.
+
+    Use it where a network must *choose* several different items and still be
+    trained by gradient descent: the k features, tokens or neighbours that the
+    rest of it may see. The estimator `"simple"` samples whole subsets, with
+    the gradient of their exact probabilities: it has no temperature to tune.
+    `"relaxed_top_k"` samples item after item and is the one to use where the
+    next layer can take relaxed samples.
+
+    ```
+    "simple":         h ~ P(S) proportional to exp(sum_{i in S} x_i), |S| = k
+                      output = h + (p - sg[p]),  p_i = P(i in S)
+    "relaxed_top_k":  h = the k largest of x + z,  z ~ Gumbel(0, 1)^n
+                      output = h + (y - sg[y]),  y relaxed; y if not `hard`
+    ```
+
+    In inference (`training=False`) no noise is drawn and no state changes:
+    the output is the k-hot vector of the likeliest subset, or what
+    `inference` says.
+
+    Args:
+        k: Positive integer, the number of items to choose.
+        temperature: Positive number, or a schedule of the training step
+            such as `keras_gumbel.schedules.ExponentialAnnealing`. For the
+            estimator `"relaxed_top_k"` alone, which wants it well below 1
+            unless `hard`. Defaults to `1.0`.
+        estimator: String, the distribution of the samples and their
+            gradient: `"simple"` for that of `keras_gumbel.ops.sample_subset`,
+            `"relaxed_top_k"` for that of `keras_gumbel.ops.relaxed_top_k`.
+            Defaults to `"simple"`.
+        hard: Boolean, whether the output is k-hot. With `"simple"` it is
+            always. Defaults to `True`.
+        axis: Integer, the axis of the n items. Defaults to `-1`.
+        inference: String, the output in inference: `"top_k"` for the k-hot
+            vector of the k largest logits, which has no gradient,
+            `"marginals"` for the probabilities p of the items, with
+            `"simple"` alone, `"sample"` for a sample as in training. Defaults
+            to `"top_k"`.
+        learn_temperature: Boolean, whether the temperature is a trainable
+            variable that starts at `temperature`, positive by construction.
+            Defaults to `False`.
+        precision: String, `"standard"` or `"high"`, the noise's: see
+            `keras_gumbel.random.gumbel`. Defaults to `"standard"`.
+        logits_regularizer: Regularizer of the logits, or `None`. Forbidden
+            items reach it as -inf. Defaults to `None`.
+        seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
+        **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: Logits x, a float tensor; -inf forbids an item.
+        mask: Boolean tensor that broadcasts to `inputs`, true where an item
+            may be chosen. A forbidden item gets exactly 0; where fewer than k
+            are allowed, all of them are chosen. The mask of time steps that
+            Keras passes along does not forbid items.
+        training: Boolean, whether to draw noise.
+        temperature: Positive tensor that broadcasts to `inputs`, in place of
+            the layer's own temperature, or `None`. Defaults to `None`.
+        noise: Tensor that broadcasts to `inputs`, to use instead of drawing
+            some, logistic for `"simple"` and Gumbel for `"relaxed_top_k"`, or
+            `None`. No state is then read or written. Defaults to `None`.
+
+    Input shape:
+        `(..., n)`, with n on `axis`, at least k.
+
+    Output shape:
+        Same as the input.
+
+    Raises:
+        ValueError: If `k` or `temperature` is not positive, `estimator` or
+            `inference` is unknown, one of `hard` and `inference` does not go
+            with `estimator`, or `seed` is out of range; at build, if the
+            inputs have no such `axis` or fewer than k items.
+
+    Example:
+
+    >>> layer = keras_gumbel.layers.SubsetSampler(k=2, seed=0)
+    >>> y = layer(keras.ops.zeros((2, 5)), training=True)
+    >>> keras.ops.convert_to_numpy(y).sum(axis=-1).tolist()
+    [2.0, 2.0]
+
+    References:
+        - [Ahmed et al., 2022](https://arxiv.org/abs/2210.01941)
+        - [Xie and Ermon, 2019](https://arxiv.org/abs/1901.10517)
+    """
+
+    INFERENCE = ("top_k", "marginals", "sample")
+
+    def __init__(
+        self,
+        k: int,
+        temperature: Any = 1.0,
+        estimator: str = "simple",
+        hard: bool = True,
+        axis: int = -1,
+        inference: str = "top_k",
+        learn_temperature: bool = False,
+        precision: str = "standard",
+        logits_regularizer: Any = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        owner = type(self).__name__
+        require_positive_integer(owner, "k", k)
+        require_choice(owner, "estimator", estimator, tuple(SUBSETS))
+        SUBSETS[estimator].check(owner, hard, inference)
+        super().__init__(
+            temperature,
+            axis,
+            inference,
+            seed,
+            learn_temperature=learn_temperature,
+            precision=precision,
+            logits_regularizer=logits_regularizer,
+            **kwargs,
+        )
+        self.k = int(k)
+        self.estimator = estimator
+        self.hard = hard
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        items = input_shape[self.axis]
+        require_subset_size(type(self).__name__, self.k, items)
+
+    def draw_noise(self, shape: Any) -> Tensor:
+        seeds = PerExample(self.seed_generator)
+        draw = SUBSETS[self.estimator].noise
+        return draw(shape, "float32", seeds, self.precision)
+
+    def infer(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        if self.inference == "marginals":
+            return subset_marginals(logits, self.k, self.axis, mask)
+        return gumbel_top_k(logits, self.k, self.axis, mask, noise=0.0)
+
+    def sample(
+        self,
+        logits: Tensor,
+        temperature: Tensor,
+        mask: Tensor | None,
+        noise: Tensor,
+        step: Tensor | None,
+    ) -> Tensor:
+        return SUBSETS[self.estimator].sample(
+            logits, self.k, temperature, self.hard, self.axis, mask, noise
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "k": self.k,
+            "estimator": self.estimator,
+            "hard": self.hard,
+        }

@@ -1,0 +1,177 @@
+"""What shrinking removes from a model, and what it cannot."""
+
+import collections
+import dataclasses
+import io
+from typing import Any
+
+import keras
+
+from keras_gumbel import _keras_private
+from keras_gumbel.shrinking._liveness import Liveness
+from keras_gumbel.shrinking._passes import edits_of
+from keras_gumbel.shrinking._passes import follow
+from keras_gumbel.shrinking._passes import needs_another
+from keras_gumbel.shrinking._passes import rebuilt
+from keras_gumbel.shrinking._shape_links import LINKING_LAYERS
+
+
+@dataclasses.dataclass(frozen=True)
+class ShrinkRow:
+    """One layer with units of a model.
+
+    Attributes:
+        name: String, the name of the layer, after those of the models it is
+            in. The units of a `MultiHeadAttention` are its heads; those of
+            its output have a row of their own.
+        units: Integer, the number of its units.
+        kept: Integer, how many are left.
+        reasons: Dictionary, why units are left that compute nothing, or that
+            nothing reads, to their number.
+    """
+
+    name: str
+    units: int
+    kept: int
+    reasons: dict[str, int]
+
+    @property
+    def dead(self) -> int:
+        """The number of units that are left although they are dead."""
+        return sum(self.reasons.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class ShrinkReport:
+    """What `keras_gumbel.shrink` removes from a model.
+
+    `print` shows it as a table.
+
+    Attributes:
+        rows: Tuple of `ShrinkRow`, one for each layer with units.
+        parameters: Integer, the weights of the model.
+        kept: Integer, those of the smaller one.
+        skipped: Dictionary, names of layers that keep all their units to the
+            reason.
+    """
+
+    rows: tuple[ShrinkRow, ...]
+    parameters: int
+    kept: int
+    skipped: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as plain data, for JSON."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        # Keras depends on rich; importing it here keeps ours quick.
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table()
+        table.add_column("layer")
+        for title in ("units", "kept", "dead"):
+            table.add_column(title, justify="right")
+        for row in self.rows:
+            counts = (row.units, row.kept, row.dead)
+            table.add_row(row.name, *(f"{count:,}" for count in counts))
+        text = io.StringIO()
+        Console(file=text, width=100).print(table)
+        lines = [text.getvalue().rstrip()]
+        lines.append(f"parameters: {self.parameters:,} -> {self.kept:,}")
+        lines += [
+            f"dead but kept: {count} of {row.name}, since {why}"
+            for row in self.rows
+            for why, count in row.reasons.items()
+        ]
+        lines += [f"not shrunk: {n} ({why})" for n, why in self.skipped.items()]
+        return "\n".join(lines)
+
+
+def shrink_report(model: keras.Model) -> ShrinkReport:
+    """Reports what `keras_gumbel.shrink` would remove, and what not and why.
+
+    Args:
+        model: Sequential or Functional model without masks.
+
+    Returns:
+        A `ShrinkReport`.
+
+    Raises:
+        TypeError: If `model` is not a Sequential or Functional model.
+        ValueError: If the model has a mask or is not built.
+
+    Example:
+
+    >>> hidden = keras.layers.Dense(4, "relu", name="hidden")
+    >>> model = keras.Sequential(
+    ...     [keras.Input((8,)), hidden, keras.layers.Dense(2)]
+    ... )
+    >>> kernel, bias = hidden.get_weights()
+    >>> kernel[:, 1:3] = 0.0
+    >>> hidden.set_weights([kernel, bias])
+    >>> report = keras_gumbel.shrink_report(model)
+    >>> report.rows[0].name, report.rows[0].kept, report.kept
+    ('hidden', 2, 24)
+    """
+    return report_of("shrink_report", model)
+
+
+def report_of(owner: str, model: keras.Model) -> ShrinkReport:
+    """Reports on all passes over a model, in the name of a function."""
+    found = follow(owner, model)
+    report = _report(model, found)
+    if not needs_another(found):
+        return report
+    last = report_of(owner, rebuilt(model, found))
+    rows = zip(report.rows, last.rows, strict=True)
+    return ShrinkReport(
+        rows=tuple(dataclasses.replace(b, units=a.units) for a, b in rows),
+        parameters=report.parameters,
+        kept=last.kept,
+        skipped=last.skipped,
+    )
+
+
+def _report(model: keras.Model, found: dict[str, Liveness]) -> ShrinkReport:
+    """Puts together what was found of a model and those in it."""
+    units = {
+        prefix + step.rule.name: (step, liveness)
+        for prefix, liveness in found.items()
+        for step in liveness.steps
+        if step.rule.listed
+    }
+    rows = [
+        ShrinkRow(
+            name=name,
+            units=int(liveness.kept(step).size),
+            kept=int(liveness.kept(step).sum()),
+            reasons=dict(collections.Counter(liveness.dead(step))),
+        )
+        for name, (step, liveness) in units.items()
+    ]
+    skipped = {
+        prefix + layer.name: f"{type(layer).__name__} {reason}"
+        for prefix, liveness in found.items()
+        for layer, reason in liveness.barriers
+        if _has_units(layer)
+    }
+    for name, (step, liveness) in units.items():
+        if reason := liveness.held(step):
+            skipped[name] = reason
+    parameters = int(model.count_params())
+    removed = sum(
+        edit.layer.count_params() - sum(w.size for w in edit.weights)
+        for edit in edits_of(found).values()
+        if edit.weights
+    )
+    kept = parameters - int(removed)
+    return ShrinkReport(tuple(rows), parameters, kept, skipped)
+
+
+def _has_units(layer: keras.Layer) -> bool:
+    """Whether a layer that keeps its shapes might have lost units."""
+    if type(layer) in LINKING_LAYERS or _keras_private.is_functional(layer):
+        return False
+    return any(len(w.shape) > 1 for w in getattr(layer, "weights", ()))
