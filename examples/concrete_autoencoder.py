@@ -98,8 +98,8 @@ masked.compile(
 )
 masked.fit(x_train, x_train, batch_size=BATCH_SIZE, epochs=EPOCHS, verbose=0)
 
-final = kg.harden(masked, budget=BUDGET).get_layer("pixels")
-ours = np.flatnonzero(ops.convert_to_numpy(final.final_mask))
+kg.harden(masked, budget=BUDGET)
+ours = masked.get_layer("pixels").get_support(indices=True)
 
 """
 ## The classic selectors

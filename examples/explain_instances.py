@@ -189,7 +189,7 @@ shared.fit(
     x_train, y_train, batch_size=BATCH_SIZE, epochs=3 * EPOCHS, verbose=0
 )
 fixed = kg.harden(shared, budget=K).get_layer("pixels")
-global_mask = ops.convert_to_numpy(fixed.final_mask).astype("float32")
+global_mask = fixed.get_support().astype("float32")
 
 """
 ## Three questions to every choice of pixels

@@ -158,7 +158,8 @@ seed=None)
 sparsity.LiteRTReport(size, dense_size, max_difference, seconds, dense_seconds)
 sparsity.SparsityReport(rows, budget, budget_used, skipped, other_bytes, \
 score_steps=None)
-sparsity.SparsityRow(name, weights, kept, expected, undecided, size)
+sparsity.SparsityRow(name, weights, kept, expected, undecided, size, \
+counts='weights')
 sparsity.SparsitySize(dense, gzip, bitmask, coo, scores, slots)
 sparsity_costs(model, measure='multiply_adds', inputs=None)
 sparsity_report(model)

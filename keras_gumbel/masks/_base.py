@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_gumbel import _keras_private
@@ -248,6 +249,55 @@ class Mask(keras.layers.Layer):
         """Undoes `harden`: the scores are in force again."""
         self.hardened = False
         self._train_if(self.wants_training)
+
+    def get_support(self, indices: bool = False) -> np.ndarray:
+        """Returns which features the mask keeps.
+
+        After `keras_gumbel.harden` these are the ones of the final mask.
+        Before, they are the features of the largest scores, as many as a drawn
+        mask keeps on average: the sum of the scores, rounded (Eq. 19).
+
+        Args:
+            indices: Boolean, whether to return the positions of the features
+                in place of a Boolean array. Defaults to `False`.
+
+        Returns:
+            A NumPy array: Boolean, of the shape of `mask_scores`; or the
+            integers, in increasing order, that index its flattened entries.
+
+        Raises:
+            ValueError: If the mask is not built, or a score is NaN.
+
+        Example:
+
+        >>> gate = keras_gumbel.masks.LearnedMask()
+        >>> gate.build((None, 3))
+        >>> gate.harden([True, False, True])
+        >>> gate.get_support(indices=True).tolist()
+        [0, 2]
+        """
+        if not self.built:
+            raise ValueError(
+                f"The mask {self.name!r} has no scores yet. Build it, or call "
+                "the model that it is in, before `get_support`."
+            )
+        support = self._kept()
+        return np.flatnonzero(support) if indices else support
+
+    def _kept(self) -> np.ndarray:
+        if self.hardened:
+            return ops.convert_to_numpy(self.final_mask).astype(bool)
+        scores = np.clip(ops.convert_to_numpy(self.mask_scores), 0.0, 1.0)
+        if np.isnan(scores).any():
+            raise ValueError(
+                f"Training diverged: scores of {self.name!r} are NaN, so it is "
+                "not known which features to keep. Train at smaller learning "
+                "rates or with gradients that are clipped."
+            )
+        count = round(float(scores.sum(dtype="float64")))
+        support = np.zeros(scores.size, "bool")
+        support[np.argsort(-scores, axis=None, kind="stable")[:count]] = True
+        return support.reshape(scores.shape)
 
     @property
     def trainable(self) -> bool:

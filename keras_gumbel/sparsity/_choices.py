@@ -259,6 +259,11 @@ def count_kept(scores: list[Scores], finals: list[np.ndarray]) -> int:
     )
 
 
+def what_counts(scores: list[Scores]) -> str:
+    """Says what a final mask keeps, in the plural."""
+    return "features" if all(s.of_features for s in scores) else "weights"
+
+
 def empty(scores: list[Scores], finals: list[np.ndarray]) -> list[str]:
     """Lists the names of the weights of which a mask keeps nothing."""
     pairs = zip(scores, finals, strict=True)

@@ -56,6 +56,11 @@ class Scores:
         return None if self.part is None else self.part.weight
 
     @property
+    def of_features(self) -> bool:
+        """Whether they are of a mask between layers, on no weight."""
+        return self.mask is not None and not self.parts
+
+    @property
     def name(self) -> str:
         """The name in reports and dictionaries."""
         return name_of(self.variable)

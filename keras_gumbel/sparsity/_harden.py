@@ -18,6 +18,7 @@ from keras_gumbel.sparsity._choices import empty
 from keras_gumbel.sparsity._choices import final_masks
 from keras_gumbel.sparsity._choices import short_schedule
 from keras_gumbel.sparsity._choices import warn_of_empty
+from keras_gumbel.sparsity._choices import what_counts
 from keras_gumbel.sparsity._found import Replaced
 from keras_gumbel.sparsity._found import Scores
 from keras_gumbel.sparsity._found import find_scores
@@ -185,10 +186,11 @@ def _warn_if_early(
     now, end = optimizer.whole_budgets()
     early = now > end
     if early:
-        what = "costs" if optimizer.costs else "weights"
+        counted = what_counts(scores)
+        what = "costs" if optimizer.costs else counted
         warnings.warn(
-            f"The final mask keeps {count_kept(scores, finals):,} weights: the "
-            f"schedule of the budget ends at {end:,} {what}, and training "
+            f"The final mask keeps {count_kept(scores, finals):,} {counted}: "
+            f"the schedule of the budget ends at {end:,} {what}, and training "
             f"stands at {now:,}. The model was not trained with so few and "
             "will do worse. Train to the end of the schedule, or pass "
             "`density` or `budget` to `harden`.",
@@ -215,10 +217,10 @@ def _warn_if_undecided(scores: list[Scores], finals: list[Any]) -> None:
     kept = count_kept(scores, finals)
     if undecided > MOST_WHEN_HARDENED * kept:
         warnings.warn(
-            f"The final mask keeps {kept:,} weights, and the scores "
-            f"of {undecided:,} are undecided (0.05 < s < 0.95), more than "
-            f"{MOST_WHEN_HARDENED:g} for each weight kept: the hardened model "
-            "will do worse until it is fine-tuned. Train the scores at a "
+            f"The final mask keeps {kept:,} {what_counts(scores)}, and the "
+            f"scores of {undecided:,} are undecided (0.05 < s < 0.95), more "
+            f"than {MOST_WHEN_HARDENED:g} for each one kept: the hardened "
+            "model will do worse until it is fine-tuned. Train the scores at a "
             "larger learning rate, the one of `score_optimizer`, or for more "
             "steps.",
             SparsityWarning,

@@ -4,6 +4,9 @@ import collections
 import dataclasses
 import io
 import math
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -27,6 +30,8 @@ from keras_gumbel.sparsity._size import measure_others
 from keras_gumbel.sparsity._size import measure_weight
 
 _WIDTH = 100
+_COUNTS = ("weights", "kept", "density", "sum s", "undecided")
+_SIZES = ("dense", "gzip", "bitmask", "COO", "scores", "slots")
 
 # Learned scores choose no better than magnitudes after fewer steps than this;
 # measured in docs/benchmarks/pretrained.md.
@@ -40,11 +45,13 @@ class SparsityRow:
     Attributes:
         name: String, the name of the weight with those of the layers it is
             in, or of a mask between layers.
-        weights: Integer, the number of weights with a score.
+        weights: Integer, the number of weights with a score, or of features.
         kept: Integer, how many of them the final mask keeps.
         expected: Float, the sum of their scores (Eq. 19).
         undecided: Integer, the number with a score between 0.05 and 0.95.
         size: `SparsitySize`, the bytes of the weight.
+        counts: String, `"weights"`, or `"features"` for a mask between
+            layers. Defaults to `"weights"`.
     """
 
     name: str
@@ -53,6 +60,7 @@ class SparsityRow:
     expected: float
     undecided: int
     size: SparsitySize
+    counts: str = "weights"
 
     @property
     def density(self) -> float:
@@ -69,11 +77,12 @@ class SparsityRow:
 class SparsityReport:
     """What is kept of each masked weight of a model.
 
-    `print` shows it as tables.
+    `print` shows it as tables. Masks between layers keep features, not
+    weights, and have a table of their own.
 
     Attributes:
         rows: Tuple of `SparsityRow`, one for each mask.
-        budget: Integer K, the number of weights that are kept.
+        budget: Integer K, the number of weights or features that are kept.
         budget_used: Float, the sum of the scores over K, or of what they cost
             over what they may cost.
         skipped: Dictionary, names of weight matrices that have no mask, or
@@ -96,14 +105,7 @@ class SparsityReport:
     @property
     def total(self) -> SparsityRow:
         """The sum of the rows."""
-        return SparsityRow(
-            name="total",
-            weights=sum(row.weights for row in self.rows),
-            kept=sum(row.kept for row in self.rows),
-            expected=sum(row.expected for row in self.rows),
-            undecided=sum(row.undecided for row in self.rows),
-            size=sum((row.size for row in self.rows), NOTHING),
-        )
+        return _sum(self.rows)
 
     @property
     def empty(self) -> tuple[str, ...]:
@@ -159,38 +161,33 @@ class SparsityReport:
 
         text = io.StringIO()
         console = Console(file=text, width=_WIDTH)
-        titles = ["weights", "kept", "density", "sum s", "undecided"]
-        console.print(self._table("masked weight", titles, _counts))
-        sizes = ["dense", "gzip", "bitmask", "COO", "scores", "slots"]
-        console.print(self._table("bytes", sizes, _sizes))
-        lines = [text.getvalue().rstrip()]
-        lines += [
-            f"sum s / K: {self.budget_used:.4f}",
-            f"weights without a mask: {self.other_bytes:,} bytes",
-        ]
+        weights = [row for row in self.rows if row.counts == "weights"]
+        features = [row for row in self.rows if row.counts == "features"]
+        if weights:
+            console.print(_table("masked weight", weights, _COUNTS, _counts))
+            console.print(_table("bytes", weights, _SIZES, _sizes))
+        if features:
+            titles = ["features", *_COUNTS[1:]]
+            console.print(_table("mask", features, titles, _counts))
+        lines = [text.getvalue().rstrip(), f"sum s / K: {self.budget_used:.4f}"]
+        if weights:
+            lines.append(f"weights without a mask: {self.other_bytes:,} bytes")
         lines += [f"nothing is kept of: {name}" for name in self.empty]
         if self.score_steps and self.score_steps < _FEWEST_STEPS:
             lines.append(
                 f"too few steps: scores were trained in {self.score_steps}, "
-                f"and {_FEWEST_STEPS} or more are needed to choose better than "
-                "by magnitude. Train for more steps, or use "
-                "`sparsify(model, 'magnitude')`."
+                f"and {_FEWEST_STEPS} or more are needed to choose well. Train "
+                "for more steps"
+                + (
+                    ", or use `sparsify(model, 'magnitude')`."
+                    if weights
+                    else "."
+                )
             )
-        lines += [f"not masked: {n} ({why})" for n, why in self.skipped.items()]
+        if weights:
+            skipped = self.skipped.items()
+            lines += [f"not masked: {name} ({why})" for name, why in skipped]
         return "\n".join(lines)
-
-    def _table(self, name: str, titles: list[str], cells: Any) -> Any:
-        from rich.table import Table
-
-        table = Table()
-        table.add_column(name, overflow="fold")
-        for title in titles:
-            table.add_column(title, justify="right", no_wrap=True)
-        for row in self.rows:
-            table.add_row(row.name, *cells(row))
-        table.add_section()
-        table.add_row("total", *cells(self.total))
-        return table
 
 
 def sparsity_report(model: keras.Layer) -> SparsityReport:
@@ -232,6 +229,7 @@ def sparsity_report(model: keras.Layer) -> SparsityReport:
             expected=s.weights_per_score * sum_scores(value),
             undecided=s.weights_per_score * count_undecided(value),
             size=measure(s, final, optimizer),
+            counts="features" if s.of_features else "weights",
         )
         for s, value, final in zip(
             decisions.scores, decisions.values, decisions.finals, strict=True
@@ -301,6 +299,39 @@ def _to_dict(row: SparsityRow) -> dict[str, Any]:
         "density": row.density,
         "undecided_fraction": row.undecided_fraction,
     }
+
+
+def _sum(rows: Iterable[SparsityRow]) -> SparsityRow:
+    rows = list(rows)
+    counted = {row.counts for row in rows}
+    return SparsityRow(
+        name="total",
+        weights=sum(row.weights for row in rows),
+        kept=sum(row.kept for row in rows),
+        expected=sum(row.expected for row in rows),
+        undecided=sum(row.undecided for row in rows),
+        size=sum((row.size for row in rows), NOTHING),
+        counts="weights" if "weights" in counted else "features",
+    )
+
+
+def _table(
+    name: str,
+    rows: list[SparsityRow],
+    titles: Sequence[str],
+    cells: Callable[[SparsityRow], list[str]],
+) -> Any:
+    from rich.table import Table
+
+    table = Table()
+    table.add_column(name, overflow="fold")
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row.name, *cells(row))
+    table.add_section()
+    table.add_row("total", *cells(_sum(rows)))
+    return table
 
 
 def _counts(row: SparsityRow) -> list[str]:

@@ -342,3 +342,52 @@ def test_mask_on_a_weight_has_a_score_for_each_entry(kind):
 
     assert type(mask) is kind
     assert mask.mask_scores.shape == (4, 3)
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_mask_tells_what_it_keeps(kind):
+    mask = kind()
+    mask.build((None, 5))
+    mask.mask_scores.assign([0.2, 0.9, 0.0, 0.8, 0.3])
+
+    before = mask.get_support()
+    mask.harden([1, 0, 0, 0, 1])
+
+    assert before.dtype == mask.get_support().dtype == bool
+    assert before.tolist() == [False, True, False, True, False]
+    assert mask.get_support(indices=True).tolist() == [0, 4]
+    mask.soften()
+    assert mask.get_support(indices=True).tolist() == [1, 3]
+
+
+def test_mask_keeps_as_many_as_its_equal_scores_sum_to():
+    mask = LearnedMask((1, 2))
+    mask.build((None, 3, 4))
+    mask.mask_scores.assign(np.full((3, 4), 0.25))
+
+    assert mask.get_support().shape == (3, 4)
+    assert mask.get_support().sum() == 3
+    assert mask.get_support(indices=True).tolist() == [0, 1, 2]
+
+
+def test_mask_keeps_what_the_hardened_model_keeps():
+    gate = LearnedMask()
+    model = keras.Sequential([keras.Input((6,)), gate, layers.Dense(1)])
+    gate.mask_scores.assign([1.0, 0.6, 0.0, 0.1, 0.9, 0.4])
+    before = gate.get_support()
+
+    kg.harden(model, budget=3)
+
+    assert before.tolist() == gate.get_support().tolist()
+    assert gate.get_support().sum() == 3
+
+
+def test_mask_without_scores_or_with_lost_ones_says_so():
+    mask = LearnedMask(name="gate")
+    with pytest.raises(ValueError, match="'gate' has no scores yet"):
+        mask.get_support()
+    mask.build((None, 2))
+    mask.mask_scores.assign([0.5, np.nan])
+
+    with pytest.raises(ValueError, match="Training diverged: scores of 'gate'"):
+        mask.get_support()

@@ -139,6 +139,7 @@ def test_report_is_plain_data_for_json():
         "expected": report.expected,
         "undecided": report.undecided,
         "size": vars(report.size),
+        "counts": "weights",
         "density": report.kept / 6,
         "undecided_fraction": report.undecided / 6,
     }
@@ -293,6 +294,51 @@ def test_report_of_a_mask_between_layers_has_no_kernel_to_store():
         "slots": 0,
     }
     assert report.other_bytes == 0
+
+
+def test_report_speaks_of_features_where_no_weight_is_masked():
+    gate = kg.masks.LearnedMask(name="gate")
+    model = keras.Sequential([keras.Input((30,)), gate, layers.Dense(2)])
+    compiled(model, budget=10)
+
+    report = kg.sparsity_report(model)
+
+    assert [row.counts for row in report.rows] == ["features"]
+    assert report.total.counts == "features"
+    text = str(report)
+    assert cells(text, "gate") == [
+        ["30", "10", "33.33%", "10.0", "30 (100.00%)"]
+    ]
+    assert "features" in text
+    assert "sum s / K: 1.0000" in text
+    assert not any(word in text for word in ("weight", "bytes", "not masked"))
+
+
+def test_report_has_a_table_for_weights_and_one_for_features():
+    gate = kg.masks.LearnedMask(name="gate")
+    model = keras.Sequential(
+        [keras.Input((30,)), gate, layers.Dense(2, name="out")]
+    )
+    report = kg.sparsity_report(kg.sparsify(model))
+
+    text = str(report)
+
+    assert [row.counts for row in report.rows] == ["features", "weights"]
+    assert report.total.counts == "weights"
+    assert len(cells(text, "gate")) == 1
+    assert len(cells(text, "out/kernel")) == 2
+    totals = [row[0] for row in cells(text, "total")]
+    assert totals == ["60", str(report.size.dense), "30"]
+
+
+def test_warning_of_an_early_mask_speaks_of_features():
+    gate = kg.masks.LearnedMask()
+    model = keras.Sequential([keras.Input((30,)), gate, layers.Dense(2)])
+    schedule = kg.schedules.CubicDensity(0.1, steps=100)
+    compiled(model, ProjectedOptimizer("sgd", density=schedule))
+
+    with pytest.warns(kg.SparsityWarning, match=r"keeps 3 features: the"):
+        kg.harden(model)
 
 
 def test_report_says_how_much_of_the_budget_is_used():
