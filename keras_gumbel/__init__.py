@@ -1,43 +1,81 @@
 """Discrete choices that train by gradient descent, for Keras 3."""
 
-from keras_gumbel import callbacks as callbacks
-from keras_gumbel import constraints as constraints
-from keras_gumbel import diagnostics as diagnostics
-from keras_gumbel import estimators as estimators
-from keras_gumbel import granularities as granularities
-from keras_gumbel import layers as layers
-from keras_gumbel import masks as masks
-from keras_gumbel import metrics as metrics
-from keras_gumbel import models as models
-from keras_gumbel import ops as ops
-from keras_gumbel import optimizers as optimizers
-from keras_gumbel import random as random
-from keras_gumbel import regularizers as regularizers
-from keras_gumbel import schedules as schedules
-from keras_gumbel import shrinking as shrinking
-from keras_gumbel import sparsity as sparsity
-from keras_gumbel import visualization as visualization
-from keras_gumbel._scores import mark_scores as mark_scores
-from keras_gumbel._validation import SparsityWarning as SparsityWarning
-from keras_gumbel._version import __version__ as __version__
-from keras_gumbel._weight_axes import WeightAxes as WeightAxes
-from keras_gumbel._weight_axes import (
-    register_weight_axes as register_weight_axes,
-)
-from keras_gumbel.diagnostics import gradient_report as gradient_report
-from keras_gumbel.shrinking import shrink as shrink
-from keras_gumbel.shrinking import shrink_report as shrink_report
-from keras_gumbel.sparsity import calibrate as calibrate
-from keras_gumbel.sparsity import export_litert as export_litert
-from keras_gumbel.sparsity import harden as harden
-from keras_gumbel.sparsity import harden_best as harden_best
-from keras_gumbel.sparsity import layer_densities as layer_densities
-from keras_gumbel.sparsity import (
-    recalibrate_batch_normalization as recalibrate_batch_normalization,
-)
-from keras_gumbel.sparsity import save_compressed as save_compressed
-from keras_gumbel.sparsity import soften as soften
-from keras_gumbel.sparsity import sparsify as sparsify
-from keras_gumbel.sparsity import sparsity_costs as sparsity_costs
-from keras_gumbel.sparsity import sparsity_report as sparsity_report
-from keras_gumbel.sparsity import strip as strip
+from keras_gumbel import callbacks
+from keras_gumbel import constraints
+from keras_gumbel import diagnostics
+from keras_gumbel import estimators
+from keras_gumbel import granularities
+from keras_gumbel import layers
+from keras_gumbel import masks
+from keras_gumbel import metrics
+from keras_gumbel import models
+from keras_gumbel import ops
+from keras_gumbel import optimizers
+from keras_gumbel import random
+from keras_gumbel import regularizers
+from keras_gumbel import schedules
+from keras_gumbel import shrinking
+from keras_gumbel import sparsity
+from keras_gumbel import visualization
+from keras_gumbel._exports import dir_of
+from keras_gumbel._scores import mark_scores
+from keras_gumbel._validation import SparsityWarning
+from keras_gumbel._version import __version__
+from keras_gumbel._weight_axes import WeightAxes
+from keras_gumbel._weight_axes import register_weight_axes
+from keras_gumbel.diagnostics._report import gradient_report
+from keras_gumbel.shrinking._rebuild import shrink
+from keras_gumbel.shrinking._report import shrink_report
+from keras_gumbel.sparsity._calibrate import calibrate
+from keras_gumbel.sparsity._costs import sparsity_costs
+from keras_gumbel.sparsity._export_litert import export_litert
+from keras_gumbel.sparsity._harden import harden
+from keras_gumbel.sparsity._harden import soften
+from keras_gumbel.sparsity._harden_best import harden_best
+from keras_gumbel.sparsity._layer_densities import layer_densities
+from keras_gumbel.sparsity._recalibrate import recalibrate_batch_normalization
+from keras_gumbel.sparsity._report import sparsity_report
+from keras_gumbel.sparsity._save_compressed import save_compressed
+from keras_gumbel.sparsity._sparsify import sparsify
+from keras_gumbel.sparsity._strip import strip
+
+__all__ = [
+    "SparsityWarning",
+    "WeightAxes",
+    "__version__",
+    "calibrate",
+    "callbacks",
+    "constraints",
+    "diagnostics",
+    "estimators",
+    "export_litert",
+    "gradient_report",
+    "granularities",
+    "harden",
+    "harden_best",
+    "layer_densities",
+    "layers",
+    "mark_scores",
+    "masks",
+    "metrics",
+    "models",
+    "ops",
+    "optimizers",
+    "random",
+    "recalibrate_batch_normalization",
+    "register_weight_axes",
+    "regularizers",
+    "save_compressed",
+    "schedules",
+    "shrink",
+    "shrink_report",
+    "shrinking",
+    "soften",
+    "sparsify",
+    "sparsity",
+    "sparsity_costs",
+    "sparsity_report",
+    "strip",
+    "visualization",
+]
+__dir__ = dir_of(__all__)

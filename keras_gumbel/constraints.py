@@ -5,10 +5,14 @@ from typing import Any
 
 import keras
 
+from keras_gumbel._exports import dir_of
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
 from keras_gumbel.ops._projection import project_capped_box
+
+__all__ = ["CappedBox"]
+__dir__ = dir_of(__all__)
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")

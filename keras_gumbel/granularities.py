@@ -9,11 +9,25 @@ from typing import TypeAlias
 import keras
 from keras import ops
 
+from keras_gumbel._exports import dir_of
 from keras_gumbel._scores import Rows
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel._weight_axes import WeightAxes
+
+__all__ = [
+    "Block",
+    "Channel",
+    "FanIn",
+    "Granularity",
+    "NOfM",
+    "ScoreLayout",
+    "Unit",
+    "Weight",
+    "get",
+]
+__dir__ = dir_of(__all__)
 
 # That of a weight is known.
 _Shape: TypeAlias = tuple[int, ...]

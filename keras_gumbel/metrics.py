@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gumbel._exports import dir_of
 from keras_gumbel._numerics import as_tensor
 from keras_gumbel._numerics import dtype_of
 from keras_gumbel._numerics import widen
@@ -14,6 +15,9 @@ from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import require_axis
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.ops._discrete import one_hot_argmax
+
+__all__ = ["CodePerplexity", "CodeUsage"]
+__dir__ = dir_of(__all__)
 
 
 class _CodeMetric(keras.metrics.Metric):

@@ -8,12 +8,16 @@ import keras
 from keras import ops
 
 from keras_gumbel import _keras_private
+from keras_gumbel._exports import dir_of
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.estimators._score_tape import ScoreTape
 from keras_gumbel.estimators._score_tape import active_tape
 from keras_gumbel.estimators._score_tape import with_gradient
+
+__all__ = ["MonteCarloModel"]
+__dir__ = dir_of(__all__)
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")

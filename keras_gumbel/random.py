@@ -13,11 +13,15 @@ import keras
 from keras import ops
 
 from keras_gumbel import _calls
+from keras_gumbel._exports import dir_of
 from keras_gumbel._seeds import next_seed
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import require_choice
+
+__all__ = ["gumbel", "logistic"]
+__dir__ = dir_of(__all__)
 
 PRECISION = ("standard", "high")
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_gumbel._exports import dir_of
 from keras_gumbel._numerics import widen
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
@@ -17,6 +18,9 @@ from keras_gumbel._validation import is_schedule
 from keras_gumbel._validation import require_axis
 from keras_gumbel._validation import require_choice
 from keras_gumbel.ops._information import categorical_kl
+
+__all__ = ["CategoricalKL"]
+__dir__ = dir_of(__all__)
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")

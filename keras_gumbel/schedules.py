@@ -13,11 +13,21 @@ import keras
 from keras import ops
 
 from keras_gumbel._calls import training_steps
+from keras_gumbel._exports import dir_of
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import require_density
 from keras_gumbel._validation import require_positive
+
+__all__ = [
+    "Constant",
+    "CosineAnnealing",
+    "CubicDensity",
+    "ExponentialAnnealing",
+    "LinearAnnealing",
+]
+__dir__ = dir_of(__all__)
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")

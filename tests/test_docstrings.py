@@ -3,9 +3,7 @@ import re
 
 import pytest
 
-from tests.test_public_api import public_objects
-
-OBJECTS = dict(public_objects())
+from tests.test_public_api import OBJECTS
 
 # The order of Keras's style guide.
 SECTIONS = [

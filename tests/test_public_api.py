@@ -1,4 +1,8 @@
 import inspect
+import pickle
+import pkgutil
+import pydoc
+import re
 
 import keras
 import pytest
@@ -46,6 +50,10 @@ harden(model, density=None, budget=None, reconstruct=False)
 harden_best(model, data, density=None, budget=None, num_samples=10, \
 batch_size=None, seed=None)
 layer_densities(model, density, method='erk')
+layers.ConcreteMask(axis=-1, temperature=0.6666666666666666, hard=False, \
+estimator='straight_through_gumbel', scores_initializer='ones', \
+scores_constraint=None, inference='mean', learn_temperature=False, \
+precision='standard', seed=None, **kwargs)
 layers.GumbelSoftmax(temperature=1.0, hard=False, \
 estimator='straight_through_gumbel', axis=-1, inference='argmax', \
 learn_temperature=False, precision='standard', logits_regularizer=None, \
@@ -221,29 +229,25 @@ REGISTERED = [
 ]
 
 
+def public_modules():
+    """Yields the package and its modules, each with the prefix of its names."""
+    yield "", keras_gumbel
+    for name in keras_gumbel.__all__:
+        if inspect.ismodule(getattr(keras_gumbel, name)):
+            yield f"{name}.", getattr(keras_gumbel, name)
+
+
 def public_objects():
-    """Yields the dotted name and object of everything public, once each."""
-    seen = set()
-    namespaces = {"": keras_gumbel} | {
-        f"{name}.": module
-        for name, module in vars(keras_gumbel).items()
-        if inspect.ismodule(module) and not name.startswith("_")
-    }
-    for prefix, namespace in namespaces.items():
-        for name, value in vars(namespace).items():
-            ours = getattr(value, "__module__", "").startswith("keras_gumbel")
-            if name.startswith("_") or not ours or id(value) in seen:
-                continue
-            if prefix and value.__module__.count(".") < 1:
-                continue
-            if _is_defined_in(value, namespace):
-                seen.add(id(value))
+    """Yields the dotted name and object of everything public."""
+    for prefix, module in public_modules():
+        for name in module.__all__:
+            value = getattr(module, name)
+            if not inspect.ismodule(value) and name != "__version__":
                 yield prefix + name, value
 
 
-def _is_defined_in(value, namespace):
-    home = namespace.__name__
-    return value.__module__ == home or hasattr(namespace, "__path__")
+MODULES = dict(public_modules())
+OBJECTS = dict(public_objects())
 
 
 def _signature(value):
@@ -253,7 +257,7 @@ def _signature(value):
 
 
 def test_public_names_and_signatures_are_the_promised_ones():
-    found = {name + _signature(value) for name, value in public_objects()}
+    found = {name + _signature(value) for name, value in OBJECTS.items()}
 
     assert sorted(found | {"__version__"}) == sorted(API.strip().splitlines())
 
@@ -274,3 +278,45 @@ def test_every_registered_class_is_listed():
     ]
 
     assert sorted(registered) == REGISTERED
+
+
+@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
+def test_completion_shows_public_names_and_no_others(module):
+    assert dir(module) == sorted(module.__all__)
+
+
+def test_every_other_module_is_private():
+    modules = {module.__name__ for module in MODULES.values()}
+    found = pkgutil.walk_packages(keras_gumbel.__path__, "keras_gumbel.")
+
+    looks_public = {m.name for m in found if "._" not in m.name}
+
+    assert looks_public | {"keras_gumbel"} == modules
+
+
+@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
+def test_every_public_name_is_documented(module):
+    values = [module, *(getattr(module, name) for name in module.__all__)]
+
+    bare = [v for v in values if not isinstance(v, str) and not v.__doc__]
+
+    assert bare == []
+
+
+def test_help_lists_functions_of_the_package():
+    text = pydoc.plain(pydoc.render_doc(keras_gumbel))
+
+    listed = re.findall(r"^    (\w+)\(", text, re.MULTILINE)
+    assert {"sparsify", "harden", "strip", "shrink", "calibrate"} <= set(listed)
+
+
+@pytest.mark.parametrize("value", OBJECTS.values(), ids=OBJECTS)
+def test_public_objects_can_be_pickled_by_name(value):
+    assert pickle.loads(pickle.dumps(value)) is value
+
+
+@pytest.mark.parametrize("value", OBJECTS.values(), ids=OBJECTS)
+def test_registered_names_hold_no_module(value):
+    known = keras.saving.get_registered_name(value)
+
+    assert known in (f"keras_gumbel>{value.__name__}", value.__name__)

@@ -1,5 +1,11 @@
 """How good the gradients of discrete samples are."""
 
-from keras_gumbel.diagnostics._report import GradientReport as GradientReport
-from keras_gumbel.diagnostics._report import GradientRow as GradientRow
-from keras_gumbel.diagnostics._report import gradient_report as gradient_report
+from keras_gumbel._exports import dir_of
+from keras_gumbel.diagnostics._report import GradientReport
+from keras_gumbel.diagnostics._report import GradientRow
+
+__all__ = [
+    "GradientReport",
+    "GradientRow",
+]
+__dir__ = dir_of(__all__)
