@@ -2,10 +2,10 @@
 
 import dataclasses
 import functools
-import io
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from keras import ops
 
 from keras_gumbel import ops as kg_ops
 from keras_gumbel._numerics import as_tensor
+from keras_gumbel._reports import Report
+from keras_gumbel._reports import Table
 from keras_gumbel._seeds import require_seed
 from keras_gumbel._seeds import spawn_seeds
 from keras_gumbel._typing import Tensor
@@ -56,10 +58,10 @@ class GradientRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class GradientReport:
+class GradientReport(Report):
     """Bias, variance and direction of gradient estimators.
 
-    `print` shows it as a table.
+    `print` and notebooks show it as a table.
 
     Attributes:
         rows: Tuple of `GradientRow`, one for each estimator.
@@ -73,26 +75,19 @@ class GradientReport:
         """Returns the report as plain data, for JSON."""
         return dataclasses.asdict(self) | {"gradient": self.gradient.tolist()}
 
-    def __str__(self) -> str:
-        # Keras depends on rich; importing it here keeps ours quick.
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table()
-        table.add_column("estimator")
-        for title in ("bias", "±", "variance", "cosine"):
-            table.add_column(title, justify="right")
-        for row in self.rows:
-            table.add_row(
+    def _parts(self) -> Sequence[Table | str]:
+        rows = [
+            [
                 row.estimator,
                 f"{row.bias:.3f}",
                 f"{row.bias_error:.3f}",
                 f"{row.variance:.3f}",
                 f"{row.cosine:.3f}",
-            )
-        text = io.StringIO()
-        Console(file=text, width=100).print(table)
-        return text.getvalue().rstrip()
+            ]
+            for row in self.rows
+        ]
+        titles = ["estimator", "bias", "±", "variance", "cosine"]
+        return [Table(titles=titles, rows=rows)]
 
 
 def gradient_report(

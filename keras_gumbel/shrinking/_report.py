@@ -2,12 +2,14 @@
 
 import collections
 import dataclasses
-import io
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_gumbel import _keras_private
+from keras_gumbel._reports import Report
+from keras_gumbel._reports import Table
 from keras_gumbel.shrinking._liveness import Liveness
 from keras_gumbel.shrinking._passes import edits_of
 from keras_gumbel.shrinking._passes import follow
@@ -42,10 +44,10 @@ class ShrinkRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class ShrinkReport:
+class ShrinkReport(Report):
     """What `keras_gumbel.shrink` removes from a model.
 
-    `print` shows it as a table.
+    `print` and notebooks show it as a table.
 
     Attributes:
         rows: Tuple of `ShrinkRow`, one for each layer with units.
@@ -64,29 +66,21 @@ class ShrinkReport:
         """Returns the report as plain data, for JSON."""
         return dataclasses.asdict(self)
 
-    def __str__(self) -> str:
-        # Keras depends on rich; importing it here keeps ours quick.
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table()
-        table.add_column("layer")
-        for title in ("units", "kept", "dead"):
-            table.add_column(title, justify="right")
-        for row in self.rows:
-            counts = (row.units, row.kept, row.dead)
-            table.add_row(row.name, *(f"{count:,}" for count in counts))
-        text = io.StringIO()
-        Console(file=text, width=100).print(table)
-        lines = [text.getvalue().rstrip()]
-        lines.append(f"parameters: {self.parameters:,} -> {self.kept:,}")
-        lines += [
-            f"dead but kept: {count} of {row.name}, since {why}"
+    def _parts(self) -> Sequence[Table | str]:
+        rows = [
+            [row.name, f"{row.units:,}", f"{row.kept:,}", f"{row.dead:,}"]
             for row in self.rows
-            for why, count in row.reasons.items()
         ]
-        lines += [f"not shrunk: {n} ({why})" for n, why in self.skipped.items()]
-        return "\n".join(lines)
+        return [
+            Table(titles=["layer", "units", "kept", "dead"], rows=rows),
+            f"parameters: {self.parameters:,} -> {self.kept:,}",
+            *(
+                f"dead but kept: {count} of {row.name}, since {why}"
+                for row in self.rows
+                for why, count in row.reasons.items()
+            ),
+            *(f"not shrunk: {n} ({why})" for n, why in self.skipped.items()),
+        ]
 
 
 def shrink_report(model: keras.Model) -> ShrinkReport:

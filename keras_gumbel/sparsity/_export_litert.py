@@ -7,6 +7,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,6 +15,8 @@ import numpy as np
 from keras import ops
 
 from keras_gumbel import _keras_private
+from keras_gumbel._reports import Report
+from keras_gumbel._reports import Table
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel.sparsity._convert_litert import DENSE
 from keras_gumbel.sparsity._convert_litert import SPARSE
@@ -43,7 +46,7 @@ _ADVICE = (
 
 
 @dataclasses.dataclass(frozen=True)
-class LiteRTReport:
+class LiteRTReport(Report):
     """What `export_litert` has written.
 
     Attributes:
@@ -62,7 +65,7 @@ class LiteRTReport:
     seconds: dict[int, float]
     dense_seconds: dict[int, float]
 
-    def __str__(self) -> str:
+    def _parts(self) -> Sequence[Table | str]:
         lines = [f"{self.size:,} bytes (dense: {self.dense_size:,})"]
         for batch_size, seconds in self.seconds.items():
             dense = self.dense_seconds[batch_size]
@@ -70,7 +73,7 @@ class LiteRTReport:
                 f"batch of {batch_size}: {1e6 * seconds:,.1f} µs "
                 f"(dense: {1e6 * dense:,.1f}, ratio {seconds / dense:.2f})"
             )
-        return "\n".join(lines)
+        return lines
 
 
 def export_litert(

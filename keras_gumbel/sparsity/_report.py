@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import io
 import math
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -11,6 +10,8 @@ from typing import Any
 
 import keras
 
+from keras_gumbel._reports import Report
+from keras_gumbel._reports import Table
 from keras_gumbel.sparsity._choices import Decisions
 from keras_gumbel.sparsity._choices import count_undecided
 from keras_gumbel.sparsity._choices import find_decisions
@@ -29,8 +30,7 @@ from keras_gumbel.sparsity._size import measure
 from keras_gumbel.sparsity._size import measure_others
 from keras_gumbel.sparsity._size import measure_weight
 
-_WIDTH = 100
-_COUNTS = ("weights", "kept", "density", "sum s", "undecided")
+_COUNTS = ("kept", "density", "sum s", "undecided")
 _SIZES = ("dense", "gzip", "bitmask", "COO", "scores", "slots")
 
 # Learned scores choose no better than magnitudes after fewer steps than this;
@@ -74,11 +74,11 @@ class SparsityRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class SparsityReport:
+class SparsityReport(Report):
     """What is kept of each masked weight of a model.
 
-    `print` shows it as tables. Masks between layers keep features, not
-    weights, and have a table of their own.
+    `print` and notebooks show it as tables. Masks between layers keep
+    features, not weights, and have a table of their own.
 
     Attributes:
         rows: Tuple of `SparsityRow`, one for each mask.
@@ -155,26 +155,25 @@ class SparsityReport:
             "total": _to_dict(self.total),
         }
 
-    def __str__(self) -> str:
-        # Keras depends on rich; importing it here keeps ours quick.
-        from rich.console import Console
-
-        text = io.StringIO()
-        console = Console(file=text, width=_WIDTH)
+    def _parts(self) -> Sequence[Table | str]:
         weights = [row for row in self.rows if row.counts == "weights"]
         features = [row for row in self.rows if row.counts == "features"]
+        parts: list[Table | str] = []
         if weights:
-            console.print(_table("masked weight", weights, _COUNTS, _counts))
-            console.print(_table("bytes", weights, _SIZES, _sizes))
+            parts.append(
+                _table(["masked weight", "weights", *_COUNTS], weights, _counts)
+            )
+            parts.append(_table(["bytes", *_SIZES], weights, _sizes))
         if features:
-            titles = ["features", *_COUNTS[1:]]
-            console.print(_table("mask", features, titles, _counts))
-        lines = [text.getvalue().rstrip(), f"sum s / K: {self.budget_used:.4f}"]
+            parts.append(
+                _table(["mask", "features", *_COUNTS], features, _counts)
+            )
+        parts.append(f"sum s / K: {self.budget_used:.4f}")
         if weights:
-            lines.append(f"weights without a mask: {self.other_bytes:,} bytes")
-        lines += [f"nothing is kept of: {name}" for name in self.empty]
+            parts.append(f"weights without a mask: {self.other_bytes:,} bytes")
+        parts += [f"nothing is kept of: {name}" for name in self.empty]
         if self.score_steps and self.score_steps < _FEWEST_STEPS:
-            lines.append(
+            parts.append(
                 f"too few steps: scores were trained in {self.score_steps}, "
                 f"and {_FEWEST_STEPS} or more are needed to choose well. Train "
                 "for more steps"
@@ -186,8 +185,8 @@ class SparsityReport:
             )
         if weights:
             skipped = self.skipped.items()
-            lines += [f"not masked: {name} ({why})" for name, why in skipped]
-        return "\n".join(lines)
+            parts += [f"not masked: {name} ({why})" for name, why in skipped]
+        return parts
 
 
 def sparsity_report(model: keras.Layer) -> SparsityReport:
@@ -316,22 +315,16 @@ def _sum(rows: Iterable[SparsityRow]) -> SparsityRow:
 
 
 def _table(
-    name: str,
+    titles: list[str],
     rows: list[SparsityRow],
-    titles: Sequence[str],
     cells: Callable[[SparsityRow], list[str]],
-) -> Any:
-    from rich.table import Table
-
-    table = Table()
-    table.add_column(name, overflow="fold")
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(row.name, *cells(row))
-    table.add_section()
-    table.add_row("total", *cells(_sum(rows)))
-    return table
+) -> Table:
+    total = _sum(rows)
+    return Table(
+        titles=titles,
+        rows=[[row.name, *cells(row)] for row in rows],
+        total=[total.name, *cells(total)],
+    )
 
 
 def _counts(row: SparsityRow) -> list[str]:
