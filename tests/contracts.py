@@ -227,7 +227,7 @@ def _graph_of(layer, inputs):
 def check_mask_propagation(make, inputs):
     floating = np.issubdtype(inputs.dtype, np.floating)
     source = keras.layers.Masking() if floating else keras.layers.Identity()
-    layer, probe = make(), _MaskProbe()
+    layer, probe = make(), MaskProbe()
     entrance = keras.Input(inputs.shape[1:], dtype=inputs.dtype)
     model = keras.Model(entrance, probe(layer(source(entrance))))
 
@@ -239,7 +239,7 @@ def check_mask_propagation(make, inputs):
     np.testing.assert_array_equal(to_numpy(model(inputs)), expected)
 
 
-class _MaskProbe(keras.layers.Layer):
+class MaskProbe(keras.layers.Layer):
     """Returns the mask that its input carries, as numbers."""
 
     def __init__(self):

@@ -90,6 +90,12 @@ def gumbel_rao_argmax(seed=0):
     )
 
 
+def explored_argmax(seed=0):
+    return StraightThroughArgmax(
+        uniform_mix=0.1, noise_shape=(None, 1, None), seed=seed
+    )
+
+
 def argmax_with_divergence(seed=0):
     factor = LinearAnnealing(1.0, 0.5, steps=4)
     kl = CategoricalKL(factor, reduction="sum")
@@ -164,6 +170,7 @@ LAYERS = {
     hard_gumbel_softmax: (FLOATS, (0, 1, 1)),
     straight_through_argmax: (FLOATS, (0, 1, 1)),
     gumbel_rao_argmax: (FLOATS, (1, 1, 1)),
+    explored_argmax: (FLOATS, (0, 1, 1)),
     argmax_with_divergence: (FLOATS, (0, 3, 1)),
     subset_sampler: (FLOATS, (0, 1, 1)),
     permutation_sampler: (SQUARES, (0, 1, 1)),
@@ -214,6 +221,9 @@ ARGUMENTS = {
         "learn_temperature": True,
         "precision": "high",
         "logits_regularizer": L2,
+        "uniform_mix": 0.1,
+        "noise_shape": (None, 1),
+        "return_soft": True,
         "seed": 7,
     },
     StraightThroughArgmax: {
@@ -225,6 +235,9 @@ ARGUMENTS = {
         "learn_temperature": True,
         "precision": "high",
         "logits_regularizer": L2,
+        "uniform_mix": 0.1,
+        "noise_shape": (None, 1),
+        "return_soft": True,
         "seed": 7,
     },
     SubsetSampler: {
@@ -237,6 +250,7 @@ ARGUMENTS = {
         "learn_temperature": True,
         "precision": "high",
         "logits_regularizer": L2,
+        "noise_shape": (1, None),
         "seed": 7,
     },
     PermutationSampler: {
@@ -246,6 +260,7 @@ ARGUMENTS = {
         "inference": "sample",
         "learn_temperature": True,
         "precision": "high",
+        "noise_shape": (1, None, None),
         "seed": 7,
     },
     ConcreteMask: {
@@ -326,7 +341,16 @@ def test_config_keeps_every_argument(layer_class):
     again = layer_class.from_config(layer.get_config())
 
     defaults = parameters_of(layer_class)
-    assert set(arguments) == set(defaults) - {"kwargs"}
+    # A sample that is soft itself has no soft one beside it.
+    left = (
+        {"kwargs"}
+        if arguments.get("hard", True)
+        else {
+            "kwargs",
+            "return_soft",
+        }
+    )
+    assert set(arguments) == set(defaults) - left
     for name, value in arguments.items():
         assert value != defaults[name].default
         for one in (layer, again):

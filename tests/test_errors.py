@@ -120,6 +120,28 @@ BAD_VALUES = {
         lambda: kg.layers.GumbelSoftmax(inference="mode"),
         "inference",
     ),
+    "layer noise shape": (
+        lambda: kg.layers.GumbelSoftmax(noise_shape=3),
+        "noise_shape",
+    ),
+    "layer noise shape at build": (
+        lambda: kg.layers.GumbelSoftmax(noise_shape=(None, 1)).build((2, 4)),
+        "noise_shape",
+    ),
+    "layer noise shape of what is compared": (
+        lambda: kg.layers.StraightThroughArgmax(
+            estimator="rloo", noise_shape=(1, None)
+        ),
+        "noise_shape",
+    ),
+    "layer soft beside soft": (
+        lambda: kg.layers.GumbelSoftmax(return_soft=True),
+        "return_soft",
+    ),
+    "layer mix": (
+        lambda: kg.layers.GumbelSoftmax(uniform_mix=2.0),
+        "uniform_mix",
+    ),
     "layer seed": (lambda: kg.layers.GumbelSoftmax(seed=-1), "seed"),
     "layer axis": (lambda: kg.layers.GumbelSoftmax(axis="last"), "axis"),
     "layer axis at build": (

@@ -57,17 +57,19 @@ precision='standard', seed=None, **kwargs)
 layers.GumbelSoftmax(temperature=1.0, hard=False, \
 estimator='straight_through_gumbel', axis=-1, inference='argmax', \
 learn_temperature=False, precision='standard', logits_regularizer=None, \
-seed=None, **kwargs)
+uniform_mix=0.0, noise_shape=None, return_soft=False, seed=None, **kwargs)
 layers.PermutationSampler(temperature=1.0, hard=True, num_iterations=20, \
 inference='matching', learn_temperature=False, precision='standard', \
-seed=None, **kwargs)
+noise_shape=None, return_soft=False, seed=None, **kwargs)
 layers.StraightThroughArgmax(temperature=1.0, \
 estimator='straight_through_gumbel', output_mode='one_hot', axis=-1, \
 inference='argmax', learn_temperature=False, precision='standard', \
-logits_regularizer=None, seed=None, **kwargs)
+logits_regularizer=None, uniform_mix=0.0, noise_shape=None, \
+return_soft=False, seed=None, **kwargs)
 layers.SubsetSampler(k, temperature=1.0, estimator='simple', hard=True, \
 axis=-1, inference='top_k', learn_temperature=False, precision='standard', \
-logits_regularizer=None, seed=None, **kwargs)
+logits_regularizer=None, noise_shape=None, return_soft=False, seed=None, \
+**kwargs)
 mark_scores(variable, saliency=None, weights_per_score=1, rows=None, \
 pretrained=False, minimum=0.0)
 masks.ConcreteMask(axis=-1, temperature=0.6666666666666666, hard=False, \

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_gumbel import _validation
+from keras_gumbel._validation import invalid_argument
 from keras_gumbel.estimators._arm import ARM
 from keras_gumbel.estimators._base import Estimator
 from keras_gumbel.estimators._disarm import DisARM
@@ -72,7 +72,7 @@ def get_for(owner: str, identifier: Any, name: str = "estimator") -> Estimator:
     elif callable(identifier):
         return FromFunction(identifier)
     listed = ", ".join(repr(short) for short in SHORT_NAMES)
-    raise _validation.invalid_argument(
+    raise invalid_argument(
         owner,
         name,
         "a `keras_gumbel.estimators.Estimator`, a function, or one of "
@@ -84,7 +84,7 @@ def get_for(owner: str, identifier: Any, name: str = "estimator") -> Estimator:
 def require_relaxing(owner: str, estimator: Estimator) -> None:
     """Raises unless an estimator is one of relaxed samples, too."""
     if not estimator.relaxes:
-        raise _validation.invalid_argument(
+        raise invalid_argument(
             owner,
             "estimator",
             "'straight_through_gumbel' with `hard=False`",
@@ -98,10 +98,35 @@ def require_temperature_to_learn(
 ) -> None:
     """Raises where a temperature is learned that would have no gradient."""
     if learned and not estimator.needs_temperature:
-        raise _validation.invalid_argument(
+        raise invalid_argument(
             owner,
             "learn_temperature",
             f"`False` with estimator={estimator!r}, which has a temperature "
             "of its own",
             learned,
+        )
+
+
+def require_independent_samples(
+    owner: str, estimator: Estimator, noise_shape: Any, return_soft: bool
+) -> None:
+    """Raises where scores would not be those of the samples together."""
+    if not estimator.compares_losses:
+        return
+    if noise_shape is not None:
+        raise invalid_argument(
+            owner,
+            "noise_shape",
+            f"`None` with estimator={estimator!r}, which needs independent "
+            "samples",
+            noise_shape,
+            "Draw one sample and repeat that.",
+        )
+    if return_soft:
+        raise invalid_argument(
+            owner,
+            "return_soft",
+            f"`False` with estimator={estimator!r}, which gives no gradient "
+            "without bias to a loss that sees the noise in a soft sample",
+            return_soft,
         )

@@ -3,14 +3,11 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_gumbel import _keras_private
 from keras_gumbel import random
 from keras_gumbel._numerics import as_tensor
 from keras_gumbel._numerics import masked_logits
-from keras_gumbel._seeds import PerExample
-from keras_gumbel._stochastic import StochasticLayer
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
@@ -19,23 +16,22 @@ from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import require_axis
 from keras_gumbel.layers._penalty import add_penalty
 from keras_gumbel.layers._penalty import metric_of
+from keras_gumbel.layers._sampling import SamplingLayer
 from keras_gumbel.ops._sampling import gumbel_softmax
 
 
-class CategoricalLayer(StochasticLayer):
+class CategoricalLayer(SamplingLayer):
     """Axis, mask and inference of a choice among K classes.
 
-    Subclasses implement `sample(logits, temperature, mask, noise, step)`.
+    Subclasses implement `sample(logits, temperature, mask, noise, step)`, and
+    what is returned beside that, `soft(logits, temperature, mask, noise)`.
     """
 
     INFERENCE = ("argmax", "softmax", "sample")
 
     def __init__(
         self,
-        temperature: Any,
         axis: int,
-        inference: str,
-        seed: int | None,
         logits_regularizer: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -43,11 +39,14 @@ class CategoricalLayer(StochasticLayer):
             raise invalid_argument(
                 type(self).__name__, "axis", "an integer", axis
             )
-        super().__init__(temperature, inference, seed, **kwargs)
+        super().__init__(**kwargs)
         self.axis = axis
         self.logits_regularizer = keras.regularizers.get(logits_regularizer)
         self.kl = metric_of(self.logits_regularizer)
         self.supports_masking = True
+
+    def choice_axes(self) -> tuple[int, ...]:
+        return (self.axis,)
 
     def build(self, input_shape: Shape) -> None:
         axis = require_axis(type(self).__name__, self.axis, input_shape)
@@ -70,27 +69,37 @@ class CategoricalLayer(StochasticLayer):
         training: bool | None = False,
         temperature: Tensor | None = None,
         noise: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Any:
         mask = self._class_mask(inputs, mask)
+        inputs = self.logits(inputs, mask)
         if self.logits_regularizer is not None:
             logits, _ = masked_logits(self.name, inputs, self.axis, mask)
             add_penalty(
                 self, self.logits_regularizer, self.kl, logits, training, noise
             )
         if not self.draws(training):
-            return self.infer(inputs, mask)
+            sample = self.infer(inputs, mask)
+            if not self.return_soft:
+                return sample
+            return sample, self.soft_inference(inputs, mask)
         # With noise that is given, no state is touched.
         step = self.count(training) if noise is None else None
         if temperature is None:
             temperature = self.current_temperature(step)
         if noise is None:
-            noise = self.draw_noise(ops.shape(inputs))
-        return self.sample(inputs, temperature, mask, noise, step)
+            noise = self.draw_noise(self.shape_of_noise(inputs))
+        sample = self.sample(inputs, temperature, mask, noise, step)
+        if not self.return_soft:
+            return sample
+        return sample, self.soft(inputs, temperature, mask, noise)
+
+    def logits(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns the logits to sample from."""
+        return inputs
 
     def draw_noise(self, shape: Any) -> Tensor:
         """Draws noise in float32: every dtype has the same stream."""
-        seeds = PerExample(self.seed_generator)
-        return random.gumbel(shape, "float32", seeds, self.precision)
+        return random.gumbel(shape, "float32", self.seeds(), self.precision)
 
     def infer(self, logits: Tensor, mask: Tensor | None) -> Tensor:
         """Returns what the layer computes without noise."""
@@ -103,6 +112,10 @@ class CategoricalLayer(StochasticLayer):
             noise=0.0,
         )
 
+    def soft_inference(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns the soft output in inference, without noise."""
+        return self.soft(logits, 1.0, mask, 0.0)
+
     def sample(
         self,
         logits: Tensor,
@@ -110,6 +123,15 @@ class CategoricalLayer(StochasticLayer):
         mask: Tensor | None,
         noise: Tensor,
         step: Tensor | None,
+    ) -> Tensor:
+        raise NotImplementedError
+
+    def soft(
+        self,
+        logits: Tensor,
+        temperature: Tensor,
+        mask: Tensor | None,
+        noise: Tensor | float,
     ) -> Tensor:
         raise NotImplementedError
 
@@ -139,8 +161,9 @@ class CategoricalLayer(StochasticLayer):
             )
         return mask
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return tuple(input_shape)
+    def compute_output_shape(self, input_shape: Shape) -> Any:
+        shape = tuple(input_shape)
+        return (shape, shape) if self.return_soft else shape
 
     def get_config(self) -> dict[str, Any]:
         return {

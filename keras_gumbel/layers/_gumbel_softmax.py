@@ -1,5 +1,6 @@
 """The Gumbel-Softmax layer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -55,6 +56,18 @@ class GumbelSoftmax(OneHotLayer):
         logits_regularizer: Regularizer of the logits, such as
             `keras_gumbel.regularizers.CategoricalKL`, or `None`. Forbidden
             classes reach it as -inf. Defaults to `None`.
+        uniform_mix: Number in [0, 1], the share of the uniform distribution
+            that is mixed into softmax(x), so that no class dies out: see
+            `keras_gumbel.ops.mix_uniform`. It is in inference, too. Defaults
+            to `0.0`.
+        noise_shape: Tuple of integers and `None`, or `None`: as in
+            `keras.layers.Dropout`, noise is shared along the axes where it is
+            1, so that rows with equal logits get the same sample. Defaults to
+            `None`.
+        return_soft: Boolean, whether the output is the pair `(hard, soft)`: the
+            sample and, beside it, the relaxed sample of the same noise, with a
+            gradient of its own. For `hard=True`. In inference soft is
+            softmax(x). Defaults to `False`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
@@ -74,13 +87,15 @@ class GumbelSoftmax(OneHotLayer):
         `(..., K)`, with K on `axis`.
 
     Output shape:
-        Same as the input.
+        Same as the input, of both outputs for `return_soft=True`.
 
     Raises:
         ValueError: If `temperature` is not positive, `estimator` or
             `inference` is unknown, `estimator` is none of relaxed samples
-            with `hard=False` or has no temperature to learn, or `seed` is out
-            of range; at build, if the inputs have no such `axis`.
+            with `hard=False` or has no temperature to learn, `seed` is out of
+            range, `return_soft` is true without `hard`, or one that compares
+            losses has `noise_shape` or `return_soft`; at build, if the inputs
+            have no such `axis` or `noise_shape` does not fit them.
 
     Example:
 
@@ -103,6 +118,9 @@ class GumbelSoftmax(OneHotLayer):
         learn_temperature: bool = False,
         precision: str = "standard",
         logits_regularizer: Any = None,
+        uniform_mix: float = 0.0,
+        noise_shape: Sequence[int | None] | None = None,
+        return_soft: bool = False,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -115,6 +133,9 @@ class GumbelSoftmax(OneHotLayer):
             learn_temperature=learn_temperature,
             precision=precision,
             logits_regularizer=logits_regularizer,
+            uniform_mix=uniform_mix,
+            noise_shape=noise_shape,
+            return_soft=return_soft,
             seed=seed,
             **kwargs,
         )

@@ -3,14 +3,19 @@
 from typing import Any
 
 import keras
+from keras import ops
 
-from keras_gumbel._seeds import PerExample
+from keras_gumbel._numerics import dtype_of
+from keras_gumbel._numerics import widen
 from keras_gumbel._typing import Tensor
 from keras_gumbel.estimators._lookup import get_for
+from keras_gumbel.estimators._lookup import require_independent_samples
 from keras_gumbel.estimators._lookup import require_relaxing
 from keras_gumbel.estimators._lookup import require_temperature_to_learn
 from keras_gumbel.estimators._score_tape import warn_unless_recorded
 from keras_gumbel.layers._categorical import CategoricalLayer
+from keras_gumbel.ops._mixing import mix_uniform
+from keras_gumbel.ops._mixing import require_share
 from keras_gumbel.ops._sampling import gumbel_softmax
 
 
@@ -20,10 +25,13 @@ class OneHotLayer(CategoricalLayer):
     Args:
         hard: Boolean, whether samples are one-hot.
         estimator: `Estimator` or what stands for one.
+        uniform_mix: Number in [0, 1], the share of the uniform distribution.
         **kwargs: Arguments of `CategoricalLayer`.
     """
 
-    def __init__(self, hard: bool, estimator: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, hard: bool, estimator: Any, uniform_mix: float, **kwargs: Any
+    ) -> None:
         owner = type(self).__name__
         estimator = get_for(owner, estimator)
         if not hard:
@@ -31,9 +39,13 @@ class OneHotLayer(CategoricalLayer):
         require_temperature_to_learn(
             owner, estimator, kwargs["learn_temperature"]
         )
-        super().__init__(**kwargs)
-        self.hard = hard
+        require_share(owner, "uniform_mix", uniform_mix)
+        require_independent_samples(
+            owner, estimator, kwargs["noise_shape"], kwargs["return_soft"]
+        )
+        super().__init__(hard=hard, **kwargs)
         self.estimator = estimator
+        self.uniform_mix = uniform_mix
 
     def call(
         self,
@@ -42,10 +54,23 @@ class OneHotLayer(CategoricalLayer):
         training: bool | None = False,
         temperature: Tensor | None = None,
         noise: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Any:
         if training:
             warn_unless_recorded(self.name, self.estimator)
-        return super().call(inputs, mask, training, temperature, noise)
+        outputs = super().call(inputs, mask, training, temperature, noise)
+        if not self.uniform_mix:
+            return outputs
+        _, dtype = widen(self.name, "inputs", inputs)
+        return keras.tree.map_structure(
+            lambda y: y if "int" in dtype_of(y) else ops.cast(y, dtype), outputs
+        )
+
+    def logits(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+        if not self.uniform_mix:
+            return inputs
+        # Rounded to half precision, rare classes would lose their share.
+        wide, _ = widen(self.name, "inputs", inputs)
+        return mix_uniform(wide, self.uniform_mix, self.axis, mask)
 
     def sample(
         self,
@@ -62,12 +87,24 @@ class OneHotLayer(CategoricalLayer):
             self.axis,
             mask,
             noise,
-            PerExample(self.seed_generator),
+            self.seeds(),
             self.estimator.at_step(self, step),
+        )
+
+    def soft(
+        self,
+        logits: Tensor,
+        temperature: Tensor,
+        mask: Tensor | None,
+        noise: Tensor | float,
+    ) -> Tensor:
+        return gumbel_softmax(
+            logits, temperature, axis=self.axis, mask=mask, noise=noise
         )
 
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "estimator": keras.saving.serialize_keras_object(self.estimator),
+            "uniform_mix": self.uniform_mix,
         }

@@ -1,16 +1,15 @@
 """The layer that chooses an order of n items."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_gumbel import random
-from keras_gumbel._seeds import PerExample
-from keras_gumbel._stochastic import StochasticLayer
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import require_positive_integer
+from keras_gumbel.layers._sampling import SamplingLayer
 from keras_gumbel.ops._permutations import gumbel_sinkhorn
 from keras_gumbel.ops._permutations import matching
 from keras_gumbel.ops._permutations import require_square
@@ -18,7 +17,7 @@ from keras_gumbel.ops._permutations import sinkhorn
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
-class PermutationSampler(StochasticLayer):
+class PermutationSampler(SamplingLayer):
     """Samples a permutation of n items from logits.
 
     Use it where a network must *order* items, or match two sets of them, and
@@ -57,6 +56,14 @@ class PermutationSampler(StochasticLayer):
             Defaults to `False`.
         precision: String, `"standard"` or `"high"`, the noise's: see
             `keras_gumbel.random.gumbel`. Defaults to `"standard"`.
+        noise_shape: Tuple of integers and `None`, or `None`: as in
+            `keras.layers.Dropout`, noise is shared along the axes where it is
+            1, so that rows with equal logits get the same sample. Defaults to
+            `None`.
+        return_soft: Boolean, whether the output is the pair `(hard, soft)`: the
+            sample and, beside it, y of the same noise, with a gradient of its
+            own. For `hard=True`. In inference soft is y without noise. Defaults
+            to `False`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
@@ -78,13 +85,14 @@ class PermutationSampler(StochasticLayer):
         `(..., n, n)`.
 
     Output shape:
-        Same as the input.
+        Same as the input, of both outputs for `return_soft=True`.
 
     Raises:
         ValueError: If `temperature` is not positive, `num_iterations` is not
-            a positive integer, `inference` or `precision` is unknown, or
-            `seed` out of range; at build, if the inputs are not square
-            matrices.
+            a positive integer, `inference` or `precision` is unknown,
+            `return_soft` is true without `hard`, or `seed` out of range; at
+            build, if the inputs are not square matrices or `noise_shape` does
+            not fit them.
 
     Example:
 
@@ -107,6 +115,8 @@ class PermutationSampler(StochasticLayer):
         inference: str = "matching",
         learn_temperature: bool = False,
         precision: str = "standard",
+        noise_shape: Sequence[int | None] | None = None,
+        return_soft: bool = False,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -114,16 +124,21 @@ class PermutationSampler(StochasticLayer):
             type(self).__name__, "num_iterations", num_iterations
         )
         super().__init__(
-            temperature,
-            inference,
-            seed,
+            hard=hard,
+            temperature=temperature,
+            inference=inference,
             learn_temperature=learn_temperature,
             precision=precision,
+            noise_shape=noise_shape,
+            return_soft=return_soft,
+            seed=seed,
             **kwargs,
         )
-        self.hard = hard
         self.num_iterations = int(num_iterations)
         self.supports_masking = True
+
+    def choice_axes(self) -> tuple[int, ...]:
+        return (-2, -1)
 
     def build(self, input_shape: Shape) -> None:
         require_square(type(self).__name__, "inputs", input_shape)
@@ -136,26 +151,42 @@ class PermutationSampler(StochasticLayer):
         training: bool | None = False,
         temperature: Tensor | None = None,
         noise: Tensor | None = None,
-    ) -> Tensor:
-        if not self.draws(training) and self.inference == "matching":
+    ) -> Any:
+        draws = self.draws(training)
+        if not draws and self.inference == "matching" and not self.return_soft:
             return matching(inputs, mask)
         # With noise that is given, no state is touched.
         step = self.count(training) if noise is None else None
         if temperature is None:
             temperature = self.current_temperature(step)
-        if not self.draws(training):
-            return sinkhorn(inputs, temperature, self.num_iterations, mask)
+        if not draws:
+            soft = sinkhorn(inputs, temperature, self.num_iterations, mask)
+            if not self.return_soft:
+                return soft
+            mode = self.inference
+            return (
+                matching(inputs, mask) if mode == "matching" else soft
+            ), soft
         if noise is None:
-            seeds = PerExample(self.seed_generator)
             noise = random.gumbel(
-                ops.shape(inputs), "float32", seeds, self.precision
+                self.shape_of_noise(inputs),
+                "float32",
+                self.seeds(),
+                self.precision,
             )
-        return gumbel_sinkhorn(
-            inputs, temperature, self.hard, self.num_iterations, mask, noise
-        )
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return tuple(input_shape)
+        def sample(hard: bool) -> Tensor:
+            return gumbel_sinkhorn(
+                inputs, temperature, hard, self.num_iterations, mask, noise
+            )
+
+        if not self.return_soft:
+            return sample(self.hard)
+        return sample(True), sample(False)
+
+    def compute_output_shape(self, input_shape: Shape) -> Any:
+        shape = tuple(input_shape)
+        return (shape, shape) if self.return_soft else shape
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -1,5 +1,6 @@
 """The straight-through argmax layer."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -64,6 +65,18 @@ class StraightThroughArgmax(OneHotLayer):
         logits_regularizer: Regularizer of the logits, such as
             `keras_gumbel.regularizers.CategoricalKL`, or `None`. Forbidden
             classes reach it as -inf. Defaults to `None`.
+        uniform_mix: Number in [0, 1], the share of the uniform distribution
+            that is mixed into softmax(x), so that no class dies out: see
+            `keras_gumbel.ops.mix_uniform`. It is in inference, too. Defaults
+            to `0.0`.
+        noise_shape: Tuple of integers and `None`, or `None`: as in
+            `keras.layers.Dropout`, noise is shared along the axes where it is
+            1, so that rows with equal logits get the same sample. Defaults to
+            `None`.
+        return_soft: Boolean, whether the output is the pair `(hard, soft)`: the
+            sample and, beside it, the relaxed sample of the same noise (Eq.
+            15), with a gradient of its own. In inference soft is softmax(x).
+            Defaults to `False`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
@@ -88,8 +101,10 @@ class StraightThroughArgmax(OneHotLayer):
     Raises:
         ValueError: If `temperature` is not positive, `estimator`,
             `output_mode`, `inference` or `precision` is unknown, `estimator`
-            has no temperature to learn, or `seed` is out of range; at build,
-            if the inputs have no such `axis`.
+            has no temperature to learn, `seed` is out of range, or an
+            estimator that compares losses has `noise_shape` or `return_soft`;
+            at build, if the inputs have no such `axis` or `noise_shape` does
+            not fit them.
 
     Example:
 
@@ -113,6 +128,9 @@ class StraightThroughArgmax(OneHotLayer):
         learn_temperature: bool = False,
         precision: str = "standard",
         logits_regularizer: Any = None,
+        uniform_mix: float = 0.0,
+        noise_shape: Sequence[int | None] | None = None,
+        return_soft: bool = False,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -134,6 +152,9 @@ class StraightThroughArgmax(OneHotLayer):
             learn_temperature=learn_temperature,
             precision=precision,
             logits_regularizer=logits_regularizer,
+            uniform_mix=uniform_mix,
+            noise_shape=noise_shape,
+            return_soft=return_soft,
             seed=seed,
             **kwargs,
         )
@@ -165,13 +186,18 @@ class StraightThroughArgmax(OneHotLayer):
     def compute_output_spec(self, inputs: Tensor, **kwargs: Any) -> Any:
         if self.output_mode == "one_hot":
             return super().compute_output_spec(inputs, **kwargs)
-        return keras.KerasTensor(
-            self.compute_output_shape(inputs.shape), dtype="int32"
-        )
+        index = keras.KerasTensor(self._index_shape(inputs.shape), "int32")
+        if not self.return_soft:
+            return index
+        return index, keras.KerasTensor(inputs.shape, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
+    def compute_output_shape(self, input_shape: Shape) -> Any:
         if self.output_mode == "one_hot":
-            return tuple(input_shape)
+            return super().compute_output_shape(input_shape)
+        index = self._index_shape(input_shape)
+        return (index, tuple(input_shape)) if self.return_soft else index
+
+    def _index_shape(self, input_shape: Shape) -> Shape:
         axis = self.axis % len(input_shape)
         return (*input_shape[:axis], *input_shape[axis + 1 :])
 

@@ -1,10 +1,10 @@
 """The layer that chooses k of n items."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from keras_gumbel._seeds import PerExample
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import require_choice
@@ -63,6 +63,14 @@ class SubsetSampler(CategoricalLayer):
             `keras_gumbel.random.gumbel`. Defaults to `"standard"`.
         logits_regularizer: Regularizer of the logits, or `None`. Forbidden
             items reach it as -inf. Defaults to `None`.
+        noise_shape: Tuple of integers and `None`, or `None`: as in
+            `keras.layers.Dropout`, noise is shared along the axes where it is
+            1, so that rows with equal logits get the same sample. Defaults to
+            `None`.
+        return_soft: Boolean, whether the output is the pair `(hard, soft)`: the
+            sample and, beside it, p for `"simple"` or y for `"relaxed_top_k"`,
+            with a gradient of its own. For `hard=True`. In inference soft is p,
+            or y without noise. Defaults to `False`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
@@ -83,13 +91,14 @@ class SubsetSampler(CategoricalLayer):
         `(..., n)`, with n on `axis`, at least k.
 
     Output shape:
-        Same as the input.
+        Same as the input, of both outputs for `return_soft=True`.
 
     Raises:
         ValueError: If `k` or `temperature` is not positive, `estimator` or
             `inference` is unknown, one of `hard` and `inference` does not go
-            with `estimator`, or `seed` is out of range; at build, if the
-            inputs have no such `axis` or fewer than k items.
+            with `estimator`, `return_soft` is true without `hard`, or `seed`
+            is out of range; at build, if the inputs have no such `axis` or
+            fewer than k items, or `noise_shape` does not fit them.
 
     Example:
 
@@ -116,6 +125,8 @@ class SubsetSampler(CategoricalLayer):
         learn_temperature: bool = False,
         precision: str = "standard",
         logits_regularizer: Any = None,
+        noise_shape: Sequence[int | None] | None = None,
+        return_soft: bool = False,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -124,18 +135,20 @@ class SubsetSampler(CategoricalLayer):
         require_choice(owner, "estimator", estimator, tuple(SUBSETS))
         SUBSETS[estimator].check(owner, hard, inference)
         super().__init__(
-            temperature,
-            axis,
-            inference,
-            seed,
+            hard=hard,
+            temperature=temperature,
+            axis=axis,
+            inference=inference,
             learn_temperature=learn_temperature,
             precision=precision,
             logits_regularizer=logits_regularizer,
+            noise_shape=noise_shape,
+            return_soft=return_soft,
+            seed=seed,
             **kwargs,
         )
         self.k = int(k)
         self.estimator = estimator
-        self.hard = hard
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
@@ -143,9 +156,8 @@ class SubsetSampler(CategoricalLayer):
         require_subset_size(type(self).__name__, self.k, items)
 
     def draw_noise(self, shape: Any) -> Tensor:
-        seeds = PerExample(self.seed_generator)
         draw = SUBSETS[self.estimator].noise
-        return draw(shape, "float32", seeds, self.precision)
+        return draw(shape, "float32", self.seeds(), self.precision)
 
     def infer(self, logits: Tensor, mask: Tensor | None) -> Tensor:
         if self.inference == "marginals":
@@ -163,6 +175,20 @@ class SubsetSampler(CategoricalLayer):
         return SUBSETS[self.estimator].sample(
             logits, self.k, temperature, self.hard, self.axis, mask, noise
         )
+
+    def soft(
+        self,
+        logits: Tensor,
+        temperature: Tensor,
+        mask: Tensor | None,
+        noise: Tensor | float,
+    ) -> Tensor:
+        return SUBSETS[self.estimator].soft(
+            logits, self.k, temperature, self.axis, mask, noise
+        )
+
+    def soft_inference(self, logits: Tensor, mask: Tensor | None) -> Tensor:
+        return self.soft(logits, self.current_temperature(), mask, 0.0)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -8,6 +8,7 @@ from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel.ops._subsets import relaxed_top_k
 from keras_gumbel.ops._subsets import sample_subset
+from keras_gumbel.ops._subsets import subset_marginals
 
 
 class Simple:
@@ -41,6 +42,18 @@ class Simple:
         """Draws k-hot vectors."""
         return sample_subset(logits, k, axis, mask, noise, seed)
 
+    def soft(
+        self,
+        logits: Tensor,
+        k: int,
+        temperature: Any,
+        axis: int,
+        mask: Tensor | None,
+        noise: Tensor | float,
+    ) -> Tensor:
+        """Returns what a sample has the gradient of."""
+        return subset_marginals(logits, k, axis, mask)
+
 
 class RelaxedTopK:
     """Item after item, with the gradient of their relaxation."""
@@ -73,6 +86,18 @@ class RelaxedTopK:
         return relaxed_top_k(
             logits, k, temperature, hard, axis, mask, noise, seed
         )
+
+    def soft(
+        self,
+        logits: Tensor,
+        k: int,
+        temperature: Any,
+        axis: int,
+        mask: Tensor | None,
+        noise: Tensor | float,
+    ) -> Tensor:
+        """Returns what a sample has the gradient of."""
+        return relaxed_top_k(logits, k, temperature, False, axis, mask, noise)
 
 
 SUBSETS: dict[str, Simple | RelaxedTopK] = {

@@ -1,6 +1,7 @@
 """Logits of a distribution that is mixed with the uniform one."""
 
 import math
+from typing import Any
 
 from keras import ops
 
@@ -55,8 +56,7 @@ def mix_uniform(
         - [Hafner et al., 2023](https://arxiv.org/abs/2301.04104)
     """
     owner = "mix_uniform"
-    if not is_number(epsilon) or not 0 <= epsilon <= 1:
-        raise invalid_argument(owner, "epsilon", "a number in [0, 1]", epsilon)
+    require_share(owner, "epsilon", epsilon)
     logits, dtype = masked_logits(owner, logits, axis, mask)
     allowed = is_allowed(logits)
     log_p = tempered_log_softmax(logits, 1.0, axis)
@@ -67,3 +67,9 @@ def mix_uniform(
         rest = math.log1p(-epsilon) if epsilon < 1 else -1e30
         log_p = ops.logaddexp(log_p + rest, share)
     return ops.cast(ops.where(allowed, log_p, -float("inf")), dtype)
+
+
+def require_share(owner: str, name: str, value: Any) -> None:
+    """Raises unless `value` is a number in [0, 1]."""
+    if not is_number(value) or not 0 <= value <= 1:
+        raise invalid_argument(owner, name, "a number in [0, 1]", value)
