@@ -18,6 +18,8 @@ from keras import ops
 
 import keras_gumbel as kg
 
+pytestmark = pytest.mark.one_backend
+
 CASES = 200
 PACKAGE = pathlib.Path(kg.__file__).parent
 MESSAGE = re.compile(

@@ -9,6 +9,8 @@ from keras import ops
 import keras_gumbel as kg
 from tests.newer_keras import require_keras
 
+pytestmark = pytest.mark.one_backend
+
 # A layer, the shapes of its inputs, and the uses of each weight by hand.
 CASES = {
     "dense": (lambda: layers.Dense(3), [(4,)], [1]),
@@ -191,6 +193,7 @@ BLOCK = {
 }
 
 
+@pytest.mark.every_backend
 def test_multiply_adds_of_layers_in_a_layer_of_ones_own():
     costs = kg.sparsity_costs(
         sparse_model(lambda: Block(name="block"), [(6, 8)])
@@ -199,6 +202,7 @@ def test_multiply_adds_of_layers_in_a_layer_of_ones_own():
     assert costs == {f"block/{name}": uses for name, uses in BLOCK.items()}
 
 
+@pytest.mark.every_backend
 def test_multiply_adds_of_a_subclassed_model():
     model = Reader()
     model(np.zeros((2, 6), "int32"))
@@ -245,6 +249,7 @@ class Cell(layers.Layer):
         return state, [state]
 
 
+@pytest.mark.every_backend
 def test_multiply_adds_of_a_cell_of_ones_own_are_of_every_step():
     layer = layers.RNN(Cell())
 
@@ -328,6 +333,7 @@ def test_multiply_adds_leave_the_model_as_it_is():
     assert "call" not in vars(model.head)
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("kind", ["functional", "subclassed"])
 def test_inputs_say_what_the_shapes_do_not(kind):
     layer = layers.Conv1D(4, 3)
@@ -372,6 +378,7 @@ def test_measure_of_another_name_raises():
         kg.sparsity_costs(model, "flops")
 
 
+@pytest.mark.every_backend
 def test_seconds_are_those_of_the_layers():
     inputs = keras.Input((64, 64, 8))
     x = layers.Conv2D(64, 3, name="slow")(inputs)

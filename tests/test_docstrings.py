@@ -5,6 +5,8 @@ import pytest
 
 from tests.test_public_api import OBJECTS
 
+pytestmark = pytest.mark.one_backend
+
 # The order of Keras's style guide.
 SECTIONS = [
     "Args",

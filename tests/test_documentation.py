@@ -67,6 +67,7 @@ def test_readme_blocks_run(tmp_path, monkeypatch):
     assert (tmp_path / "small.keras").exists()
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("path", PAGES)
 def test_pages_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -84,6 +85,7 @@ def test_custom_loop_of_the_backend_runs_and_no_other():
     assert not set(names.values()) & set(document.namespace)
 
 
+@pytest.mark.one_backend
 def test_quoted_measurements_are_those_of_the_benchmark():
     quoted = _table_rows("docs/estimators.md")
     printed = _table_rows("docs/benchmarks/estimators.md")
@@ -94,6 +96,7 @@ def test_quoted_measurements_are_those_of_the_benchmark():
         assert [re.findall(r"\w+", name)[0], *numbers] in printed
 
 
+@pytest.mark.one_backend
 def test_every_public_module_has_a_page():
     modules = {f"keras_gumbel.{name}".rpartition(".")[0] for name in OBJECTS}
 
@@ -107,6 +110,7 @@ def test_every_public_module_has_a_page():
     assert shown == modules
 
 
+@pytest.mark.one_backend
 def test_note_names_tests_that_exist():
     note = (ROOT / "docs/note.md").read_text()
     quoted = set(re.findall(r"`(test_\w+)`", note))
@@ -120,6 +124,7 @@ def test_note_names_tests_that_exist():
     assert len(quoted) >= note.count("- Test: ") > 10
 
 
+@pytest.mark.one_backend
 def test_note_has_every_equation():
     note = (ROOT / "docs/note.md").read_text()
     tags = re.findall(r"\\tag\{([\d-]+)\}", note)
@@ -136,6 +141,7 @@ def _table_rows(path):
     return [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("path", MODULES)
 def test_docstring_examples_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -143,6 +149,7 @@ def test_docstring_examples_run(path, tmp_path, monkeypatch):
     assert _run(_docstrings(path)) > 0
 
 
+@pytest.mark.one_backend
 def test_documentation_check_sees_a_wrong_example(tmp_path):
     path = tmp_path / "wrong.md"
     path.write_text("```python\nassert 1 + 1 == 3\n```\n")

@@ -123,6 +123,7 @@ CHECKS = {
 }
 
 
+@pytest.mark.one_backend
 def test_every_example_has_a_check():
     assert set(CHECKS) == {path.stem for path in EXAMPLES.glob("*.py")}
 

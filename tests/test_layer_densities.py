@@ -12,6 +12,8 @@ import keras_gumbel as kg
 from keras_gumbel.optimizers import ProjectedOptimizer
 from keras_gumbel.schedules import CubicDensity
 
+pytestmark = pytest.mark.one_backend
+
 RNG = np.random.default_rng(0)
 METHODS = ["uniform", "erk"]
 
@@ -115,6 +117,7 @@ def test_densities_of_units_are_of_whole_units():
     np.testing.assert_allclose(counts, [4, 2])
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("mask", ["learned", "magnitude"])
 @pytest.mark.parametrize("rule", METHODS)
 def test_training_keeps_the_budget_of_every_layer(rule, mask):
@@ -218,6 +221,7 @@ def test_densities_leave_out_what_is_frozen():
     assert list(densities.values()) == [0.5]
 
 
+@pytest.mark.every_backend
 def test_run_of_a_nested_model_is_loaded_and_goes_on(tmp_path):
     stem = keras.Sequential([layers.Dense(8, name="d")], name="stem")
     inputs = keras.Input((6,))

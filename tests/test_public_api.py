@@ -9,6 +9,8 @@ import pytest
 
 import keras_gumbel
 
+pytestmark = pytest.mark.one_backend
+
 # The promise of the package: names and signatures. Changing a line here is
 # changing the API, and belongs in the changelog.
 API = """

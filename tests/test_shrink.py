@@ -12,9 +12,7 @@ from keras import ops
 
 import keras_gumbel
 
-# JAX compiles every operation anew for every shape.
-EXAMPLES = 4 if keras.config.backend() == "jax" else 12
-on_few_backends = pytest.mark.backends("tensorflow", "torch")
+pytestmark = pytest.mark.one_backend
 
 ACTIVATIONS = [None, "relu", "tanh", "sigmoid", "softplus", "gelu"]
 
@@ -139,7 +137,7 @@ def in_between(x, rng):
     return x
 
 
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=12)
 @given(st.integers(0, 2**31))
 def test_shrink_removes_every_dead_unit_of_a_chain(seed):
     rng = np.random.default_rng(seed)
@@ -203,7 +201,7 @@ def graph(rng):
     return keras.Model(inputs, layers.Dense(2)(x))
 
 
-@settings(max_examples=EXAMPLES)
+@settings(max_examples=12)
 @given(st.integers(0, 2**31))
 def test_shrink_keeps_what_any_branch_needs(seed):
     rng = np.random.default_rng(seed)
@@ -243,6 +241,7 @@ def reasons(report):
     return {row.name: row.reasons for row in report.rows if row.reasons}
 
 
+@pytest.mark.every_backend
 def test_shrink_folds_constant_units_into_the_next_bias():
     model = sequential(hidden())
     kill(model.get_layer("hidden"), [0, 2])
@@ -373,7 +372,6 @@ PADDING = {
 }
 
 
-@on_few_backends
 @pytest.mark.parametrize("kind", PADDING)
 def test_one_constant_stands_for_others_in(kind):
     reader, spatial = PADDING[kind]
@@ -471,7 +469,6 @@ def copy_of(layer):
     return type(layer).from_config(layer.get_config())
 
 
-@on_few_backends
 @pytest.mark.parametrize("kind", IMAGE_LAYERS)
 def test_shrink_follows_channels_through(kind):
     model = sequential(
@@ -537,7 +534,6 @@ BARRIERS = {
 }
 
 
-@on_few_backends
 @pytest.mark.parametrize("kind", BARRIERS)
 def test_shrink_says_what_keeps_a_dead_unit(kind):
     layer, why = BARRIERS[kind]
@@ -732,7 +728,6 @@ OTHER_LAYERS = {
 }
 
 
-@on_few_backends
 @pytest.mark.parametrize("kind", OTHER_LAYERS)
 def test_shrink_knows_layers_with_units(kind):
     make, shape = OTHER_LAYERS[kind]
@@ -750,7 +745,6 @@ def test_shrink_knows_layers_with_units(kind):
     assert report.rows[0].kept == 2
 
 
-@on_few_backends
 def test_shrink_knows_separable_convolutions():
     layer = layers.SeparableConv2D(4, 2, depth_multiplier=2, name="separable")
     model = sequential(filters(3, 2), layer, layers.Flatten(), shape=(6, 6, 2))
@@ -766,6 +760,7 @@ def test_shrink_knows_separable_convolutions():
     assert rows(report) == {"conv": 1, "separable": 2, "out": 2}
 
 
+@pytest.mark.every_backend
 def test_shrink_narrows_an_embedding():
     table = layers.Embedding(5, 4, name="table")
     model = keras.Sequential(
@@ -854,6 +849,7 @@ def test_shrink_knows_channels_first():
     assert rows(report) == {"conv": 2, "next": 2, "out": 2}
 
 
+@pytest.mark.every_backend
 def test_shrink_returns_a_plain_model_that_saves(tmp_path):
     model = sequential(
         hidden(dtype="mixed_float16", trainable=False),
@@ -894,6 +890,7 @@ def masked(density, **kwargs):
     return keras_gumbel.harden(sparse, density=density)
 
 
+@pytest.mark.every_backend
 def test_shrink_of_a_stripped_model_removes_dead_units():
     model = keras_gumbel.strip(masked(0.02))
 

@@ -12,8 +12,7 @@ from tests.test_shrink_coupling import randomize
 from tests.test_shrink_random import assert_equal_predictions
 from tests.test_shrink_random import check
 
-# JAX compiles every operation anew for every shape.
-on_few_backends = pytest.mark.backends("tensorflow", "torch")
+pytestmark = pytest.mark.one_backend
 
 
 def attention(heads=4, **kwargs):
@@ -47,6 +46,7 @@ def ignore_heads(layer, heads):
     zero(layer.output_dense.kernel, heads)
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_shrink_removes_heads_that_nothing_reads(use_bias):
     model = encoder(use_bias=use_bias)
@@ -71,7 +71,6 @@ def test_shrink_removes_heads_that_nothing_reads(use_bias):
     }
 
 
-@on_few_backends
 def test_shrink_removes_heads_whose_values_are_zero():
     model = encoder(use_bias=False)
     layer = model.get_layer("attention_0")
@@ -83,7 +82,6 @@ def test_shrink_removes_heads_whose_values_are_zero():
     assert keras_gumbel.shrink(model).get_layer("attention_0").num_heads == 3
 
 
-@on_few_backends
 def test_one_head_stays():
     model = encoder()
     layer = model.get_layer("attention_0")
@@ -96,7 +94,6 @@ def test_one_head_stays():
     assert row.reasons == {"a layer keeps one unit": 1}
 
 
-@on_few_backends
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_attention_loses_the_channels_it_reads_and_makes(use_bias):
     inputs = keras.Input((5, 3))
@@ -190,6 +187,7 @@ def test_attention_over_two_axes():
     }
 
 
+@pytest.mark.every_backend
 def test_a_shrunk_head_is_saved(tmp_path):
     model = encoder()
     ignore_heads(model.get_layer("attention_0"), 1)

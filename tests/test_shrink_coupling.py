@@ -14,8 +14,9 @@ from tests.random_models import random_model
 from tests.test_shrink_random import assert_equal_predictions
 from tests.test_shrink_random import quietly
 
-# JAX and TensorFlow compile every operation anew for every shape.
-MODELS = {"torch": 120, "tensorflow": 24}.get(keras.config.backend(), 6)
+pytestmark = pytest.mark.one_backend
+
+MODELS = 120
 PER_TEST = 6
 
 
@@ -117,7 +118,6 @@ def test_random_models_lose_what_is_no_longer_read(first):
         keras.utils.clear_session(free_memory=False)
 
 
-@pytest.mark.backends("torch")
 def test_the_check_notices_channels_that_are_not_joined(monkeypatch):
     true = _coupling.joined
 

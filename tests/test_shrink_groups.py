@@ -14,6 +14,8 @@ from tests.test_shrink_coupling import slots_of
 from tests.test_shrink_random import check
 from tests.test_shrink_random import quietly
 
+pytestmark = pytest.mark.one_backend
+
 
 def between(*middle, filters=8):
     """Builds a convnet with layers between two convolutions."""
@@ -56,7 +58,6 @@ def copy_of(layer):
     return type(layer).from_config(layer.get_config())
 
 
-@pytest.mark.backends("tensorflow", "torch")
 @pytest.mark.parametrize("kind", GROUPED)
 def test_groups_go_together(kind):
     layer, count = GROUPED[kind]
@@ -143,6 +144,7 @@ def test_normalizations_of_all_channels_keep_them(kind):
     assert "normalizes each channel by all of them" in skipped["conv"]
 
 
+@pytest.mark.every_backend
 @pytest.mark.backends("jax", "tensorflow")  # Keras fails on torch
 @pytest.mark.parametrize("axis", [1, (1, 2)])
 def test_normalizations_of_positions_keep_channels_apart(axis):
@@ -158,7 +160,6 @@ EQUATIONS = {
 }
 
 
-@pytest.mark.backends("tensorflow", "torch")
 @pytest.mark.parametrize("kind", EQUATIONS)
 def test_einsum_dense(kind):
     equation, shape, bias_axes = EQUATIONS[kind]

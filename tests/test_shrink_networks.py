@@ -11,6 +11,8 @@ from tests.test_shrink_coupling import without
 from tests.test_shrink_random import assert_equal_predictions
 from tests.test_shrink_random import quietly
 
+pytestmark = pytest.mark.one_backend
+
 # The share of the parameters that is left. `LayerNormalization` keeps the
 # width of the residual stream of ConvNeXt.
 SHARES = {
@@ -38,7 +40,6 @@ def network(name):
     return model
 
 
-@pytest.mark.backends("torch")
 @pytest.mark.parametrize("name", SHARES)
 def test_half_of_the_channels_of(name):
     model = network(name)

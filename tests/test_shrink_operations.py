@@ -10,6 +10,8 @@ import keras_gumbel
 from tests.random_models import predictions
 from tests.test_shrink_random import check
 
+pytestmark = pytest.mark.one_backend
+
 ARRAY = np.array([0.5, -1.0, 2.0, 0.25], "float32")
 
 ELEMENTWISE = {
@@ -97,7 +99,6 @@ def reasons(model):
     return {row.name: row.reasons for row in rows if row.reasons}
 
 
-@pytest.mark.backends("tensorflow", "torch")
 @pytest.mark.parametrize("kind", OPERATIONS)
 def test_shrink_follows_channels_through(kind):
     model = model_with(OPERATIONS[kind])
@@ -150,7 +151,6 @@ WHY = {
 }
 
 
-@pytest.mark.backends("tensorflow", "torch")
 @pytest.mark.parametrize("kind", BARRIERS)
 def test_shrink_says_which_operation_keeps_a_dead_unit(kind):
     model = model_with(BARRIERS[kind])

@@ -14,8 +14,9 @@ from keras_gumbel.shrinking import _unit_sums
 from tests.random_models import predictions
 from tests.random_models import random_model
 
-# JAX and TensorFlow compile every operation anew for every shape.
-MODELS = {"torch": 240, "tensorflow": 48}.get(keras.config.backend(), 6)
+pytestmark = pytest.mark.one_backend
+
+MODELS = 240
 PER_TEST = 6
 
 
@@ -82,7 +83,13 @@ def assert_equal_weights(small, again):
         np.testing.assert_array_equal(after, before)
 
 
-@pytest.mark.parametrize("first", range(0, MODELS, PER_TEST))
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(0, marks=pytest.mark.every_backend),
+        *range(PER_TEST, MODELS, PER_TEST),
+    ],
+)
 def test_random_models_shrink(first):
     for seed in range(first, first + PER_TEST):
         try:
@@ -104,14 +111,12 @@ def failures(seeds):
     return count
 
 
-@pytest.mark.backends("torch")
 def test_the_check_notices_a_constant_folded_at_padded_edges(monkeypatch):
     monkeypatch.setattr(_unit_rules, "_is_unpadded", lambda layer: True)
 
     assert failures(range(48)) > 0
 
 
-@pytest.mark.backends("torch")
 def test_the_check_notices_units_that_a_second_time_removes(monkeypatch):
     demand = _unit_sums.UnitSum.demand
 
@@ -126,7 +131,6 @@ def test_the_check_notices_units_that_a_second_time_removes(monkeypatch):
     assert failures(range(48)) > 0
 
 
-@pytest.mark.backends("torch")
 def test_the_check_notices_a_report_that_is_wrong():
     model = random_model(0)
     report = keras_gumbel.shrink_report(model)

@@ -13,6 +13,8 @@ from tests.test_shrink_coupling import randomize
 from tests.test_shrink_coupling import slots_of
 from tests.test_shrink_random import check
 
+pytestmark = pytest.mark.one_backend
+
 KINDS = {
     "gru": layers.GRU,
     "gru reset before": lambda *x, **y: layers.GRU(*x, reset_after=False, **y),
@@ -38,7 +40,6 @@ def kept(model):
     return {row.name: row.kept for row in report.rows}
 
 
-@pytest.mark.backends("tensorflow", "torch")
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_shrink_removes_units_that_only_dead_ones_read(kind, use_bias):
@@ -56,6 +57,7 @@ def test_shrink_removes_units_that_only_dead_ones_read(kind, use_bias):
     assert kept(model) == {"stem": 4, "memory": 3, "out": 2}
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("kind", ["gru", "lstm"])
 def test_shrink_keeps_units_that_others_read_in_the_next_step(kind):
     model = model_of(recurrent(kind))
@@ -66,7 +68,6 @@ def test_shrink_keeps_units_that_others_read_in_the_next_step(kind):
     assert kept(model)["memory"] == 5
 
 
-@pytest.mark.backends("tensorflow", "torch")
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_shrink_folds_constants_that_units_read(kind, use_bias):
@@ -118,7 +119,6 @@ def test_units_are_a_coupled_group(kind):
     assert ("memory", "kernel", 0, True, 2) in slots_of(groups[0])
 
 
-@pytest.mark.backends("tensorflow", "torch")
 @pytest.mark.parametrize("merge_mode", ["ave", "concat", "mul", "sum"])
 def test_units_of_both_directions(merge_mode):
     layer = layers.Bidirectional(recurrent("lstm", 4), merge_mode, name="both")

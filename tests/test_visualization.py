@@ -25,6 +25,8 @@ from keras_gumbel.visualization._axes import COLORS
 from keras_gumbel.visualization._axes import ramp
 from keras_gumbel.visualization._simplex import CORNERS
 
+pytestmark = pytest.mark.one_backend
+
 
 @pytest.fixture(autouse=True)
 def no_window(monkeypatch):

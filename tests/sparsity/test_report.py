@@ -24,7 +24,10 @@ from tests.sparsity.models import sequential
 from tests.sparsity.models import values
 from tests.sparsity.models import with_scores
 
+pytestmark = pytest.mark.one_backend
 
+
+@pytest.mark.every_backend
 def test_report_counts_the_final_mask():
     sparse = compiled(kg.sparsify(build("functional")), budget=20)
     with_scores(sparse)
@@ -79,6 +82,7 @@ def test_report_of_a_softened_model_is_the_one_from_before():
     assert kg.sparsity_report(sparse) == before
 
 
+@pytest.mark.every_backend
 def test_report_changes_nothing():
     sparse = compiled(with_scores(kg.sparsify(build("functional"))), budget=20)
     before, optimizer = values(sparse.variables), sparse.optimizer
@@ -91,6 +95,7 @@ def test_report_changes_nothing():
     assert sparse.optimizer is optimizer
 
 
+@pytest.mark.every_backend
 def test_report_follows_the_schedule_of_the_budget():
     sparse = kg.sparsify(build("sequential"))
     schedule = LinearAnnealing(40.0, 10.0, steps=3)
@@ -243,6 +248,7 @@ def test_report_counts_the_bytes_of_a_convolution():
     assert size.bitmask == 108 // 8 + 1 + 10 * 4
 
 
+@pytest.mark.every_backend
 def test_report_counts_half_precision():
     keras.config.set_dtype_policy("float16")
     model = randomized(keras.Sequential([keras.Input((4,)), layers.Dense(3)]))
