@@ -1,4 +1,26 @@
-"""Discrete choices that train by gradient descent, for Keras 3."""
+"""Discrete choices that train by gradient descent, for Keras 3.
+
+To prune a model is to take it through these states:
+
+| call | the model after it |
+|---|---|
+| `sparsify(model)` | Its weights have masks, which are trained with them. |
+| `harden(model)` | The masks are final, with K ones. `fit` fine-tunes. |
+| `strip(model)` | A plain Keras model again, with zeros. No scores are left. |
+| `shrink(model)` | A smaller copy, without the units that the zeros cut off. |
+
+`sparsify`, `harden` and `strip` change the model in place, and `soften` undoes
+`harden`. `strip` hardens a model that is not hardened yet. Zeros alone make a
+model no faster, and its `.keras` file no smaller: `shrink`, `export_litert` and
+`save_compressed` do.
+
+`sparsity_report` says what is kept of each weight, and `shrink_report` what
+`shrink` would remove. `sparsity_costs` returns the cost of each weight, for
+budgets in multiply-adds or bytes. The classes of the reports are in the modules
+`sparsity` and `shrinking`.
+
+Layers and functions that choose are in `layers` and `ops`.
+"""
 
 from keras_gumbel import callbacks
 from keras_gumbel import constraints

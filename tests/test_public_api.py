@@ -307,6 +307,15 @@ def test_every_public_name_is_documented(module):
     assert bare == []
 
 
+@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
+def test_tables_of_a_module_name_what_is_in_it(module):
+    named = re.findall(r"^\| `(\w+)", module.__doc__, re.MULTILINE)
+
+    assert set(named) <= set(module.__all__)
+    if module is keras_gumbel.layers:
+        assert sorted(named) == module.__all__
+
+
 def test_help_lists_functions_of_the_package():
     text = pydoc.plain(pydoc.render_doc(keras_gumbel))
 

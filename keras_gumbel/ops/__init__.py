@@ -1,4 +1,32 @@
-"""Pure functions: tensors in, tensors out, no variables."""
+"""Pure functions: tensors in, tensors out, no variables.
+
+Of one in K classes:
+
+| function | returns | gradient |
+|---|---|---|
+| `gumbel_softmax` | relaxed one-hot sample | its own |
+| `gumbel_log_softmax` | the logarithm of such a sample | its own |
+| `sample_one_hot` | one-hot sample: `gumbel_softmax(hard=True)` | estimator's |
+| `gumbel_max` | index of a sample | none |
+| `categorical` | the same, faster for many classes; no `noise=` | none |
+| `one_hot_argmax` | one-hot vector of the largest, no sample | none |
+
+Of k in n items:
+
+| function | returns | gradient |
+|---|---|---|
+| `relaxed_top_k` | relaxed sample of k items, drawn one by one | its own |
+| `gumbel_top_k` | k-hot sample of the same items | none |
+| `sample_without_replacement` | their indices, in order | log-probability's |
+| `sample_subset` | k-hot sample of a whole subset | exact marginals' |
+| `subset_marginals` | the probability of each item, no sample | its own |
+| `soft_top_k` | the k largest, relaxed, no sample | its own |
+| `top_k_mask` | the K largest of several tensors, no sample | none |
+
+`gumbel_top_k` and `sample_subset` draw from different distributions: items
+one after another without replacement, and subsets in proportion to the product
+of their weights.
+"""
 
 from keras_gumbel._exports import dir_of
 from keras_gumbel._straight_through import straight_through

@@ -1,4 +1,7 @@
-"""From a model with dead units to a smaller one; it knows nothing of masks."""
+"""What `keras_gumbel.shrink_report` returns.
+
+The functions `shrink` and `shrink_report` are in the package itself.
+"""
 
 from keras_gumbel._exports import dir_of
 from keras_gumbel.shrinking._report import ShrinkReport

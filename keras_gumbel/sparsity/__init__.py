@@ -1,4 +1,8 @@
-"""What is done to a whole model."""
+"""What the functions that prune a model return.
+
+The functions themselves are in the package: `keras_gumbel.sparsify`,
+`keras_gumbel.sparsity_report`, `keras_gumbel.export_litert` and others.
+"""
 
 from keras_gumbel._exports import dir_of
 from keras_gumbel.sparsity._export_litert import LiteRTReport
