@@ -25,7 +25,7 @@ CLEAN_ENV := .venv-clean
 DEMO_ENV := .venv-demo-$(KERAS_BACKEND)
 DOCS_ENV := .venv-docs
 
-.PHONY: demo test test-oldest test-nightly lint format dist docs docs-check clean
+.PHONY: demo test test-oldest test-nightly lint lint-github format dist docs docs-check clean
 
 demo: $(DEMO_ENV)/ready
 	KERAS_BACKEND=$(KERAS_BACKEND) TF_CPP_MIN_LOG_LEVEL=3 \
@@ -59,6 +59,18 @@ lint: $(TEST_ENV)/ready
 	$(TEST_ENV)/bin/ruff format --check .
 	$(TEST_ENV)/bin/mypy
 	$(TEST_ENV)/bin/lint-imports
+	$(MAKE) lint-github
+
+# Against the schemas of GitHub, which come with the tool.
+lint-github: $(TEST_ENV)/ready
+	$(TEST_ENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows \
+		.github/workflows/*.yml
+	$(TEST_ENV)/bin/check-jsonschema --builtin-schema vendor.dependabot \
+		.github/dependabot.yml
+	$(TEST_ENV)/bin/check-jsonschema --builtin-schema vendor.github-issue-forms \
+		.github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
+	$(TEST_ENV)/bin/check-jsonschema --builtin-schema vendor.github-issue-config \
+		.github/ISSUE_TEMPLATE/config.yml
 
 format: $(TEST_ENV)/ready
 	$(TEST_ENV)/bin/ruff check --fix .
