@@ -118,7 +118,8 @@ def require_density(owner: str, name: str, value: Any) -> None:
             name,
             "a kept fraction in (0, 1]",
             value,
-            "A density of 0.05 keeps 5 % of the weights.",
+            "A density of 0.05 keeps 5% of the weights. To keep 50 of them, "
+            "divide 50 by their number.",
         )
 
 

@@ -114,7 +114,9 @@ class _CodeMetric(keras.metrics.Metric):
                 f"a tensor of length {self.num_classes} on axis {self.axis}, "
                 "or of class indices",
                 tuple(codes.shape),
-                "Pass `sample_weight` by name.",
+                "In `compile`, name the output of the model that returns the "
+                "codes: `metrics={'codes': ...}`. Pass `sample_weight` by "
+                "name.",
             )
         return ops.moveaxis(widen(owner, "codes", codes)[0], axis, -1)
 

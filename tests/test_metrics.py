@@ -257,6 +257,9 @@ def test_metric_refuses_codes_that_do_not_fit(metric):
     # Weights in the place of `y_pred`.
     with pytest.raises(ValueError, match="sample_weight` by name"):
         metric(4).update_state(PROBS[0, 0], np.ones(5))
+    # Targets and predictions of a model whose output is no code.
+    with pytest.raises(ValueError, match=r"metrics=\{'codes'"):
+        metric(4).update_state(PROBS, np.ones((2, 9), "float32"))
 
 
 @pytest.mark.parametrize("metric", METRICS)

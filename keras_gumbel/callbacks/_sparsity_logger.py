@@ -29,8 +29,7 @@ class SparsityLogger(keras.callbacks.Callback):
     - `budget_used`: the sum of the scores over K, or of their costs over the
       budget of costs;
     - `mask_churn`: the share of the weights it would keep now that it would not
-      have kept an epoch ago. NaN in the first epoch, which has none before
-      it;
+      have kept an epoch ago, or when training began;
     - `temperature`: that of the masks, their mean if they differ, where they
       have one;
     - with `validation_data`, for the loss and each metric, `val_hard_loss`:
@@ -111,6 +110,9 @@ class SparsityLogger(keras.callbacks.Callback):
         self._steps_before = steps_taken(self.model)
         if self._steps is not None:
             self._look_ahead(epoch, self._steps)
+        scores = find_scores("SparsityLogger", self.model)
+        if self._finals is None and divergence(scores) is None:
+            self._churn(find_decisions("SparsityLogger", self.model))
 
     def on_epoch_end(
         self, epoch: int, logs: dict[str, Any] | None = None
@@ -169,7 +171,7 @@ class SparsityLogger(keras.callbacks.Callback):
         """Returns the share of new ones in the mask, and remembers it."""
         last, now = self._finals, [f > 0 for f in decisions.finals]
         self._finals = now
-        if last is None:
+        if last is None:  # the scores were NaN when training began
             return float("nan")
         new = [
             np.count_nonzero(mask & ~before)

@@ -15,7 +15,7 @@ from keras_gumbel._numerics import is_allowed
 from keras_gumbel._numerics import top_values
 from keras_gumbel._typing import Tensor
 
-# Leaves the tilt within 0.1 % of its bracket, which is wide only where the
+# Leaves the tilt within 0.1% of its bracket, which is wide only where the
 # sum is k almost everywhere in it.
 _BISECTIONS = 12
 

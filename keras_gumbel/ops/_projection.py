@@ -69,8 +69,8 @@ def project_capped_box(
     Returns:
         A tensor, or a list of tensors, of the shapes and dtypes of `values`.
         Half-precision tensors are computed in float32 and rounded at the end:
-        the sum still fits, but falls short of an active K by up to 0.8 % in
-        bfloat16 and 0.1 % in float16.
+        the sum still fits, but falls short of an active K by up to 0.8% in
+        bfloat16 and 0.1% in float16.
 
     Raises:
         ValueError: If `budget` is a negative number or NaN, a cost is not

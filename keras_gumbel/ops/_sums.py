@@ -1,6 +1,6 @@
 """Sums of many scores that lose nothing.
 
-In float32, the sum of 1e8 scores is off by up to 6 % where a compiler adds
+In float32, the sum of 1e8 scores is off by up to 6% where a compiler adds
 them one by one, as XLA does on a CPU. Here short rows are added in float, and
 their sums in integers.
 """

@@ -94,7 +94,7 @@ def export_litert(
     model. The file is written, in one step, only if they agree.
 
     Models that would run no faster than from a dense file are refused: those
-    whose zeros do not lie in blocks, or with less than 80 % of zero blocks.
+    whose zeros do not lie in blocks, or with less than 80% of zero blocks.
     So are quantized layers, for which LiteRT computes wrong outputs. Small
     layers and large batches need more zeros to gain: measure them.
 

@@ -33,8 +33,8 @@ class SparsitySize:
         dense: Integer, the weight with its zeros, as Keras saves it.
         gzip: Integer, the same bytes compressed with gzip. Of a weight of more
             than 512 KiB, 512 KiB are compressed, and the rest is estimated
-            from these and from the number of zeros: to within 3 % where
-            single weights are pruned, and 10 % where whole rows are.
+            from these and from the number of zeros: to within 3% where
+            single weights are pruned, and 10% where whole rows are.
         bitmask: Integer, one bit for each weight, and the values kept.
         coo: Integer, the values kept, each with 4 bytes for its index along
             each axis.
