@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import tomllib
 
 import pytest
 
@@ -39,6 +40,15 @@ def test_files_tell_the_same_release():
     citation = (ROOT / "CITATION.cff").read_text()
 
     assert release_errors(keras_gumbel.__version__, changelog, citation) == []
+
+
+def test_citation_names_the_repository_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = (ROOT / "CITATION.cff").read_text()
+
+    (url,) = re.findall(r"^repository-code: (\S+)$", citation, re.MULTILINE)
+
+    assert url == project["urls"]["Repository"]
 
 
 @pytest.mark.parametrize("version", ["0.2.0", "0.3.0.dev0"])
