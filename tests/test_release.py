@@ -8,6 +8,8 @@ import pytest
 
 import keras_gumbel
 
+pytestmark = pytest.mark.one_backend
+
 ROOT = pathlib.Path(__file__).parents[1]
 CHANGELOG = "# Changelog\n\n## Unreleased\n\n## 0.2.0 - 2027-01-31\n\n- New.\n"
 CITATION = "title: keras-gumbel\nversion: 0.2.0\ndate-released: 2027-01-31\n"

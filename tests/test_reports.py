@@ -8,6 +8,8 @@ from keras_gumbel import diagnostics
 from keras_gumbel import shrinking
 from keras_gumbel import sparsity
 
+pytestmark = pytest.mark.one_backend
+
 NAME = "block<1>&[bold]/kernel"
 SIZE = sparsity.SparsitySize(4000, 900, 525, 2400, 4000, 0)
 REPORTS = [
