@@ -12,12 +12,18 @@ from keras import ops
 from keras_gumbel import _keras_private
 from keras_gumbel._budgets import NEVER
 from keras_gumbel._budgets import BudgetGroup
+from keras_gumbel._channel_costs import Costs
+from keras_gumbel._channel_costs import Kernel
+from keras_gumbel._channel_order import Order
+from keras_gumbel._channel_order import integers
+from keras_gumbel._channel_order import ranks
 from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import name_of
 from keras_gumbel._scores import saliency_of
 from keras_gumbel._typing import Tensor
 from keras_gumbel.ops._cardinality import nan_if_any
 from keras_gumbel.ops._loops import either
+from keras_gumbel.ops._loops import repeated
 
 # A choice is made for this many steps ahead, so that it stands for a while.
 _AHEAD = 20
@@ -30,86 +36,6 @@ _ROUNDS = 4
 
 # Products of counts are compared with a budget in float32.
 _ROUNDING = 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
-class KernelAxis:
-    """The channels that lie on an axis of a kernel.
-
-    Attributes:
-        fixed: Integer, the entries that always stay.
-        entries: Dictionary of places of groups to the number of entries that
-            each of their sets of channels has on the axis.
-    """
-
-    fixed: int
-    entries: dict[int, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Kernel:
-    """A kernel that is smaller with fewer channels.
-
-    Attributes:
-        name: String, the name in reports and dictionaries.
-        rest: Integer, the weights for each pair of entries of the two axes.
-        axes: Pair of `KernelAxis`.
-    """
-
-    name: str
-    rest: int
-    axes: tuple[KernelAxis, KernelAxis]
-
-
-@dataclasses.dataclass(frozen=True)
-class Costs:
-    """What channels cost together, by the numbers n of sets that are kept.
-
-    ```
-    cost(n) = sum_l scale_l (fixed_1l + E_1l n) (fixed_2l + E_2l n)
-    ```
-
-    Attributes:
-        scale: Float array of shape `(L,)`, one for each kernel.
-        fixed: Float array of shape `(2, L)`.
-        entries: Float array E of shape `(2, L, G)`, for G groups.
-    """
-
-    scale: np.ndarray
-    fixed: np.ndarray
-    entries: np.ndarray
-
-    def of(self, counts: Any) -> Any:
-        """Returns the cost, for an array or a tensor of shape `(G,)`."""
-        first, second = self._lengths(counts)
-        total = np.sum if isinstance(counts, np.ndarray) else ops.sum
-        return total(_like(counts, self.scale) * first * second)
-
-    def of_one_more(self, counts: Any) -> Any:
-        """Returns what one more set of each group costs, of shape `(G,)`."""
-        first, second = self._lengths(counts)
-        scale = _like(counts, self.scale)
-        left, right = (_like(counts, e.T) for e in self.entries)
-        return _times(left, scale * second) + _times(right, scale * first)
-
-    def _lengths(self, counts: Any) -> tuple[Any, Any]:
-        first, second = (
-            _like(counts, fixed) + _times(_like(counts, entries), counts)
-            for fixed, entries in zip(self.fixed, self.entries, strict=True)
-        )
-        return first, second
-
-
-def _times(matrix: Any, vector: Any) -> Any:
-    product = np.matmul if isinstance(vector, np.ndarray) else ops.matmul
-    return product(matrix, vector)
-
-
-def _like(counts: Any, constant: np.ndarray) -> Any:
-    """Returns a constant as what counts are, an array or a tensor."""
-    if isinstance(counts, np.ndarray):
-        return constant
-    return ops.convert_to_tensor(constant, "float32")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -276,7 +202,7 @@ class ChannelBudget(BudgetGroup):
 
     def _known(self, saliencies: list[Tensor], step: Any) -> Any:
         """Whether there are saliencies to choose by."""
-        if not any(mark_of(v).observed for v in self.variables):
+        if not self._observed:
             return ops.convert_to_tensor(True)
         some = functools.reduce(
             ops.logical_or, [ops.any(s != 0.0) for s in saliencies]
@@ -290,6 +216,11 @@ class ChannelBudget(BudgetGroup):
 
     def _within(self, spent: Any, budget: Any) -> Any:
         return spent <= budget * (1.0 + _ROUNDING)
+
+    @property
+    def _observed(self) -> bool:
+        """Whether saliencies are known from training alone."""
+        return any(mark_of(v).observed for v in self.variables)
 
     @property
     def _floors(self) -> np.ndarray:
@@ -311,48 +242,112 @@ class ChannelBudget(BudgetGroup):
             saliencies: List of tensors of these shapes.
             budget: Number or scalar tensor K.
         """
-        order = _Order([math.prod(v.shape) for v in self.variables])
-        kept = ops.cast(order.together(allowed) > NEVER, "float32")
+        order = Order([math.prod(v.shape) for v in self.variables])
+        live = order.together(allowed) > NEVER
         saliency = ops.cast(order.together(saliencies), "float32")
-        observed = any(mark_of(v).observed for v in self.variables)
-        rounds = _ROUNDS if observed else 1
-        spent = self.joint.of(order.count(kept))
-        ratio = ops.maximum(spent / budget, 1.0)
-
-        def drop(number: Any, kept: Tensor) -> Tensor:
-            value = saliency
-            if observed:
-                costs = self.joint.of_one_more(order.count(kept))
-                costs = ops.maximum(costs, _ROUNDING * self.every)
-                value = saliency / ops.take(costs, _integers(order.groups))
-            live = kept > 0.0
-            rank = order.rank(ops.where(live, value, -1.0), self._floors)
-            left = 1.0 - (ops.cast(number, "float32") + 1.0) / rounds
-            first = self._affordable(order, rank, live, budget * ratio**left)
-            return ops.cast(ops.logical_and(rank < first, live), "float32")
-
-        kept = _repeat(rounds, drop, kept)
+        kept = self._dropped(order, live, saliency, budget)
+        kept = self._filled(order, live, saliency, kept, budget)
         return nan_if_any(order.apart(kept), saliencies)
 
-    def _affordable(
-        self, order: "_Order", rank: Tensor, live: Tensor, budget: Any
+    def _dropped(
+        self, order: Order, live: Tensor, saliency: Tensor, budget: Any
     ) -> Tensor:
-        """Returns how many of the first channels the budget pays for."""
+        """Keeps the first channels, as many as the budget pays for."""
+        kept = ops.cast(live, "float32")
+        spent = self.joint.of(order.count(kept))
+        ratio = ops.maximum(spent / budget, 1.0)
+        rounds = _ROUNDS if self._observed else 1
+
+        def drop(number: Any, kept: Tensor) -> Tensor:
+            value = self._value(order, saliency, kept)
+            value = ops.where(kept > 0.0, value, -1.0)
+            rank = order.rank(value, self._floors)
+            left = 1.0 - (ops.cast(number, "float32") + 1.0) / rounds
+            limit = budget * ratio**left
+            fewest = int(self._floors.sum())
+            return self._first(order, rank, kept, 0.0 * kept, limit, fewest)
+
+        return _repeat(rounds, drop, kept)
+
+    def _filled(
+        self,
+        order: Order,
+        live: Tensor,
+        saliency: Tensor,
+        kept: Tensor,
+        budget: Any,
+    ) -> Tensor:
+        """Takes back channels that what is left of the budget pays for.
+
+        They are gone through by their values. The more are kept, the more does
+        each cost: a group of which one does not fit is done with.
+        """
+        rank = ranks(self._value(order, saliency, kept))
+
+        def fitting(kept: Tensor) -> Tensor:
+            counts = order.count(kept)
+            more = self.joint.of(counts) + self.joint.of_one_more(counts)
+            fits = ops.take(self._within(more, budget), integers(order.groups))
+            out = ops.logical_and(live, kept == 0.0)
+            return ops.cast(ops.logical_and(out, fits), "float32")
+
+        def goes_on(number: Tensor, kept: Tensor, some: Tensor) -> Tensor:
+            return ops.logical_and(ops.any(some > 0.0), number > 0)
+
+        def fill(
+            number: Tensor, kept: Tensor, some: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            kept = self._first(order, rank, some, kept, budget, 0)
+            return number - 1, kept, fitting(kept)
+
+        most = ops.convert_to_tensor(len(self.variables), "int32")
+        return repeated(goes_on, fill, (most, kept, fitting(kept)))[1]
+
+    def _value(self, order: Order, saliency: Tensor, kept: Tensor) -> Tensor:
+        """Returns what channels are compared by, with as many kept of all."""
+        if not self._observed:
+            return saliency
+        costs = self.joint.of_one_more(order.count(kept))
+        costs = ops.maximum(costs, _ROUNDING * self.every)
+        return saliency / ops.take(costs, integers(order.groups))
+
+    def _first(
+        self,
+        order: Order,
+        rank: Tensor,
+        some: Tensor,
+        others: Tensor,
+        budget: Any,
+        fewest: int,
+    ) -> Tensor:
+        """Marks the first of some channels that the budget pays for.
+
+        Args:
+            order: `Order`.
+            rank: Integer tensor, the places that they are taken by.
+            some: Tensor of ones for them.
+            others: Tensor of ones for channels that are kept with them.
+            budget: Number or scalar tensor.
+            fewest: Integer, how many places are taken in any case.
+        """
+
+        def up_to(place: Tensor) -> Tensor:
+            return others + some * ops.cast(rank < place, "float32")
 
         def halve(_: Any, ends: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             low, high = ends
             middle = (low + high + 1) // 2
-            first = ops.cast(ops.logical_and(rank < middle, live), "float32")
-            fits = self._within(self.joint.of(order.count(first)), budget)
+            spent = self.joint.of(order.count(up_to(middle)))
+            fits = self._within(spent, budget)
             return (
                 ops.where(fits, middle, low),
                 ops.where(fits, high, middle - 1),
             )
 
-        fewest = ops.convert_to_tensor(int(self._floors.sum()), "int32")
-        all_of_them = ops.convert_to_tensor(order.size, "int32")
+        low = ops.convert_to_tensor(fewest, "int32")
+        high = ops.convert_to_tensor(order.size, "int32")
         times = order.size.bit_length()
-        return _repeat(times, halve, (fewest, all_of_them))[0]
+        return up_to(_repeat(times, halve, (low, high))[0])
 
 
 def _repeat(times: int, body: Any, state: Any) -> Any:
@@ -362,62 +357,6 @@ def _repeat(times: int, body: Any, state: Any) -> Any:
     for number in range(times):
         state = body(number, state)
     return state
-
-
-class _Order:
-    """Channels of several groups in one tensor.
-
-    They are shuffled, always alike: between equal ones no group comes first.
-
-    Args:
-        sizes: List of integers, how many there are of each group.
-    """
-
-    def __init__(self, sizes: list[int]) -> None:
-        self.sizes = sizes
-        self.size = sum(sizes)
-        self._shuffled = np.random.default_rng(0).permutation(self.size)
-        self._places = np.argsort(self._shuffled).astype("int32")
-        self.groups = np.repeat(np.arange(len(sizes)), sizes)[self._shuffled]
-        self.groups = self.groups.astype("int32")
-        self._starts = np.cumsum([0, *sizes[:-1]]).astype("int32")
-
-    def together(self, values: list[Tensor]) -> Tensor:
-        """Returns a tensor of shape `(size,)`."""
-        flat = ops.concatenate([ops.reshape(v, (-1,)) for v in values])
-        return ops.take(flat, self._shuffled.astype("int32"))
-
-    def apart(self, values: Tensor) -> list[Tensor]:
-        """Undoes `together`."""
-        flat = ops.take(values, self._places)
-        ends = self._starts[1:].tolist()
-        return ops.split(flat, ends) if ends else [flat]
-
-    def count(self, kept: Tensor) -> Tensor:
-        """Returns how many of each group are kept, of shape `(groups,)`."""
-        return ops.segment_sum(kept, _integers(self.groups), len(self.sizes))
-
-    def rank(self, values: Tensor, floors: np.ndarray) -> Tensor:
-        """Returns the place of each channel, the largest values first.
-
-        Before all others come the largest of each group, as many as `floors`.
-        """
-        place = _ranks(values)
-        # Places within the groups: by group, and there by place.
-        keys = place + _integers(self.groups * np.int32(self.size))
-        within = _ranks(-keys) - _integers(self._starts[self.groups])
-        first = within < _integers(floors[self.groups])
-        return _ranks(-ops.where(first, place, place + self.size))
-
-
-def _integers(values: np.ndarray) -> Tensor:
-    return ops.convert_to_tensor(values, "int32")
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Returns the place of each entry, the largest first."""
-    order = ops.argsort(-values)
-    return ops.cast(ops.argsort(order), "int32")
 
 
 def _counts(values: list[Tensor]) -> Tensor:
