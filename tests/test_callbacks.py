@@ -300,6 +300,7 @@ SCHEDULES = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("case", SCHEDULES)
 @pytest.mark.parametrize("count", [5, None])
 def test_schedule_that_ends_after_the_fit_warns(case, count):
@@ -316,6 +317,7 @@ def test_schedule_that_ends_after_the_fit_warns(case, count):
     assert "`steps=10`" in message
 
 
+@pytest.mark.one_backend
 def test_schedule_that_ends_in_time_is_silent():
     model = decided(plain(density=CubicDensity(0.3, steps=16)))
 
@@ -323,6 +325,7 @@ def test_schedule_that_ends_in_time_is_silent():
     assert advice(model, count=5) == []
 
 
+@pytest.mark.one_backend
 def test_advice_counts_the_steps_of_earlier_fits():
     schedule = CubicDensity(0.3, steps=25)
     model = decided(plain(density=schedule))
@@ -331,6 +334,7 @@ def test_advice_counts_the_steps_of_earlier_fits():
     assert advice(decided(model), count=5) == []
 
 
+@pytest.mark.one_backend
 def test_advice_counts_from_the_initial_epoch():
     schedule = CubicDensity(0.3, steps=16)
     model = decided(plain(density=schedule))
@@ -340,6 +344,7 @@ def test_advice_counts_from_the_initial_epoch():
     assert "ends at step 5," in message
 
 
+@pytest.mark.one_backend
 def test_advice_comes_before_the_first_step():
     logger = SparsityLogger()
     model = plain(density=CubicDensity(0.3, steps=100))
@@ -351,6 +356,7 @@ def test_advice_comes_before_the_first_step():
         logger.on_epoch_begin(0)
 
 
+@pytest.mark.one_backend
 def test_advice_is_given_once():
     logger = SparsityLogger()
     model = plain(density=CubicDensity(0.3, steps=1000))
@@ -376,6 +382,7 @@ RATES = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("case", RATES)
 def test_learning_rate_too_small_for_the_steps_warns(case):
     make, enough = RATES[case]
@@ -388,6 +395,7 @@ def test_learning_rate_too_small_for_the_steps_warns(case):
         assert "10 steps" in found[0]
 
 
+@pytest.mark.one_backend
 def test_learning_rate_is_summed_up_to_the_final_mask():
     model = decided(plain(keras.optimizers.Adam(1.5), harden_step=5))
 
@@ -396,12 +404,14 @@ def test_learning_rate_is_summed_up_to_the_final_mask():
     assert "add up to 7.5 in the 5 steps" in message
 
 
+@pytest.mark.one_backend
 def test_learning_rate_of_scores_that_are_not_learned_is_silent():
     model = plain(keras.optimizers.Adam(1e-6), MagnitudeMask())
 
     assert advice(model, count=5) == []
 
 
+@pytest.mark.one_backend
 def test_undecided_scores_where_the_mask_is_fixed_warn():
     # Gradients of zero leave all scores at the density, 1 / 0.2 for each kept.
     (message,) = advice(plain(density=0.2, harden_step=7), count=5)
@@ -409,20 +419,24 @@ def test_undecided_scores_where_the_mask_is_fixed_warn():
     assert "before the mask was fixed there were 5.0 undecided" in message
 
 
+@pytest.mark.one_backend
 def test_few_undecided_scores_where_the_mask_is_fixed_are_silent():
     assert advice(plain(density=0.5, harden_step=7), count=5) == []
 
 
+@pytest.mark.one_backend
 def test_undecided_scores_at_the_end_warn():
     (message,) = advice(plain(density=0.8), count=5)
 
     assert "ended with 1.2 undecided" in message
 
 
+@pytest.mark.one_backend
 def test_decided_scores_at_the_end_are_silent():
     assert advice(decided(plain(density=0.3)), count=5) == []
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", ["first", "second"])
 def test_layer_of_which_nothing_is_kept_warns(name):
     model = keras.Sequential(
@@ -462,6 +476,7 @@ def test_logger_warns_of_divergence_and_logs_nan():
     assert not any(math.isnan(value) for value in after.values())
 
 
+@pytest.mark.one_backend
 def test_logger_of_a_hardened_model_is_silent():
     model = kg.harden(decided(plain(density=0.3)))
     logger = SparsityLogger()
@@ -503,6 +518,7 @@ def test_logger_follows_a_subclassed_model():
     assert logs["val_hard_loss"] == pytest.approx(hard, rel=1e-5)
 
 
+@pytest.mark.one_backend
 def test_logger_starts_anew_with_another_model():
     logger = SparsityLogger()
     models = [decided(plain()), decided(plain())]

@@ -1,6 +1,7 @@
 """Every layer keeps every contract, and every contract can be broken."""
 
 import inspect
+import itertools
 
 import keras
 import numpy as np
@@ -318,8 +319,39 @@ def skip_unless_it_compiles(check):
         pytest.skip("the same as `run_eagerly`")
 
 
-@pytest.mark.parametrize("make", LAYERS)
-@pytest.mark.parametrize("check", CHECKS)
+# Checks of what Python does, and layers that are options of another one.
+IN_PYTHON = (
+    check_config_round_trip,
+    check_mask_propagation,
+    check_models,
+    check_other_seed_other_draws,
+    check_given_noise_leaves_no_trace,
+)
+OPTIONS = (
+    hard_gumbel_softmax,
+    explored_argmax,
+    argmax_with_divergence,
+    soft_permutation_sampler,
+    masked_dense_by_patterns,
+)
+ON_ALL_OPTIONS = (
+    check_saving,
+    check_fit_compiled,
+    check_fit_uncompiled,
+    check_dtype_policies,
+    check_inference_has_no_random_op,
+)
+
+
+def cells():
+    for check, make in itertools.product(CHECKS, LAYERS):
+        option = make in OPTIONS and check not in ON_ALL_OPTIONS
+        one = option or check in IN_PYTHON
+        marks = [pytest.mark.one_backend] * one
+        yield pytest.param(check, make, marks=marks)
+
+
+@pytest.mark.parametrize(("check", "make"), list(cells()))
 def test_layer_keeps_contract(check, make):
     skip_unless_it_compiles(check)
     if check in EXCEPT.get(make, ()):
@@ -598,8 +630,25 @@ def test_every_contract_is_known_to_fail():
     assert broken == set(CHECKS)
 
 
+# What fails in a trace alone fails nowhere on torch.
+IN_TRACES = (
+    check_fit_compiled,
+    check_fit_uncompiled,
+    check_inference_has_no_random_op,
+    check_cell_draws_in_every_time_step,
+)
+
+
+@pytest.mark.parametrize(
+    ("check", "broken"),
+    [
+        (check, broken)
+        if check in IN_TRACES
+        else pytest.param(check, broken, marks=pytest.mark.one_backend)
+        for check, broken in BROKEN
+    ],
+)
 # Exception: some breaches are found by Keras or the backend, not by us.
-@pytest.mark.parametrize(("check", "broken"), BROKEN)
 def test_contract_rejects_broken_layer(check, broken):
     skip_unless_it_compiles(check)
     if broken is DrawsInVainFromInteger and keras.config.backend() == "torch":

@@ -203,6 +203,7 @@ def test_forbidden_class_stays_forbidden_at_every_temperature():
     assert (y[:, 1] == 0).all()
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])
 @pytest.mark.parametrize("kind", [np.array, list])
 @pytest.mark.parametrize("name", CASES)
@@ -379,6 +380,7 @@ def test_mask_at_the_edge_can_come_back(draw, edge):
 LOG_DENSITIES = [kg.ops.concrete_log_prob, kg.ops.exp_concrete_log_prob]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("log_prob", LOG_DENSITIES)
 @pytest.mark.parametrize("classes", [2, 3, 1000])
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 10.0])

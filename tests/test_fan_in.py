@@ -114,6 +114,7 @@ ROWS = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("case", ROWS)
 def test_inputs_of_every_layer_of_keras(case):
     make, shape, expected = ROWS[case]
@@ -127,6 +128,7 @@ def test_inputs_of_every_layer_of_keras(case):
     assert [s.variable.shape for s in found] == [s.weight.shape for s in found]
 
 
+@pytest.mark.one_backend
 def test_inputs_of_attention_are_those_of_its_projections():
     inputs = keras.Input((5, 6))
     outputs = layers.MultiHeadAttention(2, 4)(inputs, inputs)
@@ -138,6 +140,7 @@ def test_inputs_of_attention_are_those_of_its_projections():
     assert rows == [(None, (0,))] * 3 + [(None, (0, 1))]
 
 
+@pytest.mark.one_backend
 def test_embeddings_have_no_inputs_to_count():
     model = keras.Sequential(
         [keras.Input((4,)), layers.Embedding(7, 3), layers.Dense(2)]
@@ -147,6 +150,7 @@ def test_embeddings_have_no_inputs_to_count():
         kg.sparsify(model, granularity="fan_in")
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("mask", ["learned", "magnitude", "random"])
 @pytest.mark.parametrize("density", [0.1, 0.25, 0.5, 0.99, 1.0])
 def test_every_unit_keeps_the_density_of_its_inputs(mask, density):
@@ -172,6 +176,7 @@ def test_the_inputs_that_are_kept_are_the_largest():
     assert np.take_along_axis(final, order, axis=0)[:6].all()
 
 
+@pytest.mark.one_backend
 def test_filters_keep_the_same_number_of_inputs():
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
@@ -186,6 +191,7 @@ def test_filters_keep_the_same_number_of_inputs():
     assert [k.tolist() for k in kept] == [[5] * 5, [9] * 4]
 
 
+@pytest.mark.one_backend
 def test_density_falls_where_single_inputs_cost_too_much():
     # Of 13 inputs .05 are less than one: 3 units have more than they pay for.
     model = kg.sparsify(dense_model(), granularity="fan_in")
@@ -200,6 +206,7 @@ def test_density_falls_where_single_inputs_cost_too_much():
     assert two.counts(2 * 13 + 3 + 4.0) == [2, 1]
 
 
+@pytest.mark.one_backend
 def test_narrow_rows_are_paid_for_by_wide_ones():
     model = keras.Sequential(
         [keras.Input((4,)), layers.Dense(10), layers.Dense(26)]
@@ -236,6 +243,7 @@ def test_numbers_in_a_graph_are_the_same(budget):
     assert spent <= budget
 
 
+@pytest.mark.one_backend
 def test_budget_below_one_input_a_unit_raises():
     model = kg.sparsify(dense_model(), granularity="fan_in")
 
@@ -310,6 +318,7 @@ def test_other_weights_share_the_rest():
     assert kept[1].sum() == int(0.25 * 299) - 5 * 13
 
 
+@pytest.mark.one_backend
 def test_floor_of_a_share_of_the_inputs():
     model = kg.sparsify(dense_model(), granularity="fan_in", minimum=0.2)
     group = group_of(model, budget=70)
@@ -373,6 +382,7 @@ def test_nan_shows():
     assert all(np.isnan(to_numpy(mask)).all() for mask in masks)
 
 
+@pytest.mark.one_backend
 def test_fan_in_is_saved(tmp_path):
     model = kg.sparsify(dense_model(), granularity="fan_in", seed=0)
     model.save(tmp_path / "model.keras")
@@ -385,6 +395,7 @@ def test_fan_in_is_saved(tmp_path):
     assert fan_ins(loaded) == [{5}, {3}]
 
 
+@pytest.mark.one_backend
 def test_reconstruction_keeps_the_same_number():
     model = dense_model()
     kg.calibrate(model, X, verbose=0)
@@ -395,6 +406,7 @@ def test_reconstruction_keeps_the_same_number():
     assert fan_ins(model) == [{5}, {3}]
 
 
+@pytest.mark.one_backend
 def test_pattern_mask_needs_a_number():
     with pytest.raises(ValueError, match="needs an N:M granularity"):
         kg.sparsify(dense_model(), kg.masks.PatternMask(), granularity="fan_in")

@@ -193,6 +193,7 @@ def test_no_weight_falls_below_its_floor(mask, granularity):
     assert kept(kg.strip(model))[1] == 48 * floor / during.size
 
 
+@pytest.mark.one_backend
 def test_floor_of_one_score_at_least():
     tiny = scores_of((7,), minimum=1e-9)[0]
     none = scores_of((7,))[0]
@@ -248,6 +249,7 @@ def test_floor_holds_under_costs_and_several_budgets():
     ]
 
 
+@pytest.mark.one_backend
 def test_floor_holds_in_reconstruction():
     model = dense_model()
     kg.calibrate(model, X, verbose=0)
@@ -371,6 +373,7 @@ def test_moving_averages_keep_the_floor():
     assert sum(s.sum() for s in scores) <= 0.15 * 144 * (1 + 1e-6)
 
 
+@pytest.mark.one_backend
 def test_minimum_is_saved(tmp_path):
     model = kg.sparsify(dense_model(), minimum=0.1, seed=0)
     model.save(tmp_path / "model.keras")
@@ -381,6 +384,7 @@ def test_minimum_is_saved(tmp_path):
     assert [row.kept for row in kg.sparsity_report(loaded).rows] == [23, 5]
 
 
+@pytest.mark.one_backend
 def test_layer_densities_keep_the_floor():
     model = kg.sparsify(dense_model(), minimum=0.3)
 
@@ -395,6 +399,7 @@ def test_layer_densities_keep_the_floor():
         kg.layer_densities(model, 0.3)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "options",
     [
@@ -420,6 +425,7 @@ def test_floor_that_the_budget_does_not_pay_raises(options):
     assert "`minimum`" in str(error.value)
 
 
+@pytest.mark.one_backend
 def test_floor_that_harden_cannot_pay_raises():
     model = kg.sparsify(dense_model(), minimum=0.3)
 
@@ -427,6 +433,7 @@ def test_floor_that_harden_cannot_pay_raises():
         kg.harden(model, density=0.2)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("minimum", [-0.1, 1, 1.0, "0.1", True, np.nan])
 def test_minimum_out_of_range_raises(minimum):
     with pytest.raises(ValueError, match="`minimum` of `sparsify` must be a"):
@@ -435,11 +442,13 @@ def test_minimum_out_of_range_raises(minimum):
         kg.mark_scores(keras.Variable([1.0]), minimum=minimum)
 
 
+@pytest.mark.one_backend
 def test_minimum_above_what_rows_allow_raises():
     with pytest.raises(ValueError, match="must be at most 2/4"):
         kg.sparsify(dense_model(), granularity="2:4", minimum=0.6)
 
 
+@pytest.mark.one_backend
 def test_minimum_and_keep_zeros_exclude_each_other():
     with pytest.raises(ValueError, match=r"`minimum` .*`keep_zeros`"):
         kg.sparsify(dense_model(), keep_zeros=True, minimum=0.1)

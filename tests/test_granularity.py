@@ -13,6 +13,8 @@ from keras_gumbel.sparsity._found import find_scores
 from keras_gumbel.sparsity._masked_layer import attached_masks
 from tests.gradients import to_numpy
 
+pytestmark = pytest.mark.one_backend
+
 X = np.random.default_rng(0).normal(size=(12, 8)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(12, 4)).astype("float32")
 
@@ -69,6 +71,7 @@ CASES = {
 }
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("case", CASES)
 def test_layout_expands_and_gathers(case):
     value, shape, expected, weights = CASES[case]
@@ -112,6 +115,7 @@ def test_saliency_of_shared_scores_is_the_root_mean_square():
     np.testing.assert_allclose(to_numpy(found), [[12.5**0.5, 5.0]])
 
 
+@pytest.mark.every_backend
 def test_units_are_kept_and_dropped_as_a_whole():
     model = train(kg.sparsify(dense_model(), granularity="unit", seed=0))
     report = kg.sparsity_report(model)
@@ -141,6 +145,7 @@ def test_blocks_are_kept_and_dropped_as_a_whole():
     assert report.kept == 72
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("mask", ["learned", "magnitude"])
 def test_two_of_four_are_kept_exactly(mask):
     density = kg.schedules.CubicDensity(0.5, steps=6, end=0.5)
@@ -170,6 +175,7 @@ def test_a_smaller_budget_chooses_among_rows():
     assert rows.sum() == 36
 
 
+@pytest.mark.every_backend
 def test_rows_follow_the_density_down():
     density = kg.schedules.CubicDensity(0.5, steps=8, end=1.0)
     sparse = kg.sparsify(dense_model(), granularity="2:4", seed=0)
@@ -255,6 +261,7 @@ def test_first_regex_of_granularities_counts():
     assert score_shapes(first) == [(1, 12), (3, 4, 4)]
 
 
+@pytest.mark.every_backend
 def test_granularities_by_dictionary_go_all_the_way(tmp_path):
     model = kg.sparsify(
         dense_model(), granularity={"hidden": "unit", "out": "2:4"}, seed=0
@@ -405,6 +412,7 @@ def kept_rows(kernel, count=2):
     return groups.all(axis=1), groups.any(axis=1)
 
 
+@pytest.mark.every_backend
 def test_granularity_of_ones_own_goes_all_the_way(tmp_path):
     model = kg.sparsify(dense_model(), granularity=Inputs(2))
     train(model, steps=0, density=0.5)

@@ -109,8 +109,17 @@ RATES = {
 }
 
 
-@pytest.mark.parametrize("constant", [False, True])
-@pytest.mark.parametrize("callback", RATES)
+@pytest.mark.parametrize(
+    ("callback", "constant"),
+    [
+        ("LearningRateScheduler", False),
+        ("ReduceLROnPlateau", True),
+        pytest.param(
+            "LearningRateScheduler", True, marks=pytest.mark.one_backend
+        ),
+        pytest.param("ReduceLROnPlateau", False, marks=pytest.mark.one_backend),
+    ],
+)
 def test_learning_rates_of_callbacks_are_those_of_the_weights(
     callback, constant
 ):
@@ -158,7 +167,10 @@ def test_early_stopping_restores_weights_within_the_budget(mask):
 WAYS = ["set_weights", "load_weights", "set_state_tree", "assign", "layer"]
 
 
-@pytest.mark.parametrize("mask", ["learned", "magnitude"])
+@pytest.mark.parametrize(
+    "mask",
+    ["learned", pytest.param("magnitude", marks=pytest.mark.one_backend)],
+)
 @pytest.mark.parametrize("way", WAYS)
 def test_weights_of_an_earlier_step_come_under_the_budget(way, mask, tmp_path):
     model = sparse(mask)
@@ -333,7 +345,14 @@ def test_swapped_averages_strip_to_k(swap_on_epoch, epochs):
 # All of them, in any order.
 
 
-@pytest.mark.parametrize("order", [0, 7, 23])
+@pytest.mark.parametrize(
+    "order",
+    [
+        0,
+        pytest.param(7, marks=pytest.mark.one_backend),
+        pytest.param(23, marks=pytest.mark.one_backend),
+    ],
+)
 def test_callbacks_keep_the_budget_in_any_order(order, tmp_path):
     used = [
         callbacks.ReduceLROnPlateau("loss", patience=1),
@@ -360,6 +379,7 @@ def test_callbacks_keep_the_budget_in_any_order(order, tmp_path):
 # The end of training.
 
 
+@pytest.mark.one_backend
 def test_logger_says_where_training_did_end():
     model = sparse()
 
@@ -380,12 +400,14 @@ def test_logger_says_where_training_did_end():
     assert non_zeros(stripped) == BUDGET
 
 
+@pytest.mark.one_backend
 def test_logger_is_silent_where_training_ends_with_its_mask():
     with warnings.catch_warnings():
         warnings.simplefilter("error", kg.SparsityWarning)
         fit(sparse(), OnceFinal(Worse()), SparsityLogger())
 
 
+@pytest.mark.one_backend
 def test_logger_says_that_gates_have_no_budget():
     model = keras.Sequential(
         [keras.Input((16,)), kg.layers.ConcreteMask(), keras.layers.Dense(4)]
@@ -435,6 +457,7 @@ def test_once_final_checkpoint_saves_no_other_mask(tmp_path):
     assert non_zeros(kg.strip(loaded)) == BUDGET
 
 
+@pytest.mark.one_backend
 def test_once_final_passes_on_all_that_happens_in_training():
     class Recorder(callbacks.Callback):
         def __getattribute__(self, name):
@@ -458,6 +481,7 @@ def test_once_final_passes_on_all_that_happens_in_training():
     assert recorder.params["epochs"] == 1
 
 
+@pytest.mark.one_backend
 def test_once_final_of_a_mask_that_never_is_raises():
     model = sparse(harden_step=None)
 
@@ -465,6 +489,7 @@ def test_once_final_of_a_mask_that_never_is_raises():
         fit(model, OnceFinal(restoring()), epochs=1)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("callback", [None, "EarlyStopping", OnceFinal])
 def test_once_final_of_no_callback_raises(callback):
     with pytest.raises(TypeError, match="must be a `keras.callbacks.Callback`"):
@@ -478,6 +503,7 @@ PLAIN = (
 )
 
 
+@pytest.mark.one_backend
 def test_compile_with_a_plain_optimizer_warns():
     model = kg.sparsify(dense())
 
@@ -491,6 +517,7 @@ def test_compile_with_a_plain_optimizer_warns():
     assert [w.filename for w in ours] == [__file__]
 
 
+@pytest.mark.one_backend
 def test_fit_of_a_model_that_was_compiled_before_it_had_masks_warns():
     model = dense()
     model.compile("adam", loss="sparse_categorical_crossentropy")
@@ -500,6 +527,7 @@ def test_fit_of_a_model_that_was_compiled_before_it_had_masks_warns():
         model.train_on_batch(X, Y)
 
 
+@pytest.mark.one_backend
 def test_fit_of_a_model_around_one_with_masks_warns():
     model = kg.models.MonteCarloModel(kg.sparsify(dense()))
     model.compile("adam", loss="sparse_categorical_crossentropy")
@@ -508,6 +536,7 @@ def test_fit_of_a_model_around_one_with_masks_warns():
         model.train_on_batch(X, Y)
 
 
+@pytest.mark.one_backend
 def test_plain_optimizers_of_models_that_need_no_budget_are_silent(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", kg.SparsityWarning)
@@ -529,6 +558,7 @@ def test_plain_optimizers_of_models_that_need_no_budget_are_silent(tmp_path):
         held.compile("adam", loss="sparse_categorical_crossentropy")
 
 
+@pytest.mark.one_backend
 def test_loading_compiles_a_model_with_masks(tmp_path):
     model = kg.sparsify(dense())
     model.compile("adam", loss="sparse_categorical_crossentropy")
@@ -550,6 +580,7 @@ SHORT = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("schedule", SHORT)
 def test_schedule_that_ends_in_the_first_tenth_warns(schedule):
     model = sparse(density=SHORT[schedule]())
@@ -563,6 +594,7 @@ def test_schedule_that_ends_in_the_first_tenth_warns(schedule):
         assert "batches, not epochs" in message
 
 
+@pytest.mark.one_backend
 def test_schedule_of_a_tenth_and_fine_tuning_after_it_are_silent():
     model = sparse(density=CubicDensity(0.1, steps=10))
     _, messages = caught(fit, model, SparsityLogger(), epochs=3)
@@ -589,6 +621,7 @@ KNOWN_ENDS = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("case", KNOWN_ENDS)
 def test_schedules_of_keras_have_the_defaults_of_ours(case):
     schedule, steps = KNOWN_ENDS[case]
@@ -607,6 +640,7 @@ def test_schedules_of_keras_have_the_defaults_of_ours(case):
 # A layer of which nothing is kept.
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("function", ["harden", "strip", "sparsity_report"])
 def test_layer_of_which_nothing_is_kept_is_reported(function):
     model = sparse(density=0.1)
@@ -634,6 +668,7 @@ def test_layer_of_which_nothing_is_kept_is_reported(function):
 # Messages and results.
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("end", [0.1015, 0.1001])
 def test_message_counts_what_is_kept(end):
     model = sparse(density=CubicDensity(end, steps=STEPS))
@@ -678,7 +713,14 @@ def subclassed():
     return model
 
 
-@pytest.mark.parametrize("make", [dense, functional, subclassed])
+@pytest.mark.parametrize(
+    "make",
+    [
+        dense,
+        pytest.param(functional, marks=pytest.mark.one_backend),
+        pytest.param(subclassed, marks=pytest.mark.one_backend),
+    ],
+)
 @pytest.mark.parametrize("compile", [True, False])
 @pytest.mark.parametrize("function", [False, True])
 def test_legacy_file_of_a_sparse_model_loads(make, compile, function, tmp_path):
@@ -730,6 +772,7 @@ def test_final_mask_strips_without_its_optimizer(ending, mask, tmp_path):
     assert non_zeros(kg.strip(late)) == BUDGET
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("seed", [None, 2**31 - 1, 2**32 - 1])
 def test_random_mask_ranks_as_the_weights_that_were_loaded(seed, tmp_path):
     path = tmp_path / "random.weights.h5"
@@ -764,6 +807,7 @@ def test_random_mask_ranks_as_the_weights_that_were_loaded(seed, tmp_path):
 # The category of warnings.
 
 
+@pytest.mark.one_backend
 def test_every_warning_of_the_package_has_its_category():
     package = pathlib.Path(kg.__file__).parent
     calls = [

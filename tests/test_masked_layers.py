@@ -298,6 +298,7 @@ def test_masked_layer_is_called_with_masked_weights(make):
     assert np.abs(outputs - unmasked).max() > 0.01
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("make", TESTED)
 def test_masked_layer_keeps_class_and_weights(make):
     plain = built(make)
@@ -314,6 +315,7 @@ def test_masked_layer_keeps_class_and_weights(make):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("make", TESTED)
 def test_stripped_layer_has_its_class_and_variables_back(make):
     layer, plain = with_masks(make), built(make)
@@ -461,6 +463,7 @@ def test_masked_simple_layers_are_saved_and_loaded(trained):
         np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
 
 
+@pytest.mark.one_backend
 def test_masked_nested_layers_are_saved_and_loaded():
     makes = [make for make in TESTED if make in NESTED]
     inputs = [x for make in makes for x in NESTED[make][0]]
@@ -679,6 +682,7 @@ def test_masked_embedding_computes_the_keras_mask(mask_zero):
         assert to_numpy(mask).tolist() == [[1.0, 0.0], [1.0, 1.0]]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("make", [dense, conv_2d, bidirectional, attention])
 def test_masked_layer_computes_its_output_shape(make):
     layer, inputs = with_masks(make), KNOWN[make][0]
@@ -917,6 +921,7 @@ def test_masked_layer_must_not_write_to_its_weight():
         layer(np.ones((1, 3), "float32"))
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -935,6 +940,7 @@ def test_layer_without_weight_to_mask_is_rejected(make, reason):
         kg.sparsify(layer)
 
 
+@pytest.mark.one_backend
 def test_masked_layer_is_masked_once():
     layer = with_masks(dense)
 
@@ -942,6 +948,7 @@ def test_masked_layer_is_masked_once():
         kg.sparsify(layer)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "change", [lambda x: x.quantize("int8"), lambda x: x.enable_lora(1)]
 )
@@ -954,6 +961,7 @@ def test_masked_layer_must_be_stripped_before_it_is_changed(change):
     change(kg.strip(kg.harden(layer, density=1.0)))
 
 
+@pytest.mark.one_backend
 def test_masks_of_loaded_models_are_not_one_object():
     mask = ConcreteMask()
 

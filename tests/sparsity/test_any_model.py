@@ -40,6 +40,7 @@ def fit(model, inputs, steps=4):
     model.fit(inputs, targets, batch_size=2, shuffle=False, verbose=0)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("make", zoo.MODELS)
 def test_sparsify_masks_the_model_in_place(make):
     model, inputs = make()
@@ -62,8 +63,9 @@ def test_sparsify_masks_the_model_in_place(make):
 def test_training_and_every_verb(make, tmp_path):
     model, inputs = make()
     kind, kinds = type(model), [type(x) for x in model._flatten_layers()]
-    before = len(model.weights)
+    before, dense = len(model.weights), predict(model, inputs)
     kg.sparsify(model)
+    assert_same(predict(model, inputs), dense)
 
     fit(model, inputs)
     budget = math.floor(DENSITY * kg.sparsity_report(model).weights)
@@ -88,6 +90,7 @@ def test_training_and_every_verb(make, tmp_path):
     assert b"keras_gumbel>" not in (tmp_path / "stripped.keras").read_bytes()
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("make", zoo.MODELS)
 def test_strip_leaves_exactly_k_weights(make):
     model, _ = make()
@@ -102,6 +105,7 @@ def test_strip_leaves_exactly_k_weights(make):
     assert sum(kept) == 17
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("make", zoo.MODELS)
 def test_costs_and_densities_name_every_mask(make):
     model, inputs = make()
@@ -175,6 +179,7 @@ class TwoKernels(keras.layers.Dense):
         return super().call(inputs) + ops.matmul(inputs, self.extra)
 
 
+@pytest.mark.one_backend
 def test_every_matrix_of_a_known_layer_has_a_mask():
     inputs = keras.Input((6,))
     model = keras.Model(inputs, TwoKernels(8, name="two")(inputs))
@@ -196,6 +201,7 @@ class WithoutConfig(keras.layers.Layer):
         return inputs * self.factor
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "make",
     [
@@ -235,6 +241,7 @@ def test_a_torch_module_is_left_alone():
     assert kg.sparsity_report(model).weights == 36
 
 
+@pytest.mark.one_backend
 def test_parts_of_a_model_are_stripped_one_by_one():
     model, inputs = zoo.nested_with_equal_names()
     inner = [x for x in model.layers if isinstance(x, keras.Model)]
@@ -251,6 +258,7 @@ def test_parts_of_a_model_are_stripped_one_by_one():
     assert [type(x) for x in (model, *inner)] == [kind] * 3
 
 
+@pytest.mark.one_backend
 def test_a_masked_model_shows_the_arguments_of_its_call():
     model, _ = zoo.own_call()
 
@@ -260,6 +268,7 @@ def test_a_masked_model_shows_the_arguments_of_its_call():
     assert names == ["inputs", "training", "mask"]
 
 
+@pytest.mark.one_backend
 def test_names_carry_the_models_that_a_part_is_in():
     symbol = keras.Input((6,))
     part = keras.Model(

@@ -109,6 +109,7 @@ def test_outputs_are_rows_times_matrix(name):
     assert_moments(layer, rows)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_matrix_becomes_the_weight_again(name):
     model, x = fresh(name)
@@ -133,6 +134,7 @@ def test_moments_are_those_of_all_examples(batch_size):
     assert_moments(model.layers[1], to_numpy(model.layers[0](X)))
 
 
+@pytest.mark.one_backend
 def test_steps_are_those_of_predict():
     model, _ = fresh("dense")
 
@@ -141,6 +143,7 @@ def test_steps_are_those_of_predict():
     assert_moments(model.layers[0], X[:8])
 
 
+@pytest.mark.one_backend
 def test_a_generator_is_data():
     model, _ = fresh("dense")
 
@@ -187,6 +190,7 @@ class Encoder(keras.Model):
         return self.each(self.dropout(x, training=training))
 
 
+@pytest.mark.one_backend
 def test_projections_inside_of_layers_are_observed():
     model = Encoder()
     model(SEQUENCES)
@@ -202,6 +206,7 @@ def test_projections_inside_of_layers_are_observed():
     assert_moments(model.each.layer, to_numpy(inside))
 
 
+@pytest.mark.one_backend
 def test_what_is_not_a_product_with_one_matrix_has_no_moments():
     tokens = keras.Input((7,), dtype="int32")
     x = layers.Embedding(5, 6)(tokens)
@@ -276,6 +281,7 @@ class Twice(layers.Layer):
         return ops.concatenate([inputs, inputs], axis=1)
 
 
+@pytest.mark.one_backend
 def test_masks_of_other_lengths_are_not_used():
     layer = layers.Dense(2)
     model = padded_model(Twice(), layer)
@@ -308,6 +314,7 @@ class Unused(layers.Layer):
         return inputs
 
 
+@pytest.mark.one_backend
 def test_what_calibrate_has_not_seen_is_said_to_be():
     model = keras.Sequential(
         [
@@ -331,6 +338,7 @@ def test_what_calibrate_has_not_seen_is_said_to_be():
     assert len(kg.sparsity_report(model).rows) == 1
 
 
+@pytest.mark.one_backend
 def test_large_kernels_have_blocks_on_the_diagonal(monkeypatch):
     monkeypatch.setattr(Moments, "LARGEST", 4)
     model, _ = fresh("dense")
@@ -416,6 +424,7 @@ def test_masks_are_in_force_meanwhile():
     assert np.abs(dense - hidden).max() > 0.1
 
 
+@pytest.mark.one_backend
 def test_a_second_call_replaces_the_first():
     model, _ = fresh("dense")
     kg.calibrate(model, X, verbose=0)
@@ -425,6 +434,7 @@ def test_a_second_call_replaces_the_first():
     assert_moments(model.layers[0], X[:4] + 1)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
 def test_values_that_are_no_numbers_are_named(value):
     model, _ = fresh("dense")
@@ -438,6 +448,7 @@ def test_values_that_are_no_numbers_are_named(value):
     assert_moments(model.layers[0], X)
 
 
+@pytest.mark.one_backend
 def test_calibrate_needs_a_model_that_is_built():
     with pytest.raises(TypeError, match="`model` of `calibrate`"):
         kg.calibrate(layers.Dense(3), X)
@@ -445,6 +456,7 @@ def test_calibrate_needs_a_model_that_is_built():
         kg.calibrate(keras.Sequential([layers.Dense(3)]), X)
 
 
+@pytest.mark.one_backend
 def test_axes_are_those_of_the_kernel_alone():
     model, _ = fresh("dense")
     (layer,) = model.layers

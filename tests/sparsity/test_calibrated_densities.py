@@ -6,6 +6,8 @@ from keras import layers
 import keras_gumbel as kg
 from tests.gradients import to_numpy
 
+pytestmark = pytest.mark.one_backend
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 40)).astype("float32")
 
@@ -86,6 +88,7 @@ def test_obs_shares_out_the_largest_removal_costs():
     assert found.max() - found.min() > 0.05
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("method", ["owl", "obs"])
 def test_densities_are_what_harden_takes(method):
     model = sparse_model()

@@ -135,7 +135,13 @@ def test_what_training_drops_shrink_removes():
     assert spent == pytest.approx(report.budget_used * budget, rel=1e-6)
 
 
-@pytest.mark.parametrize("measure", ["parameters", "multiply_adds"])
+@pytest.mark.parametrize(
+    "measure",
+    [
+        "parameters",
+        pytest.param("multiply_adds", marks=pytest.mark.one_backend),
+    ],
+)
 def test_spends_almost_all_of_the_budget(measure):
     model = kg.sparsify(dense_net(), granularity="channel")
     costs = None
@@ -177,6 +183,7 @@ def test_importance_is_the_mean_of_the_squared_gradients_of_examples():
     np.testing.assert_allclose(measured, expected, rtol=5e-3)
 
 
+@pytest.mark.one_backend
 def test_the_sum_of_a_batch_is_not_its_importance():
     """The test above must fail if gradients are squared after their sum."""
     model = kg.sparsify(dense_net(), granularity="channel")
@@ -191,6 +198,7 @@ def test_the_sum_of_a_batch_is_not_its_importance():
     assert np.abs(whole / one - 1).max() > 0.1
 
 
+@pytest.mark.one_backend
 def test_nothing_is_dropped_before_statistics_are_known():
     model = kg.sparsify(dense_net(), granularity="channel")
 
@@ -202,6 +210,7 @@ def test_nothing_is_dropped_before_statistics_are_known():
     assert sum(kept(model).values()) < 24
 
 
+@pytest.mark.one_backend
 def test_channels_are_not_chosen_by_statistics_that_nobody_has():
     model = kg.sparsify(dense_net(), granularity="channel")
 
@@ -256,6 +265,7 @@ def test_masks_that_know_their_saliency_choose_without_training(mask):
     assert 0.4 * report.weights < report.kept <= 0.5 * report.weights
 
 
+@pytest.mark.one_backend
 def test_magnitude_of_a_channel_is_that_of_all_its_weights():
     model = kg.sparsify(dense_net(), "magnitude", granularity="channel")
     weights = {
@@ -294,6 +304,7 @@ def test_minimum_is_kept_of_every_group(minimum):
     assert kept(model)["wide"] == 16 * minimum
 
 
+@pytest.mark.one_backend
 def test_budget_below_the_minimum_is_refused():
     model = kg.sparsify(dense_net(), granularity="channel", minimum=0.5)
 
@@ -338,6 +349,7 @@ def test_saved_model_goes_on_as_it_was(tmp_path, hardened):
     assert kg.sparsity_report(loaded).kept == kg.sparsity_report(model).kept
 
 
+@pytest.mark.one_backend
 def test_part_of_a_network_is_not_saved_alone(tmp_path):
     model = kg.sparsify(dense_net(), granularity="channel")
     part = keras.Model(model.inputs, model.get_layer("wide").output)
@@ -346,6 +358,7 @@ def test_part_of_a_network_is_not_saved_alone(tmp_path):
         part.save(tmp_path / "part.keras")
 
 
+@pytest.mark.one_backend
 def test_filters_choose_the_layers_whose_units_may_go():
     model = kg.sparsify(dense_net(), filters="wide", granularity="channel")
 
@@ -354,6 +367,7 @@ def test_filters_choose_the_layers_whose_units_may_go():
     assert "out/kernel" in report.skipped
 
 
+@pytest.mark.one_backend
 def test_frozen_layers_keep_their_units():
     model = dense_net()
     model.get_layer("second").trainable = False
@@ -398,6 +412,7 @@ class Subclassed(keras.Model):
         return self.dense(x)
 
 
+@pytest.mark.one_backend
 def test_models_without_a_graph_are_refused():
     model = Subclassed()
     model(X)
@@ -406,6 +421,7 @@ def test_models_without_a_graph_are_refused():
         kg.sparsify(model, granularity="channel")
 
 
+@pytest.mark.one_backend
 def test_masks_that_cannot_be_shared_are_refused():
     with pytest.raises(ValueError, match="fisher"):
         kg.sparsify(dense_net(), "learned", granularity="channel")
@@ -625,16 +641,8 @@ def recurrent_net():
     return keras.Model(inputs, layers.Dense(3)(x)), {"lstm": 6, "gru": 6}
 
 
-# JAX would take a minute to compile a recurrent net step by step.
-@pytest.mark.parametrize(
-    "net",
-    [
-        attention_net,
-        pytest.param(
-            recurrent_net, marks=pytest.mark.backends("tensorflow", "torch")
-        ),
-    ],
-)
+@pytest.mark.one_backend
+@pytest.mark.parametrize("net", [attention_net, recurrent_net])
 def test_heads_and_recurrent_units_are_channels(net):
     model, expected = net()
     kg.sparsify(model, granularity="channel")

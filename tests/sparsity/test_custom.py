@@ -13,6 +13,8 @@ from tests.sparsity.test_any_model import fit
 from tests.sparsity.test_any_model import masks_of
 from tests.sparsity.test_any_model import predict
 
+pytestmark = pytest.mark.one_backend
+
 
 @zoo.register
 class Squared(kg.masks.Mask):
@@ -73,10 +75,10 @@ def mixing():
 @pytest.mark.parametrize(
     ("mask", "granularity"),
     [
-        (Squared(3.0), "weight"),
+        pytest.param(Squared(3.0), "weight", marks=pytest.mark.every_backend),
         (Smallest(), "weight"),
         ("learned", Row()),
-        (Smallest(), Row()),
+        pytest.param(Smallest(), Row(), marks=pytest.mark.every_backend),
     ],
     ids=["learned", "ranked", "granularity", "both"],
 )

@@ -15,7 +15,7 @@ if importlib.util.find_spec("tensorflow") is None:
 pytest.importorskip("ai_edge_litert")
 
 # What converters warn of is between them and their dependencies.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.one_backend]
 
 
 def network(inputs=64):
@@ -53,6 +53,7 @@ def run_file(path, x):
     return interpreter.get_tensor(output["index"])
 
 
+@pytest.mark.every_backend
 def test_the_file_is_small_and_computes_the_same(tmp_path):
     model = pruned()
     x = batch()

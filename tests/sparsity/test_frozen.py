@@ -32,6 +32,7 @@ def fit(model):
     model.fit(zoo.FEATURES, zoo.TARGETS, batch_size=2, verbose=0)
 
 
+@pytest.mark.one_backend
 def test_a_base_that_was_frozen_before_is_not_masked():
     model = kg.sparsify(transfer())
 
@@ -58,6 +59,7 @@ def test_a_base_that_is_frozen_later_keeps_all_its_weights():
     assert all(np.all(w != 0) for w in base.get_weights() if w.ndim > 1)
 
 
+@pytest.mark.one_backend
 def test_scores_frozen_later_count_in_no_budget():
     model = kg.sparsify(transfer(trainable=True))
     model.get_layer("base").trainable = False
@@ -109,6 +111,7 @@ def test_ranked_masks_of_frozen_weights_are_to_be_hardened():
         fit(compiled(model, density=0.5))
 
 
+@pytest.mark.one_backend
 def test_weights_that_are_frozen_have_no_state_in_the_optimizer():
     model = kg.sparsify(transfer(), freeze_weights=True)
     compiled(model, density=0.5)
@@ -124,6 +127,7 @@ def test_weights_that_are_frozen_have_no_state_in_the_optimizer():
     assert sorted(tuple(v.shape) for v in slots) == sorted(scores * 2)
 
 
+@pytest.mark.one_backend
 def test_freezing_weights_leaves_other_masks_as_they_are():
     model = transfer(trainable=True)
     kg.sparsify(model, filters="head")
@@ -132,6 +136,7 @@ def test_freezing_weights_leaves_other_masks_as_they_are():
     assert [m.trainable for m in masks_of(model)] == [True] * 3
 
 
+@pytest.mark.one_backend
 def test_masks_of_frozen_weights_still_train_after_loading(tmp_path):
     model = kg.sparsify(transfer(), freeze_weights=True)
     model.get_layer("base").layers[0].weight_masks[0].trainable = False
@@ -144,6 +149,7 @@ def test_masks_of_frozen_weights_still_train_after_loading(tmp_path):
     assert sorted(trained) == [False, True, True]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("action", ["lora", "quantize", "quantize_model"])
 def test_lora_and_quantization_ask_to_strip_first(action):
     model, inputs = zoo.sequential()
@@ -176,6 +182,7 @@ def test_a_stripped_model_is_quantized_and_keeps_its_zeros(mode):
     assert np.all((unit - bare)[zeros] == 0)
 
 
+@pytest.mark.one_backend
 def test_a_stripped_model_takes_lora():
     model, inputs = zoo.sequential()
     kg.strip(kg.harden(kg.sparsify(model), density=0.25))
@@ -187,6 +194,7 @@ def test_a_stripped_model_takes_lora():
     assert len(model.layers[0].trainable_variables) == 3
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -209,6 +217,7 @@ def test_layers_that_have_lora_or_are_quantized_are_left_out(change, reason):
     assert_same(predict(model, inputs), before)
 
 
+@pytest.mark.one_backend
 def test_spectral_normalization_is_left_out_with_its_reason():
     layer = layers.SpectralNormalization(layers.Dense(4))
     model = keras.Sequential([keras.Input((6,)), layer, layers.Dense(2)])
@@ -219,6 +228,7 @@ def test_spectral_normalization_is_left_out_with_its_reason():
     assert kg.sparsity_report(model).weights == 8
 
 
+@pytest.mark.one_backend
 def test_masks_alone_are_learned_to_the_last_step():
     steps = 10
     density = kg.schedules.CubicDensity(0.5, steps)

@@ -141,6 +141,7 @@ def test_harden_takes_the_budget_of_the_optimizer(case):
     assert hard.compiled
 
 
+@pytest.mark.one_backend
 def test_harden_before_the_schedule_has_ended_warns():
     schedule = LinearAnnealing(1.0, 0.1, steps=4)
     sparse = compiled(kg.sparsify(sequential()), density=schedule)
@@ -177,6 +178,7 @@ LAYER_LIMITS = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("case", LAYER_LIMITS)
 def test_harden_takes_a_limit_for_each_layer(case):
     limits, kept = LAYER_LIMITS[case]
@@ -190,6 +192,7 @@ def test_harden_takes_a_limit_for_each_layer(case):
         np.testing.assert_array_equal(flat([final]), expected)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
@@ -221,6 +224,7 @@ def test_harden_keeps_what_can_be_paid_for():
     assert scores[kept].min() >= scores[~kept].max()
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", MODELS)
 def test_harden_changes_the_same_model(name):
     sparse = learned(name)
@@ -251,6 +255,7 @@ def test_harden_masks_the_kernels(name):
     np.testing.assert_array_equal(outputs, predictions(hard))
 
 
+@pytest.mark.one_backend
 def test_harden_again_keeps_the_mask():
     hard = kg.harden(learned(), budget=11)
     before = values(hard.variables)
@@ -315,6 +320,7 @@ def test_soften_gives_the_optimizer_back(case):
     assert int(optimizer.iterations) == 3
 
 
+@pytest.mark.one_backend
 def test_soften_gives_the_budget_back():
     sparse = compiled(learned(), density=0.5)
     kg.harden(sparse, density=0.2)
@@ -326,6 +332,7 @@ def test_soften_gives_the_budget_back():
     assert kg.sparsity_report(sparse).budget == 21
 
 
+@pytest.mark.one_backend
 def test_soften_of_a_model_that_is_not_hardened_changes_nothing():
     sparse = compiled(learned(), density=0.5)
     optimizer, before = sparse.optimizer, values(sparse.variables)
@@ -369,6 +376,7 @@ BAD_LIMITS = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("case", BAD_LIMITS)
 def test_harden_with_a_bad_limit_raises(case):
     sparse = kg.sparsify(sequential())
@@ -382,6 +390,7 @@ def test_harden_with_a_bad_limit_raises(case):
     assert not finals_of(sparse)
 
 
+@pytest.mark.one_backend
 def test_harden_with_two_limits_raises():
     sparse = kg.sparsify(sequential())
 
@@ -391,6 +400,7 @@ def test_harden_with_two_limits_raises():
     assert not finals_of(sparse)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("optimizer", [None, "sgd"])
 def test_harden_without_a_budget_raises(optimizer):
     sparse = kg.sparsify(sequential())
@@ -439,6 +449,7 @@ FRESH = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.filterwarnings(UNTRAINED)
 @pytest.mark.parametrize("case", FRESH)
 def test_harden_compiles_with_a_fresh_inner_optimizer(case):
@@ -463,6 +474,7 @@ def test_harden_compiles_with_a_fresh_inner_optimizer(case):
     assert set(logs) == {"loss", "mse"}
 
 
+@pytest.mark.one_backend
 @pytest.mark.filterwarnings(UNTRAINED)
 def test_harden_of_a_multi_optimizer_keeps_its_other_parts():
     sparse = compiled(kg.sparsify(sequential()), in_multi_optimizer())
@@ -478,6 +490,7 @@ def test_harden_of_a_multi_optimizer_keeps_its_other_parts():
     assert flat(finals_of(hard)).sum() == 12
 
 
+@pytest.mark.one_backend
 def test_harden_takes_a_loss_that_keras_cannot_serialize():
     sparse = kg.sparsify(sequential())
     sparse.compile(
@@ -536,6 +549,7 @@ def test_hardened_model_draws_no_noise_in_training():
     assert np.abs(first - second).max() > 0.0
 
 
+@pytest.mark.one_backend
 def test_harden_warns_of_undecided_scores():
     sparse = compiled(kg.sparsify(sequential()), budget=10)
 
@@ -547,6 +561,7 @@ def test_harden_warns_of_undecided_scores():
     assert "`score_optimizer`" in str(warning.message)
 
 
+@pytest.mark.one_backend
 def test_harden_is_silent_where_scores_are_decided_or_the_budget_is_given():
     undecided = compiled(kg.sparsify(sequential()), budget=10)
     decided = compiled(kg.sparsify(sequential()), budget=20)
@@ -559,6 +574,7 @@ def test_harden_is_silent_where_scores_are_decided_or_the_budget_is_given():
     assert kg.sparsity_report(decided).kept == 20
 
 
+@pytest.mark.one_backend
 def test_soften_gives_a_model_of_gates_its_optimizer_back():
     model = keras.Sequential(
         [keras.Input((4,)), kg.layers.ConcreteMask(), keras.layers.Dense(2)]

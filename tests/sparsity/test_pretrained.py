@@ -10,6 +10,8 @@ from keras_gumbel._scores import mark_of
 from tests.sparsity import zoo
 from tests.sparsity.test_any_model import masks_of
 
+pytestmark = pytest.mark.one_backend
+
 
 def taken_for_pretrained(model, **options):
     kg.sparsify(model, **options)
@@ -44,6 +46,7 @@ def test_a_network_of_any_kind_is_new_until_it_is_trained(build):
     assert taken_for_pretrained(trained)
 
 
+@pytest.mark.every_backend
 def test_frozen_networks_are_told_apart_as_well():
     fresh, trained = classifier(), classifier()
     move(trained.trainable_variables)
@@ -93,6 +96,7 @@ def test_networks_that_show_nothing_count_as_pretrained():
     assert taken_for_pretrained(model)
 
 
+@pytest.mark.every_backend
 @pytest.mark.parametrize("pretrained", [False, True])
 def test_files_keep_what_the_network_was(pretrained, tmp_path):
     model = kg.sparsify(classifier(), pretrained=pretrained)
@@ -104,8 +108,17 @@ def test_files_keep_what_the_network_was(pretrained, tmp_path):
     assert marks == {pretrained}
 
 
-@pytest.mark.parametrize("mask", ["learned", "magnitude", "concrete"])
-@pytest.mark.parametrize("granularity", ["weight", "unit"])
+@pytest.mark.parametrize(
+    ("mask", "granularity"),
+    [
+        pytest.param("learned", "weight", marks=pytest.mark.every_backend),
+        ("learned", "unit"),
+        ("magnitude", "weight"),
+        pytest.param("magnitude", "unit", marks=pytest.mark.every_backend),
+        ("concrete", "weight"),
+        ("concrete", "unit"),
+    ],
+)
 def test_a_sparse_checkpoint_keeps_its_zeros(mask, granularity):
     model = classifier()
     kernel = model.layers[0].kernel

@@ -88,8 +88,20 @@ def generate(model):
     return ops.convert_to_numpy(tokens)
 
 
+# Of these, one of language and one of images on every backend.
+EVERYWHERE = ("gpt2", "vit_classifier")
+
+
 @pytest.mark.filterwarnings("ignore")  # of KerasHub and what it imports
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in EVERYWHERE
+        else pytest.param(name, marks=pytest.mark.one_backend)
+        for name in BUILDERS
+    ],
+)
 def test_models_of_keras_hub_go_through_every_verb(name, tmp_path):
     model = build(name)
     kind, dense, matrices = type(model), predict(model), sizes(model)
@@ -152,6 +164,7 @@ def biases(model):
     ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.filterwarnings("ignore")
 def test_a_layer_of_keras_rs_goes_through_every_verb():
     rs = pytest.importorskip("keras_rs")

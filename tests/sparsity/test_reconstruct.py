@@ -120,6 +120,7 @@ def test_weights_are_the_least_squares_of_the_final_mask(kind, granularity):
     assert (after[~kept] == 0).all()
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("mask", ["magnitude", "wanda", "obs"])
 @pytest.mark.parametrize("density", [0.5, 0.3, 0.15, "2:4"])
 def test_the_loss_is_below_that_of_sparse_gpt(mask, density):
@@ -139,6 +140,7 @@ def test_the_loss_is_below_that_of_sparse_gpt(mask, density):
     assert loss(h, before, after) < loss(h, before, rival)
 
 
+@pytest.mark.one_backend
 def test_rounds_choose_a_better_mask_than_one_shot(monkeypatch):
     losses = []
     for rounds, at_end in ((1, 0), (16, 4)):
@@ -153,6 +155,7 @@ def test_rounds_choose_a_better_mask_than_one_shot(monkeypatch):
     assert losses[1] < 0.7 * losses[0]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("mask", "solutions"), [("random", 1), ("magnitude", 17)]
 )
@@ -180,6 +183,7 @@ def test_rounds_are_for_rankings_that_follow_the_weights(
     assert loss(h, before, after) < 1.0001 * loss(h, before, best)
 
 
+@pytest.mark.one_backend
 def test_learned_scores_choose_the_mask_themselves():
     model = model_of(mask="learned")
     (mask,) = model.layers[0].weight_masks
@@ -197,6 +201,7 @@ def test_learned_scores_choose_the_mask_themselves():
     )
 
 
+@pytest.mark.one_backend
 def test_a_hardened_model_is_reconstructed_for_its_mask():
     model = model_of()
     kg.harden(model, density=0.3)
@@ -215,6 +220,7 @@ def test_a_hardened_model_is_reconstructed_for_its_mask():
     )
 
 
+@pytest.mark.one_backend
 def test_blocks_are_solved_one_by_one(monkeypatch):
     monkeypatch.setattr(Moments, "LARGEST", 20)
     model = model_of()
@@ -263,6 +269,7 @@ def test_half_precision_is_solved_in_float32(dtype):
     np.testing.assert_allclose(after, expected, atol=1e-2)
 
 
+@pytest.mark.one_backend
 def test_softening_keeps_the_changed_weights():
     model = model_of()
     kg.harden(model, density=0.3, reconstruct=True)
@@ -273,6 +280,7 @@ def test_softening_keeps_the_changed_weights():
     np.testing.assert_array_equal(to_numpy(model.layers[0].kernel), changed)
 
 
+@pytest.mark.one_backend
 def test_weights_are_put_back_on_errors(monkeypatch):
     model = model_of()
     before = to_numpy(model.layers[0].kernel).copy()
@@ -288,6 +296,7 @@ def test_weights_are_put_back_on_errors(monkeypatch):
     assert not model.layers[0].weight_masks[0].hardened
 
 
+@pytest.mark.one_backend
 def test_weights_without_calibration_data_stay_as_they_are():
     tokens = keras.Input((5,), dtype="int32")
     x = layers.Embedding(7, 8, name="table")(tokens)
@@ -303,6 +312,7 @@ def test_weights_without_calibration_data_stay_as_they_are():
     np.testing.assert_array_equal(after, before)
 
 
+@pytest.mark.one_backend
 def test_a_calibrated_model_has_no_warning():
     model = model_of()
 
@@ -311,6 +321,7 @@ def test_a_calibrated_model_has_no_warning():
         kg.harden(model, density=0.5, reconstruct=True)
 
 
+@pytest.mark.one_backend
 def test_reconstruct_needs_calibration_data():
     model = keras.Sequential([keras.Input((6,)), layers.Dense(4)])
     kg.sparsify(model)

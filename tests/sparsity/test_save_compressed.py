@@ -15,6 +15,8 @@ import keras_gumbel as kg
 from keras_gumbel.sparsity import _save_compressed
 from tests.sparsity import zoo
 
+pytestmark = pytest.mark.one_backend
+
 # Reads a file as plain Keras does.
 ELSEWHERE = """
 import sys
@@ -65,6 +67,7 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.every_backend
 def test_the_file_is_small_and_loads_in_plain_keras(tmp_path):
     model = pruned()
     model.save(tmp_path / "plain.keras")
@@ -83,6 +86,7 @@ def test_the_file_is_small_and_loads_in_plain_keras(tmp_path):
     }
 
 
+@pytest.mark.every_backend
 def test_the_archives_are_equal(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = pruned()
@@ -135,6 +139,7 @@ def test_assets_are_kept(tmp_path):
     assert_same(again.get_weights(), model.get_weights())
 
 
+@pytest.mark.every_backend
 def test_a_model_with_gates_between_layers_is_saved(tmp_path):
     gate = kg.layers.ConcreteMask()
     model = keras.Sequential([keras.Input((4,)), gate, keras.layers.Dense(2)])

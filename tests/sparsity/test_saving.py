@@ -42,7 +42,13 @@ def saved_and_loaded(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make", [zoo.shared_layer, zoo.tied, zoo.custom_block, zoo.own_call]
+    "make",
+    [
+        zoo.shared_layer,
+        zoo.tied,
+        pytest.param(zoo.custom_block, marks=pytest.mark.one_backend),
+        pytest.param(zoo.own_call, marks=pytest.mark.one_backend),
+    ],
 )
 def test_training_resumes_bit_for_bit(make, tmp_path):
     model, inputs = trained(make, kg.masks.ConcreteMask(seed=0))
@@ -68,7 +74,7 @@ def test_a_random_mask_resumes_with_its_ranking(tmp_path):
 
 
 def test_a_hardened_model_loads_with_its_mask_and_its_scores(tmp_path):
-    model, inputs = trained(zoo.custom_block)
+    model, inputs = trained(zoo.shared_layer)
     live = predict(model, inputs)
     kg.harden(model, density=0.2)
 
@@ -81,7 +87,14 @@ def test_a_hardened_model_loads_with_its_mask_and_its_scores(tmp_path):
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, "pickle", "clone"])
-@pytest.mark.parametrize("make", [zoo.sequential, zoo.shared_layer, zoo.tied])
+@pytest.mark.parametrize(
+    "make",
+    [
+        zoo.sequential,
+        pytest.param(zoo.shared_layer, marks=pytest.mark.one_backend),
+        pytest.param(zoo.tied, marks=pytest.mark.one_backend),
+    ],
+)
 def test_copies_have_masks_of_their_own(make, copied):
     model, inputs = trained(make)
     kinds = {
@@ -107,6 +120,7 @@ def clone(model):
     return other
 
 
+@pytest.mark.one_backend
 def test_copies_and_files_of_a_bare_layer(tmp_path):
     layer = layers.Dense(4)
     layer.build((None, 6))
@@ -122,6 +136,7 @@ def test_copies_and_files_of_a_bare_layer(tmp_path):
     assert len(masks_of(loaded)) == 1
 
 
+@pytest.mark.one_backend
 def test_weights_of_a_masked_model_do_not_load_into_a_plain_one(tmp_path):
     masked, _ = zoo.sequential()
     halve(kg.sparsify(masked))
@@ -135,6 +150,7 @@ def test_weights_of_a_masked_model_do_not_load_into_a_plain_one(tmp_path):
     assert_same(predict(plain, inputs), before)
 
 
+@pytest.mark.one_backend
 def test_weights_of_a_plain_model_do_not_load_into_a_masked_one(tmp_path):
     plain, _ = zoo.sequential()
     plain.save_weights(tmp_path / "plain.weights.h5")
@@ -203,6 +219,7 @@ class Interrupt(keras.callbacks.Callback):
             raise RuntimeError("interrupted")
 
 
+@pytest.mark.one_backend
 def test_paths_of_scores_are_unique():
     model, _ = zoo.nested_with_equal_names()
     kg.sparsify(model)
@@ -212,6 +229,7 @@ def test_paths_of_scores_are_unique():
     assert len(set(paths)) == 3
 
 
+@pytest.mark.one_backend
 def test_a_model_that_changed_since_it_was_saved_says_so():
     model, _ = zoo.sequential()
     config = kg.sparsify(model).get_config()

@@ -24,6 +24,8 @@ from tests.sparsity.models import sequential
 from tests.sparsity.models import values
 from tests.sparsity.models import with_scores
 
+pytestmark = pytest.mark.one_backend
+
 ACTIONS = {
     "sparsify": kg.sparsify,
     "harden": lambda model: kg.harden(model, density=0.5),
@@ -109,6 +111,7 @@ def test_sparsify_keeps_what_models_are_compiled_with():
     assert (model.loss, inner.loss) == ("mae", "mse")
 
 
+@pytest.mark.every_backend
 def test_sparsify_of_a_compiled_model_trains_once_it_is_compiled_again():
     model = sequential()
     model.compile("sgd", loss="mse", jit_compile=False)
@@ -161,6 +164,7 @@ def draws(seed):
     ]
 
 
+@pytest.mark.every_backend
 def test_sparsify_seeds_every_mask_differently_and_repeatably():
     first, again, other = draws(0), draws(0), draws(1)
 
@@ -324,6 +328,7 @@ def test_sparsify_keeps_frozen_layers_frozen():
     np.testing.assert_array_equal(predictions(sparse), outputs)
 
 
+@pytest.mark.every_backend
 def test_sparsify_keeps_the_dtype_policy_with_float32_scores():
     model = randomized(
         keras.Sequential(

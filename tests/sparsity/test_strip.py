@@ -22,6 +22,7 @@ from tests.sparsity.models import values
 from tests.sparsity.models import with_scores
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", MODELS)
 def test_strip_gives_the_plain_model_back(name):
     model = build(name)
@@ -102,6 +103,7 @@ def test_strip_hardens_a_compiled_model():
     assert np.count_nonzero(flat(kernels_of(stripped))) == 12
 
 
+@pytest.mark.one_backend
 def test_strip_leaves_the_model_compiled_as_harden_does():
     sparse = compiled(kg.sparsify(build("sequential")), density=0.5)
 
@@ -113,6 +115,7 @@ def test_strip_leaves_the_model_compiled_as_harden_does():
     assert "keras_gumbel" not in json.dumps(stripped.get_compile_config())
 
 
+@pytest.mark.one_backend
 def test_strip_of_a_model_that_knows_no_budget_raises():
     sparse = kg.sparsify(sequential())
 
@@ -120,6 +123,7 @@ def test_strip_of_a_model_that_knows_no_budget_raises():
         kg.strip(sparse)
 
 
+@pytest.mark.one_backend
 def test_strip_warns_where_it_is_called():
     sparse = compiled(kg.sparsify(sequential()), budget=10)
 
@@ -131,6 +135,7 @@ def test_strip_warns_where_it_is_called():
     ]
 
 
+@pytest.mark.one_backend
 def test_sparsify_masks_a_stripped_model_anew():
     model = build("sequential")
     kg.strip(kg.harden(with_scores(kg.sparsify(model)), budget=11))
@@ -199,6 +204,7 @@ def matrices(model):
     return [v for v in model.weights if not v.path.endswith("bias")]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("kind", KINDS)
 def test_strip_handles_every_known_layer(kind):
     model = randomized(KINDS[kind]())
@@ -221,6 +227,7 @@ def test_strip_handles_every_known_layer(kind):
     assert np.abs(outputs - ones).max() > 0.01
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("axis", [-1, 1, (1, 2), None])
 def test_strip_turns_a_gate_into_a_rescaling(axis):
     gate = kg.masks.ConcreteMask(axis=axis, name="gate")

@@ -13,6 +13,8 @@ from keras_gumbel.optimizers import ProjectedOptimizer
 from tests.contracts import save_and_load
 from tests.gradients import to_numpy
 
+pytestmark = pytest.mark.one_backend
+
 RNG = np.random.default_rng(0)
 LEFT = RNG.normal(size=(3, 4, 3)).astype("float32")
 RIGHT = RNG.normal(size=(3, 3, 3)).astype("float32")
