@@ -25,7 +25,8 @@ CLEAN_ENV := .venv-clean
 DEMO_ENV := .venv-demo-$(KERAS_BACKEND)
 DOCS_ENV := .venv-docs
 
-.PHONY: demo test test-oldest test-nightly lint lint-github format dist docs docs-check clean
+.PHONY: demo test test-oldest test-nightly lint lint-github format dist \
+	readme-check docs docs-check charts clean
 
 demo: $(DEMO_ENV)/ready
 	KERAS_BACKEND=$(KERAS_BACKEND) TF_CPP_MIN_LOG_LEVEL=3 \
@@ -98,6 +99,17 @@ dist: $(DIST_ENV)/ready
 			$(CURDIR)/tools/smoke_test.py) || exit 1; \
 	done
 	rm -rf $(CLEAN_ENV)
+
+# The README's blocks, each alone, with what its install block brings.
+readme-check: $(DIST_ENV)/ready
+	rm -rf dist
+	$(DIST_ENV)/bin/python -m build --wheel
+	$(PYTHON) tools/readme_check.py dist/*.whl $(CLEAN_ENV)
+	rm -rf $(CLEAN_ENV)
+
+# The chart of the README, from benchmarks/records.
+charts: $(DOCS_ENV)/ready
+	$(DOCS_ENV)/bin/python tools/docs_charts.py --readme
 
 docs: $(DOCS_ENV)/ready docs/vendor/ready
 	$(DOCS_ENV)/bin/python tools/docs_build.py

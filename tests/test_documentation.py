@@ -1,5 +1,6 @@
 import pathlib
 import re
+import tomllib
 import unittest
 
 import keras
@@ -64,7 +65,28 @@ def test_readme_blocks_run(tmp_path, monkeypatch):
     count = _run(_markdown(ROOT / "README.md"))
 
     assert count == 2
-    assert (tmp_path / "small.keras").exists()
+    assert (tmp_path / "sparse.keras").exists()
+
+
+@pytest.mark.one_backend
+def test_the_readme_has_the_address_of_the_repository_on_the_index():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    address = project["project"]["urls"]["Repository"]
+    owner = address.removeprefix("https://github.com/")
+    hooks = project["tool"]["hatch"]["metadata"]["hooks"]
+    readme = (ROOT / "README.md").read_text()
+
+    for rule in hooks["fancy-pypi-readme"]["substitutions"]:
+        readme = re.sub(rule["pattern"], rule["replacement"], readme)
+
+    links = re.findall(r'\]\((.+?)\)|src(?:set)?="(.+?)"', readme)
+    links = [link or source for link, source in links]
+    inside = [link for link in links if f"/{owner}/" in link]
+    assert all(link.startswith("https://") for link in links)
+    assert len(inside) > 10
+    for link in inside:
+        path = re.split(r"/main/", link)[1].partition("#")[0]
+        assert (ROOT / path).exists()
 
 
 @pytest.mark.one_backend

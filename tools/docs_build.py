@@ -5,15 +5,26 @@ public name without an entry in the API reference: each ends the build. No
 server is asked for anything.
 """
 
-import ast
+import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
+
+import docs_charts
+import docs_snippets
+from griffe_keras import public_names
 
 ROOT = pathlib.Path(__file__).parents[1]
 SITE = ROOT / "site"
+
+
+def repository_url() -> str:
+    """Reads the only place that has the address of the repository."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        return tomllib.load(file)["project"]["urls"]["Repository"]
 
 
 def build() -> str:
@@ -26,6 +37,12 @@ def build() -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        env={
+            **os.environ,
+            "NO_COLOR": "1",
+            "PYTHONPATH": str(ROOT / "tools"),
+            "REPOSITORY_URL": repository_url(),
+        },
     )
     # Of a traceback, what it says is all there is to know.
     printed = process.stdout.partition("Traceback")[0]
@@ -41,21 +58,6 @@ def require_no_griffe_warning(printed: str) -> None:
         raise SystemExit("griffe warns of the docstrings above.")
 
 
-def public_names() -> set[str]:
-    """Reads the dotted names of the snapshot of the API."""
-    path = ROOT / "tests" / "test_public_api.py"
-    (snapshot,) = [
-        ast.literal_eval(node.value)
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.Assign)
-        and ast.unparse(node.targets[0]) == "API"
-    ]
-    names = re.findall(r"^[\w.]+", snapshot, re.MULTILINE)
-    return {"keras_gumbel." + name for name in names} - {
-        "keras_gumbel.__version__"
-    }
-
-
 def shown_names() -> set[str]:
     """Lists what has an entry in the API reference."""
     pages = (SITE / "api").rglob("*.html")
@@ -67,7 +69,9 @@ def shown_names() -> set[str]:
 
 
 def main() -> None:
-    """Builds and checks."""
+    """Draws, writes, builds and checks."""
+    docs_charts.main()
+    docs_snippets.main()
     require_no_griffe_warning(build())
     missing = public_names() - shown_names()
     if missing:
