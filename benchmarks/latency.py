@@ -38,7 +38,7 @@ from timing import print_table
 from timing import versions
 
 import keras_gumbel as kg
-from keras_gumbel.shrinking.coupling import coupled_channels
+from keras_gumbel.shrinking._coupling import coupled_channels
 
 BACKEND = keras.config.backend()
 COMPILED = {"jax": "jax.jit", "tensorflow": "XLA", "torch": "eager"}

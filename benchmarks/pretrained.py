@@ -10,7 +10,7 @@ mean on validation data in every cell; nothing else is tuned.
 
 Tasks:
 
-- `mlp`: 784-300-100-10 units on 5 000 images of MNIST, fine-tuned.
+- `mlp`: 784-300-100-10 units on 5,000 images of MNIST, fine-tuned.
 - `mlp-few`: the same network, which has 60 of these images to be pruned on.
 - `residual`: a residual network with batch normalization, `--data` an `.npz`
   file of the arrays of `keras.datasets.fashion_mnist`, at 14 x 14 pixels. The
@@ -576,7 +576,7 @@ def sparsegpt(task, model, density, granularity, seed):
         mask.harden(ops.ones(mask.mask_scores.shape))
         left += np.count_nonzero(pruned)
         total += pruned.size
-    # Each block of rows rounds its budget: by under 1 % of all weights.
+    # Each block of rows rounds its budget: by under 1% of all weights.
     if left > (density + 0.01) * total:
         raise RuntimeError(f"{left} of {total} weights are left")
     kg.strip(model)

@@ -2,7 +2,7 @@
 
     KERAS_BACKEND=jax python benchmarks/score_learning_rate.py
 
-trains masks on handwritten digits to 5 % of the weights, with learning rates
+trains masks on handwritten digits to 5% of the weights, with learning rates
 of the scores from far too small to large enough, for few and for many steps,
 and leaves the masks live to the end. For each it prints
 

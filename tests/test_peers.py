@@ -149,7 +149,7 @@ def others_grouping(hard, soft):
 
 
 # `hard + soft - sg(soft)`, as in vector-quantize-pytorch and TorchRL, is
-# 0.99999994 at the one in 19 % of the rows, in float32, eager, on all
+# 0.99999994 at the one in 19% of the rows, in float32, eager, on all
 # backends. Compiled by JAX for bfloat16, `hard - sg(soft) +
 # soft`, as in torch, is inexact in all rows.
 @pytest.mark.parametrize("jit", MODES)
@@ -280,7 +280,7 @@ def test_mask_is_whole_and_alive_at_the_edge_in_half_precision(s, dtype):
 # Densities at m = 1e-30, 1 - 2**-24 and 1 - 2**-60, where the logit of s is
 # 1/2. torch gives 59.366, -inf, 11.968, -14.749, 11.968 and -14.749: exp
 # overflows, and it clamps m to 1 - 2**-23. TFP gives inf and -inf for the
-# last two, and inf for 21 % of its own samples at temperature 0.1.
+# last two, and inf for 21% of its own samples at temperature 0.1.
 @pytest.mark.parametrize(
     ("logit", "temperature", "expected"),
     [

@@ -145,7 +145,7 @@ def test_noise_has_the_same_range_in_half_precision(
     # The textbook's noise with 1e-20 added is infinite in float16 in 1e-3 of
     # draws (JAX, TensorFlow; 2.3e-4 torch). Without it, in bfloat16, in 7.7e-3
     # (JAX), 7.9e-3 (TensorFlow), 1.9e-3 (torch). torch's `gumbel_softmax` in
-    # float16 gave a NaN row in 1 of 60 000 of 1000 classes.
+    # float16 gave a NaN row in 1 of 60,000 of 1000 classes.
     noise = to_numpy(sampler(UNIFORMS.shape, dtype=dtype))
 
     assert np.isfinite(noise).all()
