@@ -52,9 +52,7 @@ from timing import print_table
 from timing import versions
 
 import keras_gumbel as kg
-from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import name_of
-from keras_gumbel._scores import set_mark
 from keras_gumbel.masks._magnitude_mask import RankedMask
 
 RECORDS = pathlib.Path(__file__).parent / "records"
@@ -152,6 +150,12 @@ class TaylorMask(RankedMask):
         return ops.convert_to_tensor(self.mask_scores)
 
 
+class AbsoluteMask(kg.masks.MagnitudeMask):
+    """Compares magnitudes as they are."""
+
+    relative = False
+
+
 class GammaMask(RankedMask):
     """The scales of batch normalization, mean square over a group."""
 
@@ -170,13 +174,11 @@ class Method:
         mask: What `sparsify` takes, or `None` for a small network.
         widths: "joint" if the budget of multiply-adds decides how many each
             group keeps, "uniform", or "found" for what ours has found.
-        normalized: Whether saliencies are divided by their mean over a group.
         penalty: The L1 penalty of the scales of batch normalization.
     """
 
     mask: object
     widths: str = "joint"
-    normalized: bool = False
     penalty: float = 0.0
 
 
@@ -185,9 +187,9 @@ METHODS = {
     "uniform, group L2": Method("magnitude", "uniform"),
     "small network": Method(None, "uniform"),
     "random at our widths": Method("random", "found"),
-    "global, group L2": Method("magnitude"),
-    # The rule of Torch-Pruning.
-    "global, group L2 / mean": Method("magnitude", normalized=True),
+    "global, group L2": Method(AbsoluteMask()),
+    # The rule of Torch-Pruning, and `mask="magnitude"`.
+    "global, group L2 / mean": Method("magnitude"),
     "Taylor": Method(TaylorMask()),
     "BN scales": Method(GammaMask(), penalty=PENALTY),
     "BN scales, 10 x penalty": Method(GammaMask(), penalty=10 * PENALTY),
@@ -315,8 +317,6 @@ class Trainer:
         kg.sparsify(self.model, self.method.mask, granularity="channel", seed=0)
         for mask in masks_of(self.model):
             self._prepare(mask)
-            if self.method.normalized:
-                normalize(mask.mask_scores)
         self.scores = [mask.mask_scores for mask in masks_of(self.model)]
         joint = self.method.widths == "joint"
         self.limits = [
@@ -510,17 +510,6 @@ class Trainer:
                 f"predictions differ: {abs(before - after).max()}"
             )
         return used, multiply_adds(model)
-
-
-def normalize(scores):
-    """Lets saliencies be compared with the mean of their group."""
-    mark = mark_of(scores)
-
-    def saliency():
-        found = mark.saliency()
-        return found / ops.mean(found)
-
-    set_mark(scores, dataclasses.replace(mark, saliency=saliency))
 
 
 def masks_of(model):

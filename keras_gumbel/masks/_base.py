@@ -80,6 +80,8 @@ class Mask(keras.layers.Layer):
     for_weights = False
     # Whether it can be put on coupled channels, which many weights share.
     for_channels = False
+    # Whether the saliencies of channels are divided by the mean of their group.
+    relative = False
     # Whether gradients of the scores are its saliencies, squared and averaged.
     observed = False
 

@@ -68,6 +68,9 @@ class MagnitudeMask(RankedMask):
     `keras_gumbel.optimizers.ProjectedOptimizer` sets them after every step,
     with the density that stands, and compares all masks that share a budget
     with each other. What shares a score is compared by its root mean square.
+    With `granularity="channel"`, that of a channel is divided by the mean of
+    all channels of its group: layers have weights of different sizes, and one
+    budget would otherwise empty those whose weights are small.
 
     With `frequency=100` the mask is chosen in the updates 0, 100, 200, ...,
     each time with the density that stands then, and a step in between takes
@@ -108,6 +111,9 @@ class MagnitudeMask(RankedMask):
 
     References:
         - [Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878)
+        - [Fang et al., 2023](https://arxiv.org/abs/2301.12900), magnitudes of
+          coupled channels
     """
 
     for_channels = True
+    relative = True

@@ -194,7 +194,11 @@ def _saliency(
                 raise unreadable(mask, weight)
             squares = ops.square(mask.saliency(weight, layout))
             total = total + layout.weights_per_score / weights * squares
-        return ops.sqrt(total)
+        found = ops.sqrt(total)
+        if mask.relative:
+            # Of weights that are all zero, none matters.
+            found = found / ops.maximum(ops.mean(found), keras.config.epsilon())
+        return found
 
     return root_mean_square
 

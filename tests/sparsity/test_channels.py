@@ -266,7 +266,7 @@ def test_masks_that_know_their_saliency_choose_without_training(mask):
 
 
 @pytest.mark.one_backend
-def test_magnitude_of_a_channel_is_that_of_all_its_weights():
+def test_magnitude_of_a_channel_is_that_of_its_weights_over_the_mean():
     model = kg.sparsify(dense_net(), "magnitude", granularity="channel")
     weights = {
         name: to_numpy(model.get_layer(name).kernel)
@@ -277,10 +277,38 @@ def test_magnitude_of_a_channel_is_that_of_all_its_weights():
 
     squares = (weights["first"] ** 2).sum(0) + (weights["second"] ** 2).sum(0)
     squares += (weights["wide"] ** 2).sum(1) + (weights["out"] ** 2).sum(1)
-    count = 8 + 16 + 16 + 3
+    magnitudes = np.sqrt(squares)
     np.testing.assert_allclose(
-        to_numpy(scores.mark.saliency()), np.sqrt(squares / count), rtol=1e-5
+        to_numpy(scores.mark.saliency()),
+        magnitudes / magnitudes.mean(),
+        rtol=1e-5,
     )
+
+
+def test_small_weights_do_not_empty_a_layer():
+    counts = []
+    for scale in (1.0, 0.01):
+        model = dense_net()
+        for name in ("wide", "second"):
+            kernel = model.get_layer(name).kernel
+            kernel.assign(scale * kernel)
+        kg.sparsify(model, "magnitude", granularity="channel", minimum=0.0)
+        kg.harden(model, density=0.4)
+        counts.append(kept(model)["wide"])
+
+    assert 4 < counts[0] < 16
+    assert abs(counts[1] - counts[0]) <= 2
+
+
+def test_weights_of_zero_have_no_magnitude():
+    model = kg.sparsify(dense_net(), "magnitude", granularity="channel")
+    for name in ("wide", "second"):
+        kernel = model.get_layer(name).kernel
+        kernel.assign(0.0 * kernel)
+
+    kg.harden(model, density=0.4)
+
+    assert kept(model) == {"first": 8, "wide": 3}
 
 
 def test_budgets_of_groups_count_channels():
@@ -293,11 +321,13 @@ def test_budgets_of_groups_count_channels():
 
 @pytest.mark.parametrize("minimum", [0.25, 0.5])
 def test_minimum_is_kept_of_every_group(minimum):
-    model = kg.sparsify(
-        dense_net(), "magnitude", granularity="channel", minimum=minimum
-    )
-    kernel = model.get_layer("wide").kernel
-    kernel.assign(1e-3 * kernel)  # all of it would go
+    model = dense_net()
+    # All but one of the units would go.
+    small = np.where(np.arange(16) > 0, 1e-3, 1.0)
+    wide, second = (model.get_layer(n).kernel for n in ("wide", "second"))
+    wide.assign(to_numpy(wide) * small)
+    second.assign(to_numpy(second) * small[:, None])
+    kg.sparsify(model, "magnitude", granularity="channel", minimum=minimum)
 
     kg.harden(model, density=0.4)
 
