@@ -25,14 +25,17 @@ CLEAN_ENV := .venv-clean
 DEMO_ENV := .venv-demo-$(KERAS_BACKEND)
 DOCS_ENV := .venv-docs
 
-.PHONY: demo test test-oldest test-nightly lint lint-github format dist \
-	readme-check docs docs-check charts clean
+.PHONY: demo test test-quick coverage test-oldest test-nightly lint \
+	lint-github format dist readme-check docs docs-check charts clean
 
 demo: $(DEMO_ENV)/ready
 	KERAS_BACKEND=$(KERAS_BACKEND) TF_CPP_MIN_LOG_LEVEL=3 \
 		$(DEMO_ENV)/bin/python examples/sparsify_digits.py
 
 # One thread each: torch's threads wait for each other where cores are shared.
+# The tests of a file stay in one process, which compiles each shape once.
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 # Tests that do not depend on the backend run on torch: see `markers` of
 # pyproject.toml.
 test: $(TEST_ENV)/ready
@@ -41,19 +44,32 @@ test: $(TEST_ENV)/ready
 		selected="every_backend or not one_backend" && \
 		if [ $$backend = torch ]; then selected=; fi && \
 		KERAS_BACKEND=$$backend OMP_NUM_THREADS=1 \
-			$(TEST_ENV)/bin/python -m pytest -n 2 -m "$$selected" \
+			$(TEST_ENV)/bin/python $(PYTEST) -m "$$selected" \
 			|| exit 1; \
 	done
+
+# For in between: neither what is slow, nor exports, examples and pages.
+test-quick: $(TEST_ENV)/ready
+	KERAS_BACKEND=torch OMP_NUM_THREADS=1 $(TEST_ENV)/bin/python $(PYTEST) \
+		-m "not slow" --ignore tests/test_examples.py \
+		--ignore tests/test_documentation.py --ignore tests/test_export.py
+
+# With lines and branches that no test runs; on torch, where nothing compiles.
+coverage: $(TEST_ENV)/ready
+	KERAS_BACKEND=torch OMP_NUM_THREADS=1 $(TEST_ENV)/bin/python $(PYTEST) \
+		--cov keras_gumbel --cov-branch --cov-report term:skip-covered
 
 # On torch, which has to compile nothing: the quickest backend.
 test-oldest: $(OLDEST_ENV)/ready
 	@echo "== torch, $(OLDEST)"
-	KERAS_BACKEND=torch OMP_NUM_THREADS=1 $(OLDEST_ENV)/bin/python -m pytest -n 2
+	KERAS_BACKEND=torch OMP_NUM_THREADS=1 \
+		$(OLDEST_ENV)/bin/python $(PYTEST) -m "not slow"
 
 # The newest nightly of Keras. What is known to fail is in tests/nightly.py.
 test-nightly: $(NIGHTLY_ENV)/ready
 	@echo "== torch, nightly Keras"
-	KERAS_BACKEND=torch OMP_NUM_THREADS=1 $(NIGHTLY_ENV)/bin/python -m pytest -n 2
+	KERAS_BACKEND=torch OMP_NUM_THREADS=1 \
+		$(NIGHTLY_ENV)/bin/python $(PYTEST) -m "not slow"
 
 lint: $(TEST_ENV)/ready
 	$(TEST_ENV)/bin/ruff check .

@@ -31,6 +31,8 @@ def cell():
     return json.loads(next(x for x in lines if x.startswith("{"))), run.stdout
 
 
+@pytest.mark.one_backend
+@pytest.mark.slow
 def test_a_cell_of_the_table_is_as_printed(cell):
     row, printed = cell
     page = (ROOT / "docs" / "benchmarks" / "sparsity.md").read_text()

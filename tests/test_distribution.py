@@ -105,6 +105,7 @@ def require_own_noise(spread, count):
 
 
 @pytest.mark.backends("jax")
+@pytest.mark.slow
 def test_data_and_model_parallel_train_as_one_device_does():
     alone, data, model = run_together("alone", "data", "model")
 
@@ -118,6 +119,7 @@ def test_data_and_model_parallel_train_as_one_device_does():
 
 
 @pytest.mark.backends("tensorflow")
+@pytest.mark.slow
 def test_mirrored_strategy_trains_as_one_device_does():
     alone, mirrored = run_together("alone", "mirrored")
 
@@ -129,6 +131,7 @@ def test_mirrored_strategy_trains_as_one_device_does():
 
 
 @pytest.mark.backends("jax")
+@pytest.mark.slow
 def test_two_jax_processes_train_as_one_does():
     with reserved_address() as address:
         alone, first, second = run_together(
@@ -154,6 +157,7 @@ def reserved_address():
 
 
 @pytest.mark.backends("torch")
+@pytest.mark.slow
 def test_distributed_data_parallel_trains_as_one_process_does(tmp_path):
     file = tmp_path / "meeting"
 

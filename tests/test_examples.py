@@ -128,12 +128,23 @@ def test_every_example_has_a_check():
     assert set(CHECKS) == {path.stem for path in EXAMPLES.glob("*.py")}
 
 
+# Of these, one of sampling and one of sparsity on every backend.
+EVERYWHERE = ("categorical_vae", "sparsify_digits")
+
 # Packages that an example needs and the others do not.
 NEEDS = {"prune_language_model": "keras_hub"}
 
 
 # One test an example: it runs once, wherever xdist sends the tests.
-@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in EVERYWHERE
+        else pytest.param(name, marks=pytest.mark.one_backend)
+        for name in CHECKS
+    ],
+)
 def test_example_runs(name, tmp_path):
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
         pytest.skip(f"needs {NEEDS[name]}")

@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # fork.
 @pytest.mark.backends("torch")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs `os.fork`")
+@pytest.mark.slow
 def test_killed_training_ends_with_the_bits_of_an_undisturbed_run():
     run = subprocess.run(
         [

@@ -105,7 +105,16 @@ def assert_well_formed(groups):
     assert set(places.values()) <= {1}
 
 
-@pytest.mark.parametrize("first", range(0, MODELS, PER_TEST))
+@pytest.mark.parametrize(
+    "first",
+    [
+        0,
+        *(
+            pytest.param(first, marks=pytest.mark.slow)
+            for first in range(PER_TEST, MODELS, PER_TEST)
+        ),
+    ],
+)
 def test_random_models_lose_what_is_no_longer_read(first):
     for seed in range(first, first + PER_TEST):
         try:

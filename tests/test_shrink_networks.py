@@ -11,7 +11,7 @@ from tests.test_shrink_coupling import without
 from tests.test_shrink_random import assert_equal_predictions
 from tests.test_shrink_random import quietly
 
-pytestmark = pytest.mark.one_backend
+pytestmark = [pytest.mark.one_backend, pytest.mark.slow]
 
 # The share of the parameters that is left. `LayerNormalization` keeps the
 # width of the residual stream of ConvNeXt.

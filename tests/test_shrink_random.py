@@ -87,7 +87,10 @@ def assert_equal_weights(small, again):
     "first",
     [
         pytest.param(0, marks=pytest.mark.every_backend),
-        *range(PER_TEST, MODELS, PER_TEST),
+        *(
+            pytest.param(first, marks=pytest.mark.slow)
+            for first in range(PER_TEST, MODELS, PER_TEST)
+        ),
     ],
 )
 def test_random_models_shrink(first):
@@ -111,12 +114,14 @@ def failures(seeds):
     return count
 
 
+@pytest.mark.slow
 def test_the_check_notices_a_constant_folded_at_padded_edges(monkeypatch):
     monkeypatch.setattr(_unit_rules, "_is_unpadded", lambda layer: True)
 
     assert failures(range(48)) > 0
 
 
+@pytest.mark.slow
 def test_the_check_notices_units_that_a_second_time_removes(monkeypatch):
     demand = _unit_sums.UnitSum.demand
 

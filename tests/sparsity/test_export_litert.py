@@ -15,7 +15,11 @@ if importlib.util.find_spec("tensorflow") is None:
 pytest.importorskip("ai_edge_litert")
 
 # What converters warn of is between them and their dependencies.
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.one_backend]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.one_backend,
+    pytest.mark.slow,
+]
 
 
 def network(inputs=64):

@@ -98,7 +98,9 @@ EVERYWHERE = ("gpt2", "vit_classifier")
     [
         name
         if name in EVERYWHERE
-        else pytest.param(name, marks=pytest.mark.one_backend)
+        else pytest.param(
+            name, marks=[pytest.mark.one_backend, pytest.mark.slow]
+        )
         for name in BUILDERS
     ],
 )

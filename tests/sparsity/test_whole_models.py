@@ -135,7 +135,7 @@ def small_applications():
     yield keras.applications.ResNet50(**images), ["conv[123]_", "predictions"]
 
 
-@pytest.mark.backends("torch")
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1])
 def test_applications_become_sparse(index):
     model, filters = list(small_applications())[index]
