@@ -22,6 +22,10 @@ budgets in multiply-adds or bytes. The classes of the reports are in the modules
 Layers and functions that choose are in `layers` and `ops`.
 """
 
+import importlib.util
+from typing import TYPE_CHECKING
+from typing import Any
+
 from keras_gumbel import callbacks
 from keras_gumbel import constraints
 from keras_gumbel import diagnostics
@@ -61,7 +65,11 @@ from keras_gumbel.sparsity._save_compressed import save_compressed
 from keras_gumbel.sparsity._sparsify import sparsify
 from keras_gumbel.sparsity._strip import strip
 
+if TYPE_CHECKING:
+    from keras_gumbel._feature_selector import FeatureSelector
+
 __all__ = [
+    "FeatureSelector",
     "SparsityWarning",
     "WeightAxes",
     "__version__",
@@ -100,4 +108,17 @@ __all__ = [
     "strip",
     "visualization",
 ]
+# scikit-learn is optional: without it `help` and completion list the rest.
+if importlib.util.find_spec("sklearn") is None:
+    __all__.remove("FeatureSelector")
+
 __dir__ = dir_of(__all__)
+
+
+def __getattr__(name: str) -> Any:
+    if name != "FeatureSelector":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from keras_gumbel._feature_selector import FeatureSelector
+
+    globals()[name] = FeatureSelector
+    return FeatureSelector

@@ -96,6 +96,15 @@ def replace_optimizer(
         arguments.config["optimizer"] = optimizer
 
 
+def uncompile(model: keras.Model) -> None:
+    """Takes the optimizer from a model that becomes a part of another one.
+
+    Keras would save it there, and complain when it is loaded.
+    """
+    model.optimizer = None
+    model.compiled = False
+
+
 def is_saving_legacy_file() -> bool:
     """Whether Keras is writing, or reading, a file in its `.h5` format."""
     try:

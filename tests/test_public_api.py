@@ -14,6 +14,8 @@ pytestmark = pytest.mark.one_backend
 # The promise of the package: names and signatures. Changing a line here is
 # changing the API, and belongs in the changelog.
 API = """
+FeatureSelector(model=None, *, n_features_to_select=None, epochs=100, \
+batch_size=None, random_state=None, verbose=0)
 SparsityWarning(message)
 WeightAxes(units=(), inputs=None, uses=None, summed=None)
 __version__

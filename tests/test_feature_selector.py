@@ -1,0 +1,311 @@
+import pickle
+import random
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import keras_gumbel as kg
+
+# Where a model is compiled for every case, torch alone is quick.
+torch_only = pytest.mark.backends("torch")
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(640, 8))
+# Neither feature tells anything about this without the other.
+BOTH = X[:, 2] * X[:, 5] > 0
+SEPARATE = X[:, [1, 6]] > 0
+
+
+def network(X, y, optimizer="adam"):
+    """Two layers, with one output for each column of the target."""
+    outputs = y.shape[1] if y.ndim > 1 else 1
+    model = keras.Sequential(
+        [
+            keras.Input((X.shape[1],)),
+            layers.Dense(16, activation="relu"),
+            layers.Dense(outputs),
+        ]
+    )
+    # Nothing to compile: `check_estimator` fits some 80 models.
+    model.compile(optimizer, loss="mse", run_eagerly=True)
+    return model
+
+
+def selector(**kwargs):
+    options = {"epochs": 12, "batch_size": 32, "random_state": 0, **kwargs}
+    return kg.FeatureSelector(**options)
+
+
+def selected(y, **kwargs):
+    return selector(**kwargs).fit(X, y).get_support(indices=True).tolist()
+
+
+@parametrize_with_checks([kg.FeatureSelector(network, epochs=1)])
+def test_selector_passes_the_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@torch_only
+@pytest.mark.parametrize("dtype", ["bool", "int64", "str"])
+def test_selector_finds_features_that_tell_classes_together(dtype):
+    y = BOTH.astype(dtype)
+
+    assert selected(y, n_features_to_select=2, epochs=30) == [2, 5]
+
+
+@torch_only
+def test_selector_finds_features_of_a_regression():
+    y = 1e4 * (X[:, 1] + X[:, 6]) + 1e5
+
+    assert selected(y, n_features_to_select=2) == [1, 6]
+    assert selected(np.stack([y, -y], 1), n_features_to_select=2) == [1, 6]
+
+
+@torch_only
+def test_selector_finds_features_of_several_labels():
+    assert selected(SEPARATE, n_features_to_select=2) == [1, 6]
+    assert selected(SEPARATE.astype(int), n_features_to_select=2) == [1, 6]
+
+
+@torch_only
+def test_selector_without_a_target_finds_features_that_tell_the_others():
+    hidden = RNG.normal(size=(640, 2))
+    copies = hidden[:, [0, 0, 0, 1, 1, 1]]
+    noisy = copies + 0.1 * RNG.normal(size=copies.shape)
+
+    chosen = selector(n_features_to_select=2).fit(noisy)
+
+    first, second = chosen.get_support(indices=True)
+    assert first < 3 <= second
+
+
+@torch_only
+@pytest.mark.parametrize(
+    ("wanted", "count"),
+    [(None, 4), (1, 1), (3, 3), (8, 8), (0.25, 2), (0.01, 1), (1.0, 8)],
+)
+def test_selector_selects_exactly_as_many(wanted, count):
+    fitted = selector(n_features_to_select=wanted, epochs=1).fit(X, BOTH)
+
+    assert fitted.n_features_ == fitted.support_.sum() == count
+    assert fitted.transform(X).shape == (640, count)
+    assert np.array_equal(fitted.transform(X), X[:, fitted.support_])
+
+
+@torch_only
+def test_selector_ranks_the_features_that_it_drops():
+    fitted = selector(n_features_to_select=3).fit(X, BOTH)
+
+    assert (fitted.ranking_[fitted.support_] == 1).all()
+    dropped = ~fitted.support_
+    assert sorted(fitted.ranking_[dropped]) == [2, 3, 4, 5, 6]
+    falling = np.argsort(fitted.ranking_[dropped])
+    assert (np.diff(fitted.scores_[dropped][falling]) <= 0).all()
+    assert fitted.scores_[dropped].max() < fitted.scores_[~dropped].min()
+    assert len(fitted.history_["loss"]) == 12
+
+
+def _global_states():
+    return random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+
+
+def test_selector_is_as_its_seed_and_leaves_others_alone():
+    states = _global_states()
+    first, again, other = (
+        selector(random_state=seed, epochs=2).fit(X, BOTH) for seed in (3, 3, 4)
+    )
+
+    assert states == _global_states()
+    assert first.scores_.tolist() == again.scores_.tolist()
+    assert first.history_ == again.history_
+    assert first.history_ != other.history_
+
+
+@torch_only
+def test_units_of_features_do_not_matter():
+    scale = 10.0 ** np.arange(-4, 4)
+
+    plain = selector(epochs=3).fit(X, BOTH)
+    scaled = selector(epochs=3).fit(X * scale + 5 * scale, BOTH)
+
+    np.testing.assert_allclose(plain.scores_, scaled.scores_, atol=1e-3)
+
+
+@torch_only
+def test_constant_features_are_no_trouble():
+    x = np.concatenate([X, np.full((640, 2), 0.1)], axis=1)
+
+    fitted = selector(n_features_to_select=2, epochs=30).fit(x, BOTH)
+
+    assert fitted.get_support(indices=True).tolist() == [2, 5]
+    assert np.isfinite(fitted.history_["loss"]).all()
+
+
+def test_fitted_model_reads_the_selected_features_alone():
+    fitted = selector(n_features_to_select=3).fit(X, BOTH)
+    changed = np.where(fitted.support_, X, 7.0)
+
+    expected = fitted.model_.predict(X, verbose=0)
+
+    np.testing.assert_array_equal(
+        fitted.model_.predict(changed, verbose=0), expected
+    )
+    accuracy = np.mean(np.argmax(expected, axis=1) == BOTH)
+    assert accuracy > 0.6
+
+
+@torch_only
+def test_selector_in_a_pipeline_and_a_search():
+    pipeline = make_pipeline(selector(epochs=4), LogisticRegression())
+    grid = {"featureselector__n_features_to_select": [1, 2]}
+    y = (X[:, 1] + X[:, 6] > 0).astype(int)
+
+    search = GridSearchCV(pipeline, grid, cv=2).fit(X, y)
+
+    assert list(search.best_params_.values()) == [2]
+    best = search.best_estimator_[0]
+    names = [f"feature {i}" for i in range(8)]
+    assert list(best.get_feature_names_out(names)) == ["feature 1", "feature 6"]
+    assert search.score(X, y) > 0.9
+    restored = best.inverse_transform(best.transform(X))
+    assert np.array_equal(restored != 0, np.tile(best.support_, (640, 1)))
+
+
+def compiled(outputs, loss, activation=None):
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            layers.Dense(16, activation="relu"),
+            layers.Dense(outputs, activation=activation),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    return model
+
+
+LOSSES = {
+    "sparse by name": (2, "sparse_categorical_crossentropy", "softmax"),
+    "sparse": (
+        2,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        None,
+    ),
+    "sparse function": (
+        2,
+        keras.losses.sparse_categorical_crossentropy,
+        "softmax",
+    ),
+    "one output": (1, "binary_crossentropy", "sigmoid"),
+    "one-hot": (2, "categorical_crossentropy", "softmax"),
+}
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_model_is_given_classes_as_its_loss_takes_them(case):
+    model = compiled(*LOSSES[case])
+    before = model.get_weights()
+    fitted = selector(model=model, n_features_to_select=2, epochs=20)
+
+    fitted.fit(X, np.where(X[:, 1] + X[:, 6] > 0, "yes", "no"))
+
+    assert fitted.get_support(indices=True).tolist() == [1, 6]
+    assert fitted.history_["loss"][-1] < 0.3
+    assert all(map(np.array_equal, before, model.get_weights()))
+    rate = float(fitted.model_.optimizer.learning_rate)
+    assert rate == pytest.approx(0.01)
+
+
+def test_function_that_builds_a_model_is_given_data_as_by_keras():
+    given = []
+
+    def build(X, y):
+        given.extend([X, y])
+        return network(X, y)
+
+    selector(model=build, epochs=1).fit(3.0 * X + 1.0, BOTH)
+
+    x, y = given
+    np.testing.assert_allclose(x.mean(axis=0), 0.0, atol=1e-9)
+    np.testing.assert_allclose(x.std(axis=0), 1.0)
+    assert np.array_equal(y, np.stack([~BOTH, BOTH], axis=1))
+
+
+def test_selector_with_a_model_is_cloned():
+    own = selector(model=compiled(*LOSSES["one output"]), epochs=2)
+    own.set_output(transform="default").fit(X, BOTH)
+
+    twin = clone(own)
+
+    assert twin.get_params() == own.get_params()
+    assert not hasattr(twin, "model_")
+    assert vars(twin)["_sklearn_output_config"] == {"transform": "default"}
+    assert twin.fit(X, BOTH).scores_.tolist() == own.scores_.tolist()
+
+
+def test_selector_is_pickled_with_its_trained_model():
+    fitted = selector(model=network, epochs=2).fit(X, BOTH)
+
+    loaded = pickle.loads(pickle.dumps(fitted))
+
+    assert loaded.support_.tolist() == fitted.support_.tolist()
+    np.testing.assert_array_equal(
+        loaded.model_.predict(X, verbose=0),
+        fitted.model_.predict(X, verbose=0),
+    )
+
+
+def uncompiled(X, y):
+    return keras.Sequential([keras.Input((8,)), layers.Dense(1)])
+
+
+BAD = {
+    "no features": ({"n_features_to_select": 0}, BOTH, "n_features_to_select"),
+    "too many": ({"n_features_to_select": 9}, BOTH, "n_features_to_select"),
+    "a share above one": ({"n_features_to_select": 1.5}, BOTH, "a float in"),
+    "no number": ({"n_features_to_select": "half"}, BOTH, "n_features_to"),
+    "no epochs": ({"epochs": 0}, BOTH, "`epochs`"),
+    "no batch": ({"batch_size": 0}, BOTH, "`batch_size`"),
+    "no model": ({"model": "mlp"}, BOTH, "`model` of `FeatureSelector`"),
+    "no loss": ({"model": uncompiled}, BOTH, "not compiled with a loss"),
+    "one class": ({}, np.ones(640, int), "one class"),
+    "several classes": ({}, RNG.integers(3, size=(640, 2)), "`y` of"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named(case):
+    options, y, message = BAD[case]
+
+    with pytest.raises(ValueError, match=message):
+        selector(**options).fit(X, y)
+
+
+def _without_scikit_learn(statement):
+    code = f"import sys; sys.modules['sklearn'] = None; {statement}"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    return run.stdout + run.stderr.strip().splitlines()[-1]
+
+
+@torch_only
+def test_package_works_without_scikit_learn_and_says_what_is_missing():
+    use = "import keras_gumbel as kg; help(kg); kg.FeatureSelector"
+
+    printed = _without_scikit_learn(use)
+
+    assert 'pip install "keras-gumbel[sklearn]"' in printed
+    assert "sparsify(model" in printed
+    assert "class FeatureSelector" not in printed
+    assert "FeatureSelector" in dir(kg)
+    with pytest.raises(AttributeError, match="no attribute 'Selector'"):
+        _ = kg.Selector
