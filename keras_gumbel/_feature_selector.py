@@ -21,7 +21,7 @@ from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.masks import LearnedMask
 from keras_gumbel.optimizers import ProjectedOptimizer
 from keras_gumbel.schedules import CubicDensity
-from keras_gumbel.sparsity import harden
+from keras_gumbel.sparsity._harden import harden
 
 try:
     from sklearn.base import BaseEstimator
