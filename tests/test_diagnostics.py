@@ -41,6 +41,7 @@ def test_exact_gradient_is_that_of_one_variable():
     np.testing.assert_allclose(report.gradient, expected, atol=1e-6)
 
 
+@pytest.mark.one_backend
 def test_exact_gradient_is_that_of_two_variables():
     logits = np.stack([X, -X])
     report = kg.gradient_report(total, logits, estimators=[])
@@ -84,6 +85,7 @@ def test_rows_are_bias_variance_and_cosine_of_the_estimators():
         assert abs(row.cosine - cosine) < 6.1 * row.bias_error
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", MATRICES)
 def test_variance_is_that_of_the_estimator(name):
     report = kg.gradient_report(total, X, estimators=[name], seed=2)
@@ -97,6 +99,7 @@ def test_variance_is_that_of_the_estimator(name):
     assert row.bias_error == pytest.approx((row.variance / 10_000) ** 0.5)
 
 
+@pytest.mark.one_backend
 def test_masks_have_the_estimators_of_masks():
     s = np.array([0.2, 0.5, 0.7])
     report = kg.gradient_report(total, probs=s, num_samples=40_000, seed=3)
@@ -108,6 +111,7 @@ def test_masks_have_the_estimators_of_masks():
     assert biases["identity"] > 6.1 * errors["identity"]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("chunk", [6, 2**20])
 def test_samples_of_all_chunks_count_once(chunk, monkeypatch):
     monkeypatch.setattr(_estimates, "_CHUNK", chunk)
@@ -130,6 +134,7 @@ def test_samples_of_all_chunks_count_once(chunk, monkeypatch):
     assert row.cosine == pytest.approx(1.0)
 
 
+@pytest.mark.one_backend
 def test_report_repeats_with_a_seed():
     first, again, other = (
         kg.gradient_report(total, X, estimators=["reinmax"], seed=seed)
@@ -140,6 +145,7 @@ def test_report_repeats_with_a_seed():
     assert first.rows != other.rows
 
 
+@pytest.mark.one_backend
 def test_report_does_not_depend_on_the_dtype_policy():
     expected = kg.gradient_report(total, X, estimators=["gapped"], seed=6)
     keras.config.set_dtype_policy("mixed_float16")
@@ -149,6 +155,7 @@ def test_report_does_not_depend_on_the_dtype_policy():
     assert report.rows == expected.rows
 
 
+@pytest.mark.one_backend
 def test_report_prints_as_a_table_and_is_plain_data():
     report = kg.gradient_report(total, X, estimators=["gapped"], seed=0)
 

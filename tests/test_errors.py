@@ -410,6 +410,7 @@ def test_wrong_kind_gets_the_template(case):
     assert TEMPLATE.fullmatch(str(caught.value))
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("case", STRUCTURE)
 def test_wrong_structure_says_what_to_do(case):
     with pytest.raises(ValueError, match=r"`[\w.]+`") as caught:

@@ -104,6 +104,7 @@ def test_eq_28_the_gradient_is_the_mean_of_single_draws(how):
     assert logs["mae"] == pytest.approx(draws[0][1]["mae"], rel=1e-5)
 
 
+@pytest.mark.one_backend
 def test_the_variance_falls_with_the_number_of_draws():
     variances = []
     for samples in (1, 4):
@@ -506,6 +507,7 @@ def test_fit_trains_a_choice_by_a_loss_without_a_gradient():
     assert (chosen == np.arange(256) % 4 % 3).mean() > 0.95
 
 
+@pytest.mark.one_backend
 def test_a_first_draw_that_was_not_recorded_is_an_error():
     model = compiled(MonteCarloModel(chooser(), 2))
     with kg.estimators.ScoreTape().draw():

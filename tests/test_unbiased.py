@@ -130,6 +130,7 @@ def test_report_shows_no_bias(loss, draws):
         assert row.variance > 0.1
 
 
+@pytest.mark.one_backend
 def test_report_sees_a_bias():
     class Louder(RLOO):
         def score(self, hard, logits, noise):
@@ -149,6 +150,7 @@ def test_report_sees_a_bias():
         assert row.bias > 4 * row.bias_error, row
 
 
+@pytest.mark.one_backend
 def test_more_draws_leave_less_variance():
     function, point = LOSSES["three"]
     variances = [
@@ -163,6 +165,7 @@ def test_more_draws_leave_less_variance():
     assert variances[1] < 0.25 * variances[0]
 
 
+@pytest.mark.one_backend
 def test_disarm_has_less_variance_than_arm():
     function, point = LOSSES["masks"]
     report = kg.gradient_report(

@@ -59,6 +59,7 @@ def test_subset_sampler_chooses_k_items(estimator):
     require_k_hot(infer(layer), 2)
 
 
+@pytest.mark.one_backend
 def test_subset_sampler_estimators_differ():
     one, other = (
         SubsetSampler(2, estimator=name, seed=0) for name in ESTIMATORS
@@ -75,6 +76,7 @@ def test_subset_sampler_simple_has_gradient_of_marginals():
     assert slopes.all()
 
 
+@pytest.mark.one_backend
 def test_subset_sampler_soft_samples_are_relaxed():
     soft = SubsetSampler(2, 0.01, "relaxed_top_k", hard=False, seed=0)
     hard = SubsetSampler(2, 0.01, "relaxed_top_k", seed=0)
@@ -87,6 +89,7 @@ def test_subset_sampler_soft_samples_are_relaxed():
     np.testing.assert_array_equal(sample_slope(soft), sample_slope(hard))
 
 
+@pytest.mark.one_backend
 def test_subset_sampler_anneals_its_gradient():
     schedule = LinearAnnealing(0.5, 4.0, steps=1)
     annealed = SubsetSampler(2, schedule, "relaxed_top_k", seed=0)
@@ -111,6 +114,7 @@ def test_subset_sampler_chooses_along_axis(estimator):
     np.testing.assert_array_equal(infer(layer, inputs), largest(inputs, 2, 1))
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_subset_sampler_infers_top_k_by_default(estimator):
     choices = infer(SubsetSampler(2, estimator=estimator))
@@ -118,6 +122,7 @@ def test_subset_sampler_infers_top_k_by_default(estimator):
     np.testing.assert_array_equal(choices, largest(LOGITS, 2))
 
 
+@pytest.mark.one_backend
 def test_subset_sampler_inference_can_be_marginals():
     probabilities = infer(SubsetSampler(2, inference="marginals"))
 
@@ -135,6 +140,7 @@ def test_subset_sampler_inference_can_sample(estimator):
     assert values_of(step_counters(layer)) == [0]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("inference", ["top_k", "marginals"])
 def test_subset_sampler_inference_changes_no_state(inference):
     layer = SubsetSampler(2, inference=inference, seed=0)
@@ -175,6 +181,7 @@ def test_subset_sampler_never_chooses_a_forbidden_item(inference):
         )
 
 
+@pytest.mark.one_backend
 def test_subset_sampler_takes_time_steps_for_no_items():
     inputs = np.random.default_rng(3).normal(size=(5, 5, 5)).astype("float32")
     inputs[:, 1] = 0.0
@@ -191,6 +198,7 @@ def test_subset_sampler_takes_time_steps_for_no_items():
     assert (outputs.sum(axis=-1) == 2).all()
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_subset_sampler_takes_noise_and_temperature_of_a_call(estimator):
     layer = SubsetSampler(2, 0.5, estimator, seed=0)
@@ -210,6 +218,7 @@ def test_subset_sampler_takes_noise_and_temperature_of_a_call(estimator):
     assert (warm != cold).any() == (estimator == "relaxed_top_k")
 
 
+@pytest.mark.one_backend
 def test_subset_sampler_config_round_trip():
     def make():
         return SubsetSampler(
