@@ -20,6 +20,7 @@ from keras_gumbel._validation import is_number
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.masks import LearnedMask
 from keras_gumbel.optimizers import ProjectedOptimizer
+from keras_gumbel.optimizers import ScoreSGD
 from keras_gumbel.schedules import CubicDensity
 from keras_gumbel.sparsity._harden import harden
 
@@ -41,6 +42,15 @@ except ImportError as error:
 # Of the default network.
 _HIDDEN = (64, 64)
 
+# The network learns from all features first: one that helps only together with
+# others, or in its square, looks like noise until then.
+_BEGIN, _END = 0.3, 0.65
+
+# Few scores share the noise of a batch. At the rate that is good for millions
+# of them, 0.05, it drives them about; in a short run they have to come as far.
+_SCORE_RATE = 0.01
+_SCORE_REACH = 2.0
+
 # Batches of an epoch, if the user does not say how many examples one has.
 _BATCHES = 20
 _SMALLEST, _LARGEST = 32, 512
@@ -56,9 +66,10 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
     Since they are chosen jointly, a feature that helps only together with
     others is found, and one that repeats another is not needed.
 
-    It is a transformer of scikit-learn: use it in a `Pipeline`, with `clone`
-    and in a `GridSearchCV`. It needs scikit-learn 1.6 or later, which the
-    extra `keras-gumbel[sklearn]` installs.
+    It is a transformer of scikit-learn, with `fit_transform`, `transform`,
+    `inverse_transform`, `get_support` and `get_feature_names_out`: use it in a
+    `Pipeline`, with `clone` and in a `GridSearchCV`. It needs scikit-learn 1.6
+    or later, which the extra `keras-gumbel[sklearn]` installs.
 
     What is predicted follows from the type of `y`:
 
@@ -97,7 +108,8 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
             for the others, by falling `scores_`.
         n_features_: Integer, the number of selected features.
         model_: Keras model, trained with the selected features, from all
-            features as they are in `X` to its outputs.
+            features as they are in `X` to its outputs. The default model
+            standardizes the numbers that it predicts, and returns logits.
         history_: Dictionary, the history of the training.
 
     Raises:
@@ -176,7 +188,12 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
             model.compile(
                 ProjectedOptimizer(
                     optimizer,
-                    density=CubicDensity(count / features, steps),
+                    density=CubicDensity(
+                        count / features, steps, begin=_BEGIN, end=_END
+                    ),
+                    score_optimizer=ScoreSGD(
+                        max(_SCORE_RATE, _SCORE_REACH / steps)
+                    ),
                 ),
                 loss=source.loss,
                 run_eagerly=source.run_eagerly,
