@@ -43,8 +43,10 @@ except ImportError as error:
 _HIDDEN = (64, 64)
 
 # The network learns from all features first: one that helps only together with
-# others, or in its square, looks like noise until then.
-_BEGIN, _END = 0.3, 0.65
+# others, or in its square, looks like noise until then. If it is left alone
+# for long, or without weight decay, it learns the noise, too.
+_BEGIN, _END = 0.1, 0.6
+_WEIGHT_DECAY = 0.3
 
 # Few scores share the noise of a batch. At the rate that is good for millions
 # of them, 0.05, it drives them about; in a short run they have to come as far.
@@ -85,7 +87,7 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
         model: Compiled Keras model, which is cloned with new weights; or a
             function that returns one, called as `model(X=X, y=y)` with arrays
             as in `keras.wrappers`, where classes are one-hot; or `None` for
-            two hidden layers of 64 units, trained by Adam. Its inputs are
+            two hidden layers of 64 units, trained by AdamW. Its inputs are
             batches of all features, standardized. Its loss decides how it is
             given classes: as integers if the loss is a sparse one or the
             model has one output, else one-hot. Defaults to `None`.
@@ -424,7 +426,10 @@ def _default_network(features: int, target: Target) -> keras.Model:
     for units in _HIDDEN:
         network.add(layers.Dense(units, activation="relu"))
     network.add(layers.Dense(outputs))
-    network.compile("adam", losses[target.kind])
+    network.compile(
+        keras.optimizers.AdamW(1e-3, weight_decay=_WEIGHT_DECAY),
+        losses[target.kind],
+    )
     return network
 
 
