@@ -678,7 +678,7 @@ def test_shrink_leaves_shared_and_unknown_layers():
     shared = layers.Dense(4, name="shared")
     inputs = keras.Input((3, 4))
     x = shared(shared(inputs))
-    x = layers.RNN(layers.LSTMCell(4), name="memory")(x)
+    x = layers.RNN([layers.LSTMCell(4)], name="memory")(x)
     model = keras.Model(inputs, hidden(2)(x))
     randomize(model, np.random.default_rng(0))
     kill(shared, [1])

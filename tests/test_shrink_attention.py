@@ -7,6 +7,7 @@ from keras import layers
 from keras import ops
 
 import keras_gumbel
+from keras_gumbel import _keras_private
 from tests.test_shrink_coupling import check as check_coupling
 from tests.test_shrink_coupling import randomize
 from tests.test_shrink_random import assert_equal_predictions
@@ -197,3 +198,92 @@ def test_a_shrunk_head_is_saved(tmp_path):
 
     loaded = keras.models.load_model(tmp_path / "small.keras")
     assert_equal_predictions(small, loaded)
+
+
+def grouped(dim=3, heads=6, shared=3, **kwargs):
+    return layers.GroupQueryAttention(
+        dim, heads, shared, **kwargs, name="attention"
+    )
+
+
+def decoder(use_bias=True, memory=False):
+    """A block whose heads share keys and values, perhaps of another tensor."""
+    inputs = keras.Input((5, 3))
+    x = layers.Dense(8, "tanh", name="stem")(inputs)
+    y = layers.Dense(8, "tanh", name="memory")(inputs) if memory else x
+    y = grouped(use_bias=use_bias)(x, y)
+    x = layers.Dense(4, "tanh", name="hidden")(layers.Add()([x, y]))
+    return randomize(keras.Model(inputs, layers.Dense(2, name="out")(x)))
+
+
+@pytest.mark.every_backend
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("memory", [True, False])
+def test_heads_leave_with_the_keys_and_values_they_share(use_bias, memory):
+    model = decoder(use_bias, memory)
+    layer = model.get_layer("attention")
+    output = _keras_private.sublayers(layer)[-1]
+    zero(output.kernel, [0, 2, 3])  # the first group is read by its second
+
+    check(model)
+    small = keras_gumbel.shrink(model).get_layer("attention")
+
+    assert (small.num_query_heads, small.num_key_value_heads) == (4, 2)
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_grouped_heads_are_a_coupled_group(memory):
+    model = decoder(memory=memory)
+
+    groups = check_coupling(model)
+
+    assert {group.name: group.size for group in groups} == {
+        "stem": 8,
+        "attention": 3,
+        "hidden": 4,
+    }
+
+
+def test_grouped_attention_is_as_wide_as_what_it_reads():
+    model = decoder(memory=True)
+    zero(model.get_layer("hidden").kernel, 1)
+    layer = model.get_layer("attention")
+    for part in _keras_private.sublayers(layer)[:3]:
+        zero(part.kernel, 1)
+
+    check(model)
+    small = keras_gumbel.shrink(model)
+
+    # What is no longer read of one tensor leaves all three.
+    assert small.get_layer("stem").units == 7
+    assert small.get_layer("memory").units == 7
+
+
+def test_grouped_heads_with_a_gate():
+    inputs = keras.Input((5, 3))
+    x = layers.Dense(8, "tanh", name="stem")(inputs)
+    try:
+        x = grouped(use_gate=True)(x, x)
+    except (TypeError, ValueError):
+        pytest.skip("this Keras has no gates of heads")
+    model = randomize(keras.Model(inputs, layers.Dense(2, name="out")(x)))
+
+    groups = check_coupling(model)
+
+    assert {group.name: group.size for group in groups} == {
+        "stem": 8,
+        "attention": 3,
+    }
+
+
+def test_grouped_heads_whose_scores_are_returned_stay():
+    inputs = keras.Input((5, 8))
+    x, scores = grouped()(inputs, inputs, return_attention_scores=True)
+    model = keras.Model(inputs, [layers.Dense(2, name="out")(x), scores])
+    randomize(model)
+    part = _keras_private.sublayers(model.get_layer("attention"))
+    zero(part[-1].kernel, [2, 3])
+
+    check(model)
+
+    assert keras_gumbel.shrink_report(model).rows[0].kept == 3

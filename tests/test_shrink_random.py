@@ -62,7 +62,9 @@ def assert_agrees(report, small):
 
 def units_of(layer):
     config = layer.get_config()
-    names = ("units", "filters", "num_heads")
+    for inner in ("cell", "layer"):  # of wrappers
+        config = config.get(inner, {}).get("config", config)
+    names = ("units", "filters", "num_heads", "num_key_value_heads")
     found = [config[name] for name in names if name in config]
     return found[0] if found else np.ravel(config["output_shape"])[-1]
 

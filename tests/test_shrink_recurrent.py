@@ -20,7 +20,18 @@ KINDS = {
     "gru reset before": lambda *x, **y: layers.GRU(*x, reset_after=False, **y),
     "lstm": layers.LSTM,
     "simple": layers.SimpleRNN,
+    "cell": lambda units, **kwargs: of_cell(layers.LSTMCell, units, **kwargs),
+    "gru cell": lambda units, **kwargs: of_cell(
+        layers.GRUCell, units, **kwargs
+    ),
 }
+
+
+def of_cell(kind, units, name, **kwargs):
+    """Returns a recurrent layer of a cell, as one writes it by hand."""
+    own = ("return_state", "stateful")
+    options = {k: kwargs.pop(k) for k in own if k in kwargs}
+    return layers.RNN(kind(units, **kwargs), **options, name=name)
 
 
 def recurrent(kind, units=5, **kwargs):
@@ -78,10 +89,10 @@ def test_shrink_folds_constants_that_units_read(kind, use_bias):
 
     assert kept(model) == {"stem": 2, "memory": 5, "out": 2}
     small = keras_gumbel.shrink(model)
-    assert small.get_layer("memory").use_bias
+    assert small.get_layer("memory").cell.use_bias
 
 
-@pytest.mark.parametrize("kind", ["gru", "lstm"])
+@pytest.mark.parametrize("kind", ["gru", "lstm", "cell"])
 def test_shrink_removes_units_that_stay_at_zero(kind):
     model = model_of(recurrent(kind))
     layer = model.get_layer("memory")
@@ -98,7 +109,7 @@ def test_shrink_removes_units_that_stay_at_zero(kind):
     assert kept(model)["memory"] == 2
 
 
-@pytest.mark.parametrize("kind", ["gru", "lstm", "simple"])
+@pytest.mark.parametrize("kind", ["gru", "lstm", "simple", "cell", "gru cell"])
 def test_units_are_a_coupled_group(kind):
     model = model_of(recurrent(kind))
 
@@ -108,7 +119,7 @@ def test_units_are_a_coupled_group(kind):
         "stem": 4,
         "memory": 5,
     }
-    bias = int(kind == "gru")
+    bias = int(kind.startswith("gru"))
     assert slots_of(groups[1]) == [
         ("memory", "kernel", 1, False, None),
         ("memory", "bias", bias, False, None),
@@ -119,9 +130,18 @@ def test_units_are_a_coupled_group(kind):
     assert ("memory", "kernel", 0, True, 2) in slots_of(groups[0])
 
 
-@pytest.mark.parametrize("merge_mode", ["ave", "concat", "mul", "sum"])
-def test_units_of_both_directions(merge_mode):
-    layer = layers.Bidirectional(recurrent("lstm", 4), merge_mode, name="both")
+@pytest.mark.parametrize(
+    ("merge_mode", "kind"),
+    [
+        ("ave", "lstm"),
+        ("concat", "lstm"),
+        ("concat", "cell"),
+        ("mul", "lstm"),
+        ("sum", "lstm"),
+    ],
+)
+def test_units_of_both_directions(merge_mode, kind):
+    layer = layers.Bidirectional(recurrent(kind, 4), merge_mode, name="both")
     model = model_of(layer)
 
     groups = {group.name: group.size for group in check_coupling(model)}
@@ -156,3 +176,14 @@ def test_units_whose_state_is_seen_stay(options, call, why):
     skipped = keras_gumbel.shrink_report(model).skipped
     assert why in skipped["memory"]
     assert keras_gumbel.shrink(model).get_layer("memory").units == 4
+
+
+def test_units_of_stacked_cells_stay():
+    cells = [layers.LSTMCell(5), layers.GRUCell(4)]
+    model = model_of(layers.RNN(cells, name="memory"))
+    zero(model.get_layer("out").kernel, 1)
+
+    check(model)
+
+    assert kept(model) == {"stem": 4, "out": 2}
+    assert "memory" in keras_gumbel.shrink_report(model).skipped

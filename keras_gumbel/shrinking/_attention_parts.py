@@ -1,9 +1,11 @@
 """The heads of attention."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from keras_gumbel import _keras_private
 from keras_gumbel.shrinking._channel_links import Link
 from keras_gumbel.shrinking._channels import BIAS
 from keras_gumbel.shrinking._channels import BarrierError
@@ -29,28 +31,92 @@ def multi_head_attention(call: Call) -> Parts:
     """
     layer = call.layer
     query, key, value = _tensors(call)
+    dense = (layer.query_dense, layer.key_dense, layer.value_dense)
+    every = (np.arange(layer.num_heads),) * 3
+    readers = zip((query, key, value), dense, every, strict=True)
+    steps = _steps(call, [*readers], layer.output_dense)
+
+    def config(kept: list[Kept]) -> dict[str, Any]:
+        heads, units = kept[-1]
+        found: dict[str, Any] = {"num_heads": int(heads.sum())}
+        if not (units.all() and kept[0][0].all()):
+            found["output_shape"] = int(units.sum())
+        return found
+
+    return Parts(layer, steps, lambda kept: _edit(layer, steps, kept, config))
+
+
+def grouped_query_attention(call: Call) -> Parts:
+    """Returns how heads that share a key and a value are made and read.
+
+    They are removed together. The layer makes as many channels as it reads
+    queries and values: they stay or go as one.
+    """
+    layer = call.layer
+    query, key, value = _tensors(call)
+    inner = {x.name: x for x in _keras_private.sublayers(layer)}
+    heads = np.arange(layer.num_query_heads)
+    shared = heads // layer.num_repeats
+    readers = [
+        (query, inner["query"], heads),
+        (key, inner["key"], shared),
+        *(
+            [(query, inner["gate"], heads)]
+            if getattr(layer, "use_gate", False)
+            else []
+        ),
+        (value, inner["value"], shared),
+    ]
+    steps = _steps(call, readers, inner["attention_output"])
+    tensors = [query, value, call.outputs[0]]
+    units = np.arange(query.shape[-1])
+    width = Channels(len(query.shape) - 1, np.full(units.size, np.nan))
+    same = Step(Link(layer, width, (units,) * 3), tensors, object())
+
+    def config(kept: list[Kept]) -> dict[str, Any]:
+        return {
+            "num_query_heads": int(kept[0][1].sum()),
+            "num_key_value_heads": int(kept[1][1].sum()),
+        }
+
+    return Parts(
+        layer, [*steps, same], lambda kept: _edit(layer, steps, kept, config)
+    )
+
+
+def _steps(
+    call: Call, readers: list[tuple[Any, Any, np.ndarray]], reader: Any
+) -> list[Step]:
+    """Returns how heads are made of tensors, joined, and read.
+
+    Args:
+        call: The call of the layer.
+        readers: List of tuples of a tensor, the layer that reads it, and which
+            of its units each head has; the values come last.
+        reader: The layer that reads the heads.
+    """
+    layer = call.layer
     sums = [
-        _heads(call, query, layer.query_dense),
-        _heads(call, key, layer.key_dense),
-        _heads(call, value, layer.value_dense),
+        _heads(call, tensor, dense, dense is readers[-1][1])
+        for tensor, dense, _ in readers
     ]
     pinned = None
     if call.arguments.get("return_attention_scores"):
         pinned = f"{describe(layer)} returns its attention scores"
-    heads = Channels(len(query.shape) - 1, sums[-1].constants, pinned)
-    output = _output(call, heads)
+    sources = tuple(units for _, _, units in readers)
+    axis = len(readers[0][0].shape) - 1
+    heads = Channels(axis, sums[-1].constants[sources[-1]], pinned)
+    output = _output(call, heads, reader)
     known = [v for rule in (*sums, output) for v in rule.variables]
     if list(map(id, known)) != list(map(id, layer.weights)):
         raise BarrierError("has other weights than kernels and biases")
     made = [object() for _ in sums]
     joined = object()
-    every = (np.arange(heads.size),) * len(sums)
-    steps = [
-        *map(Step, sums, ([x] for x in (query, key, value)), made),
-        Step(Link(layer, heads, every), made, joined),
+    return [
+        *map(Step, sums, ([tensor] for tensor, _, _ in readers), made),
+        Step(Link(layer, heads, sources), made, joined),
         Step(output, [joined], call.outputs[0]),
     ]
-    return Parts(layer, steps, lambda kept: _edit(layer, steps, kept))
 
 
 def _tensors(call: Call) -> list[Any]:
@@ -65,7 +131,9 @@ def _tensors(call: Call) -> list[Any]:
     return found
 
 
-def _heads(call: Call, tensor: Any, dense: Any) -> PartialSum:
+def _heads(
+    call: Call, tensor: Any, dense: Any, makes_values: bool
+) -> PartialSum:
     """Returns what the heads read of one tensor.
 
     A head is constant if its values are zero.
@@ -73,7 +141,6 @@ def _heads(call: Call, tensor: Any, dense: Any) -> PartialSum:
     weights = values_of(dense, 1 + call.layer.use_bias)
     kernel = weights[0].astype("float64")
     channels = _channels_of(call, tensor)
-    makes_values = dense is call.layer.value_dense
     zero = np.full(kernel.shape[1], makes_values)
     varying = np.ones(len(kernel), bool)
     if channels is not None:
@@ -109,8 +176,7 @@ def _channels_of(call: Call, tensor: Any) -> MaybeChannels:
     return None
 
 
-def _output(call: Call, heads: Channels) -> UnitSum:
-    dense = call.layer.output_dense
+def _output(call: Call, heads: Channels, dense: Any) -> UnitSum:
     weights = values_of(dense, 1 + call.layer.use_bias)
     if weights[0].ndim != 3:
         raise BarrierError("makes outputs of several axes")
@@ -132,16 +198,20 @@ def _output(call: Call, heads: Channels) -> UnitSum:
     )
 
 
-def _edit(layer: Any, steps: list[Step], kept: list[Kept]) -> Edit:
+def _edit(
+    layer: Any,
+    steps: list[Step],
+    kept: list[Kept],
+    config_of: Callable[[list[Kept]], dict[str, Any]],
+) -> Edit:
+    kept = kept[: len(steps)]
+    config = config_of(kept)
     weights = [
         step.rule.selected(*pair)
         for step, pair in zip(steps, kept, strict=True)
         if isinstance(step.rule, UnitSum)
     ]
-    heads, units = kept[-1]
-    config: dict[str, Any] = {"num_heads": int(heads.sum())}
-    if not (units.all() and kept[0][0].all()):
-        config["output_shape"] = int(units.sum())
+    _, units = kept[-1]
     if any(len(x) > 1 for x in weights):
         config["use_bias"] = True
         for x in weights[:-1]:

@@ -28,12 +28,12 @@ from keras_gumbel.shrinking._parts import Step
 # How many numbers a unit computes in each step, and which of them its state
 # is made of.
 _GATES: dict[type, tuple[int, int]] = {
-    layers.GRU: (3, 2),
-    layers.LSTM: (4, 2),
-    layers.SimpleRNN: (1, 0),
+    layers.GRUCell: (3, 2),
+    layers.LSTMCell: (4, 2),
+    layers.SimpleRNNCell: (1, 0),
 }
 
-RECURRENT_LAYERS = tuple(_GATES)
+RECURRENT_LAYERS = (layers.GRU, layers.LSTM, layers.RNN, layers.SimpleRNN)
 
 # What becomes of the outputs of both directions.
 _MERGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -50,6 +50,8 @@ def recurrent(call: Call) -> Parts:
     The second step reads what the layer itself puts out.
     """
     layer, (tensor, *others) = call.layer, call.tensors
+    if type(layer.cell) not in _GATES:
+        raise BarrierError(UNKNOWN)
     if others:
         raise BarrierError("starts from a given state")
     if layer.stateful:
@@ -65,9 +67,12 @@ def bidirectional(call: Call) -> Parts:
     """Returns how two layers read the inputs, from both ends."""
     layer, (tensor, *others) = call.layer, call.tensors
     both = [layer.forward_layer, layer.backward_layer]
-    if any(type(x) not in _GATES for x in both):
+    if any(
+        type(x) not in RECURRENT_LAYERS or type(x.cell) not in _GATES
+        for x in both
+    ):
         raise BarrierError(UNKNOWN)
-    if both[0].units != both[1].units:
+    if both[0].cell.units != both[1].cell.units:
         raise BarrierError("has two directions of different sizes")
     if others or layer.stateful or layer.return_state:
         raise BarrierError("is given, returns or remembers its state")
@@ -80,7 +85,7 @@ def bidirectional(call: Call) -> Parts:
     made = [object(), object()]
     values = np.stack([first.values for first, _ in sums])
     output = Channels(axis, _MERGES[layer.merge_mode](values))
-    units = np.arange(both[0].units)
+    units = np.arange(both[0].cell.units)
     sources = joined = (units, units)
     if layer.merge_mode == "concat":
         nothing = np.full(units.size, -1)
@@ -112,13 +117,14 @@ def _sums(
     """Returns what units read of the inputs, and of each other."""
     if channels is not None and channels.axis != 2:
         raise BarrierError("reads another axis")
-    kernel, recurrent, *biases = values_of(layer, 2 + layer.use_bias)
-    gates, _ = _GATES[type(layer)]
+    cell = layer.cell
+    kernel, recurrent, *biases = values_of(layer, 2 + cell.use_bias)
+    gates, _ = _GATES[type(cell)]
     zero = _always_zero(layer, channels)
     values = np.where(zero, 0.0, np.nan)
     own = Layout(outputs=1, tiles=gates)
     bias = Layout(outputs=biases[0].ndim - 1 if biases else 0, tiles=gates)
-    if getattr(layer, "reset_after", False):
+    if getattr(cell, "reset_after", False):
         bias = dataclasses.replace(bias, outputs=1)
     totals = _by_unit(kernel, gates).astype("float64")
     first = PartialSum(
@@ -128,7 +134,7 @@ def _sums(
         layouts=[dataclasses.replace(own, inputs=0), bias],
         reads=(totals != 0).any(axis=2),
         totals=totals,
-        bias=np.zeros(layer.units),
+        bias=np.zeros(cell.units),
         uniform=True,
         merge_axis=None,
         axis=axis,
@@ -137,7 +143,7 @@ def _sums(
         values=values,
         parts=[layer.weights[0], *layer.weights[2:]],
         pinned=_pinned(layer),
-        lay=lambda shift: _laid(layer, shift),
+        lay=lambda shift: _laid(cell, shift),
     )
     reads = (_by_unit(recurrent, gates) != 0).any(axis=2)
     second = dataclasses.replace(
@@ -161,7 +167,13 @@ def _edit(sums: tuple[PartialSum, PartialSum], kept: list[Kept]) -> Edit:
     config: dict[str, Any] = {"units": int(kept[0][1].sum())}
     if biases:
         config["use_bias"] = True
-    return Edit(sums[0].layer, config, [kernel, recurrent, *biases])
+    layer: Any = sums[0].layer
+    if type(layer) is layers.RNN:
+        cell = layer.get_config()["cell"]
+        cell["config"].update(config)
+        cell.pop("build_config", None)  # of the old inputs
+        config = {"cell": cell}
+    return Edit(layer, config, [kernel, recurrent, *biases])
 
 
 def _by_unit(kernel: np.ndarray, gates: int) -> np.ndarray:
@@ -169,10 +181,10 @@ def _by_unit(kernel: np.ndarray, gates: int) -> np.ndarray:
     return kernel.reshape(len(kernel), gates, -1).swapaxes(1, 2)
 
 
-def _laid(layer: keras.Layer, shift: np.ndarray) -> np.ndarray:
+def _laid(cell: keras.Layer, shift: np.ndarray) -> np.ndarray:
     """Returns what units add up, of shape `(units, gates)`, as a bias."""
     bias = shift.T.ravel()
-    if getattr(layer, "reset_after", False):
+    if getattr(cell, "reset_after", False):
         return np.stack([bias, np.zeros_like(bias)])
     return bias
 
@@ -182,8 +194,9 @@ def _always_zero(layer: keras.Layer, channels: MaybeChannels) -> np.ndarray:
 
     All that makes their state reads nothing, or what is zero itself.
     """
-    kernel, recurrent, *biases = values_of(layer, 2 + layer.use_bias)
-    gates, state = _GATES[type(layer)]
+    cell = layer.cell
+    kernel, recurrent, *biases = values_of(layer, 2 + cell.use_bias)
+    gates, state = _GATES[type(cell)]
     varying = np.ones(len(kernel), bool)
     if channels is not None:
         varying = channels.constants != 0
@@ -191,7 +204,7 @@ def _always_zero(layer: keras.Layer, channels: MaybeChannels) -> np.ndarray:
     for bias in biases:
         rows = np.atleast_2d(bias)
         zero &= (_by_unit(rows, gates)[:, :, state] == 0).all(axis=0)
-    at_zero = ops.convert_to_numpy(layer.activation(ops.zeros((1, 2))))
+    at_zero = ops.convert_to_numpy(cell.activation(ops.zeros((1, 2))))
     zero &= bool((at_zero == 0).all())
     reads = _by_unit(recurrent, gates)[:, :, state] != 0
     while (wrong := zero & reads[~zero].any(axis=0)).any():
@@ -202,7 +215,8 @@ def _always_zero(layer: keras.Layer, channels: MaybeChannels) -> np.ndarray:
 def _pinned(layer: keras.Layer) -> str | None:
     if layer.return_state:
         return f"{describe(layer)} returns its state"
-    functions = [layer.activation, getattr(layer, "recurrent_activation", None)]
+    cell = layer.cell
+    functions = [cell.activation, getattr(cell, "recurrent_activation", None)]
     if not all(map(is_elementwise, functions)):
         return f"{describe(layer)} has an activation that may mix units"
     return None

@@ -9,11 +9,13 @@ from keras import layers
 
 from keras_gumbel import _keras_private
 from keras_gumbel._typing import Tensor
+from keras_gumbel.shrinking._attention_parts import grouped_query_attention
 from keras_gumbel.shrinking._attention_parts import multi_head_attention
 from keras_gumbel.shrinking._channel_links import Link
 from keras_gumbel.shrinking._channels import BarrierError
 from keras_gumbel.shrinking._channels import Call
 from keras_gumbel.shrinking._channels import MaybeChannels
+from keras_gumbel.shrinking._distributed_parts import time_distributed
 from keras_gumbel.shrinking._graph import graph_models
 from keras_gumbel.shrinking._graph import require_graph
 from keras_gumbel.shrinking._grouped_links import grouped_conv
@@ -35,7 +37,9 @@ _MASKS = ("mask", "query_mask", "key_mask", "value_mask", "attention_mask")
 _PARTS: dict[type | str, Callable[[Call], Parts]] = {
     layers.Bidirectional: bidirectional,
     "Split": split,
+    layers.GroupQueryAttention: grouped_query_attention,
     layers.MultiHeadAttention: multi_head_attention,
+    layers.TimeDistributed: time_distributed,
     **dict.fromkeys(RECURRENT_LAYERS, recurrent),
 }
 

@@ -213,11 +213,12 @@ def _layout(slot: Slot, sets: int) -> SetLayout:
 def _kernel(
     matrix: WeightMatrix, gates: list[Gate], places: dict[int, int]
 ) -> Kernel:
-    """Returns how a kernel gets smaller with fewer channels."""
+    """Returns how a kernel gets smaller with fewer channels.
+
+    They lie on one axis or two: that of the inputs and that of the outputs.
+    """
     shape = tuple(matrix.weight.shape)
     axes = sorted({gate.axis for gate in gates})
-    if len(axes) > 2:
-        raise NotImplementedError(f"{matrix.name} has channels on {axes}")
     rest = math.prod(n for i, n in enumerate(shape) if i not in axes)
     found = []
     for axis in axes:

@@ -18,6 +18,7 @@ from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import set_mark
 from keras_gumbel.sparsity._found import find_scores
 from tests.gradients import to_numpy
+from tests.test_shrink_random import units_of
 
 X = np.random.default_rng(0).normal(size=(32, 8)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(32, 3)).astype("float32")
@@ -678,8 +679,30 @@ def recurrent_net():
     return keras.Model(inputs, layers.Dense(3)(x)), {"lstm": 6, "gru": 6}
 
 
+def grouped_net():
+    """Returns a block whose heads share keys and values."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((5, 8))
+    x = layers.Dense(8, "tanh", name="stem")(inputs)
+    y = layers.GroupQueryAttention(3, 8, 4, name="grouped")(x, x)
+    x = layers.GlobalAveragePooling1D()(layers.Add()([x, y]))
+    return keras.Model(inputs, layers.Dense(3)(x)), {"stem": 8, "grouped": 4}
+
+
+def wrapped_net():
+    """Returns a net of layers within others."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((5, 8))
+    each = layers.TimeDistributed(layers.Dense(8, "tanh"), name="each")
+    x = layers.RNN(layers.LSTMCell(6), name="cell")(each(inputs))
+    expected = {f"each/{each.layer.name}": 8, "cell": 6}
+    return keras.Model(inputs, layers.Dense(3)(x)), expected
+
+
 @pytest.mark.one_backend
-@pytest.mark.parametrize("net", [attention_net, recurrent_net])
+@pytest.mark.parametrize(
+    "net", [attention_net, grouped_net, recurrent_net, wrapped_net]
+)
 def test_heads_and_recurrent_units_are_channels(net):
     model, expected = net()
     kg.sparsify(model, granularity="channel")
@@ -693,18 +716,20 @@ def test_heads_and_recurrent_units_are_channels(net):
     predicted = model.predict(x, verbose=0)
     small = kg.shrink(kg.strip(model))
 
+    # What the report counts is what is left of the kernels.
+    names = ("kernel", "recurrent_kernel")
+    left = sum(np.prod(w.shape) for w in small.weights if w.name in names)
+    for name in report.skipped:
+        left -= np.prod(small.get_layer(name.split("/")[0]).kernel.shape)
+    assert report.kept == left
     assert expected.items() <= before.items()
     assert sum(counts.values()) < sum(before.values())
     np.testing.assert_allclose(
         small.predict(x, verbose=0), predicted, atol=1e-5
     )
-    sizes = {
-        "attention": lambda layer: layer.num_heads,
-        "lstm": lambda layer: layer.units,
-        "gru": lambda layer: layer.units,
-    }
     for name in expected:
-        assert sizes[name](small.get_layer(name)) == counts[name]
+        layer = small.get_layer(name.split("/")[0])
+        assert units_of(layer) == counts[name]
     assert 0.3 * report.weights < report.kept <= 0.5 * report.weights
 
 
