@@ -43,3 +43,23 @@ def test_a_cell_of_the_table_is_as_printed(cell):
     # Two seeds of the five, on any backend; one image is 0.28%.
     assert 100 * np.mean(row["test"]) == pytest.approx(quoted, abs=1.2)
     assert "| ours" in printed
+
+
+@pytest.mark.backends("torch")
+def test_tables_of_features_are_those_of_the_records():
+    pytest.importorskip("sklearn")
+    run = subprocess.run(
+        [sys.executable, "benchmarks/features.py", "--seeds", "3"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+    printed = [x for x in run.stdout.splitlines() if x.startswith(("|", "- "))]
+
+    page = (ROOT / "docs/benchmarks/features.md").read_text().splitlines()
+    assert len(printed) > 60
+    assert [line for line in printed if line not in page] == []
