@@ -225,6 +225,61 @@ def test_stacked_layers_have_the_exact_gradient(make, axis):
         require_mean(column, value)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_subsets_have_the_exact_gradient(k):
+    """One item is forbidden, and there are three to choose from."""
+    count = 20_000
+    x = np.float32([0.8, -0.4, -np.inf, 0.1])
+    effects = np.float32([1.0, -2.0, 9.0, 0.5])
+    layer = kg.layers.SubsetSampler(k, estimator="rloo", seed=4)
+    layer.build((count, 4))
+
+    def loss(h):
+        return ops.floor(2.0 * ops.sum(ops.multiply(h, effects), axis=-1))
+
+    def total(rows):
+        tape = ScoreTape()
+        losses = []
+        for _ in range(2):
+            with tape.draw():
+                h = layer(rows, training=True)
+            losses.append(loss(h))
+        return count * tape.loss(losses)
+
+    (slopes,) = gradient(total, np.tile(x, (count, 1)))
+
+    subsets = [s for s in itertools.combinations(range(4), k) if 2 not in s]
+    h = np.array([[i in s for i in range(4)] for s in subsets], float)
+    p = np.exp(np.where(h > 0, x, 0.0).sum(axis=1).astype("float64"))
+    p /= p.sum()
+    values = np.floor(2.0 * h @ effects)
+    expected = (p * values) @ (h - p @ h)
+    for column, value in zip(slopes.T, expected, strict=True):
+        require_mean(column, value)
+    assert (slopes[:, 2] == 0).all()
+    assert k == 3 or np.abs(expected).max() > 0.1
+
+
+def test_subsets_are_trained_on_a_loss_without_a_gradient():
+    """Which two of six inputs are shown to a fixed rule."""
+    keras.utils.set_random_seed(0)
+    bias = keras.layers.Dense(6, kernel_initializer="zeros")
+    choose = kg.layers.SubsetSampler(2, estimator="rloo", seed=5)
+    inputs = keras.Input((1,))
+    model = kg.models.MonteCarloModel(
+        keras.Model(inputs, choose(bias(inputs))), num_samples=4
+    )
+
+    def missed(y_true, chosen):
+        return 2.0 - ops.floor(chosen[:, 1] + chosen[:, 4])
+
+    model.compile(keras.optimizers.Adam(0.1), loss=missed)
+    model.fit(np.zeros((64, 1)), np.zeros((64, 1)), epochs=60, verbose=0)
+
+    chosen = to_numpy(ops.convert_to_tensor(model.predict(np.zeros((1, 1)))))
+    assert np.flatnonzero(chosen[0]).tolist() == [1, 4]
+
+
 def test_index_has_the_same_scores_as_the_vector():
     def slopes(mode):
         layer = kg.layers.StraightThroughArgmax(
@@ -409,6 +464,7 @@ def test_antithetic_estimators_are_for_two_classes():
     [
         kg.layers.StraightThroughArgmax(estimator="rloo"),
         kg.layers.ConcreteMask(hard=True, estimator="rloo"),
+        kg.layers.SubsetSampler(1, estimator="rloo"),
     ],
 )
 def test_training_without_a_tape_warns(layer):

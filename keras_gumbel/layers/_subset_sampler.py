@@ -9,6 +9,9 @@ from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import require_choice
 from keras_gumbel._validation import require_positive_integer
+from keras_gumbel.estimators._lookup import require_independent_samples
+from keras_gumbel.estimators._rloo import RLOO
+from keras_gumbel.estimators._score_tape import warn_unless_recorded
 from keras_gumbel.layers._categorical import CategoricalLayer
 from keras_gumbel.layers._subsets import SUBSETS
 from keras_gumbel.ops._subsets import gumbel_top_k
@@ -32,6 +35,7 @@ class SubsetSampler(CategoricalLayer):
                       output = h + (p - sg[p]),  p_i = P(i in S)
     "relaxed_top_k":  h = the k largest of x + z,  z ~ Gumbel(0, 1)^n
                       output = h + (y - sg[y]),  y relaxed; y if not `hard`
+    "rloo":           output = h as in "simple"
     ```
 
     In inference (`training=False`) no noise is drawn and no state changes:
@@ -46,16 +50,18 @@ class SubsetSampler(CategoricalLayer):
             unless `hard`. Defaults to `1.0`.
         estimator: String, the distribution of the samples and their
             gradient: `"simple"` for that of `keras_gumbel.ops.sample_subset`,
-            `"relaxed_top_k"` for that of `keras_gumbel.ops.relaxed_top_k`.
-            Defaults to `"simple"`.
-        hard: Boolean, whether the output is k-hot. With `"simple"` it is
-            always. Defaults to `True`.
+            `"relaxed_top_k"` for that of `keras_gumbel.ops.relaxed_top_k`,
+            `"rloo"` for the samples of `"simple"` with a gradient without
+            bias, from the losses of several draws: see
+            `keras_gumbel.estimators.RLOO`. Defaults to `"simple"`.
+        hard: Boolean, whether the output is k-hot. With `"simple"` and
+            `"rloo"` it is always. Defaults to `True`.
         axis: Integer, the axis of the n items. Defaults to `-1`.
         inference: String, the output in inference: `"top_k"` for the k-hot
             vector of the k largest logits, which has no gradient,
-            `"marginals"` for the probabilities p of the items, with
-            `"simple"` alone, `"sample"` for a sample as in training. Defaults
-            to `"top_k"`.
+            `"marginals"` for the probabilities p of the items, not with
+            `"relaxed_top_k"`, `"sample"` for a sample as in training.
+            Defaults to `"top_k"`.
         learn_temperature: Boolean, whether the temperature is a trainable
             variable that starts at `temperature`, positive by construction.
             Defaults to `False`.
@@ -84,7 +90,7 @@ class SubsetSampler(CategoricalLayer):
         temperature: Positive tensor that broadcasts to `inputs`, in place of
             the layer's own temperature, or `None`. Defaults to `None`.
         noise: Tensor that broadcasts to `inputs`, to use instead of drawing
-            some, logistic for `"simple"` and Gumbel for `"relaxed_top_k"`, or
+            some, Gumbel for `"relaxed_top_k"` and logistic for the others, or
             `None`. No state is then read or written. Defaults to `None`.
 
     Input shape:
@@ -95,10 +101,11 @@ class SubsetSampler(CategoricalLayer):
 
     Raises:
         ValueError: If `k` or `temperature` is not positive, `estimator` or
-            `inference` is unknown, one of `hard` and `inference` does not go
-            with `estimator`, `return_soft` is true without `hard`, or `seed`
-            is out of range; at build, if the inputs have no such `axis` or
-            fewer than k items, or `noise_shape` does not fit them.
+            `inference` is unknown, one of `hard`, `inference`, `noise_shape`
+            and `return_soft` does not go with `estimator`, `return_soft` is
+            true without `hard`, or `seed` is out of range; at build, if the
+            inputs have no such `axis` or fewer than k items, or `noise_shape`
+            does not fit them.
 
     Example:
 
@@ -134,6 +141,8 @@ class SubsetSampler(CategoricalLayer):
         require_positive_integer(owner, "k", k)
         require_choice(owner, "estimator", estimator, tuple(SUBSETS))
         SUBSETS[estimator].check(owner, hard, inference)
+        if estimator == "rloo":
+            require_independent_samples(owner, RLOO(), noise_shape, return_soft)
         super().__init__(
             hard=hard,
             temperature=temperature,
@@ -154,6 +163,18 @@ class SubsetSampler(CategoricalLayer):
         super().build(input_shape)
         items = input_shape[self.axis]
         require_subset_size(type(self).__name__, self.k, items)
+
+    def call(
+        self,
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        training: bool | None = False,
+        temperature: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Any:
+        if training and self.estimator == "rloo":
+            warn_unless_recorded(self.name, RLOO())
+        return super().call(inputs, mask, training, temperature, noise)
 
     def draw_noise(self, shape: Any) -> Tensor:
         draw = SUBSETS[self.estimator].noise

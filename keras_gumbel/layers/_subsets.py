@@ -2,10 +2,16 @@
 
 from typing import Any
 
+from keras import ops
+
 from keras_gumbel import random
+from keras_gumbel._numerics import masked_logits
+from keras_gumbel._numerics import slope_carrier
 from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
+from keras_gumbel.estimators._rloo import RLOO
+from keras_gumbel.estimators._score_tape import record_once
 from keras_gumbel.ops._subsets import relaxed_top_k
 from keras_gumbel.ops._subsets import sample_subset
 from keras_gumbel.ops._subsets import subset_marginals
@@ -100,7 +106,45 @@ class RelaxedTopK:
         return relaxed_top_k(logits, k, temperature, False, axis, mask, noise)
 
 
+class LeaveOneOut(Simple):
+    """Whole subsets, whose gradient comes from the losses of several draws.
+
+    With p the marginals of the items, that of log P(S) is h - p.
+    """
+
+    def check(self, owner: str, hard: bool, inference: str) -> None:
+        """Raises where the options of a layer do not go with it."""
+        if not hard:
+            raise invalid_argument(
+                owner, "hard", "`True` with estimator='rloo'", hard
+            )
+
+    def sample(
+        self,
+        logits: Tensor,
+        k: int,
+        temperature: Any,
+        hard: bool,
+        axis: int,
+        mask: Tensor | None,
+        noise: Tensor | None,
+        seed: Seed = None,
+    ) -> Tensor:
+        """Draws k-hot vectors, and records how likely they were."""
+        logits, dtype = masked_logits("SubsetSampler", logits, axis, mask)
+        fixed = ops.stop_gradient(logits)
+        drawn = sample_subset(fixed, k, axis, None, noise, seed)
+
+        def score() -> Tensor:
+            slope = drawn - subset_marginals(fixed, k, axis)
+            return ops.sum(slope * slope_carrier(logits), axis=axis)
+
+        record_once(score, RLOO.group)
+        return ops.cast(drawn, dtype)
+
+
 SUBSETS: dict[str, Simple | RelaxedTopK] = {
     "simple": Simple(),
     "relaxed_top_k": RelaxedTopK(),
+    "rloo": LeaveOneOut(),
 }

@@ -130,7 +130,7 @@ def test_noise_shape_may_name_lengths_and_come_from_json():
 
 
 @pytest.mark.parametrize("option", ["noise_shape", "return_soft"])
-@pytest.mark.parametrize("make", ONE_HOT)
+@pytest.mark.parametrize("make", [*ONE_HOT, simple])
 def test_samples_that_are_compared_are_independent(make, option):
     value = {"noise_shape": (1, None), "return_soft": True}[option]
 
