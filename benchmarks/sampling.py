@@ -5,7 +5,8 @@
 prints, for three sizes, CPU time as a multiple of `softmax(x / temperature)`:
 forward, and forward and backward, for relaxed samples; forward for indices.
 On JAX all functions are jitted, on TensorFlow they are `tf.function`s without
-XLA, on torch they are eager.
+XLA, on torch they are eager. There it also counts the operations that a relaxed
+sample and its gradient launch, and what is kept for the gradient.
 """
 
 import os
@@ -228,12 +229,84 @@ class Torch:
         return run
 
 
+def costs(x, functions):
+    """Returns rows of operations forward and backward, and of memory kept."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    # Views, memory, and numbers on their way to Python.
+    free = "_local_scalar_dense alias detach empty_like expand lift_fresh view"
+
+    class Counter(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            outputs = function(*args, **(kwargs or {}))
+            name = function.name().split("::")[1].split(".")[0]
+            # The number of a call is drawn on the CPU.
+            numbered = name == "randint" and not outputs.shape
+            self.count += name not in free.split() and not numbered
+            return outputs
+
+    rows = []
+    for name, function in functions.items():
+        given = ops.convert_to_tensor(x).requires_grad_()
+        kept = {}
+
+        def pack(tensor, kept=kept, given=given):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() != given.untyped_storage().data_ptr():
+                kept[storage.data_ptr()] = tensor
+            return tensor
+
+        saving = torch.autograd.graph.saved_tensors_hooks
+        with saving(pack, lambda tensor: tensor), Counter() as forward:
+            sample = function(given)
+        weights = torch.ones_like(sample)
+        with Counter() as backward:
+            sample.backward(weights)
+        size = sum(t.untyped_storage().nbytes() for t in kept.values())
+        rows.append(
+            [
+                name,
+                str(forward.count),
+                str(backward.count),
+                f"{size / given.untyped_storage().nbytes():.3f}",
+            ]
+        )
+    return rows
+
+
+def print_costs(backend):
+    """Prints what a sample costs on torch, eagerly, beside its time."""
+    layer = kg.layers.GumbelSoftmax(TEMPERATURE, seed=0)
+    layer.build((256, 1000))
+    x = np.random.default_rng(0).normal(size=(256, 1000)).astype("float32")
+    functions = {
+        "F.gumbel_softmax": lambda x: backend.functional(x, None),
+        "keras_gumbel.ops.gumbel_softmax": lambda x: soft(x, 1),
+        "keras_gumbel.layers.GumbelSoftmax": lambda x: layer(x, training=True),
+        "a temperature that is a tensor": lambda x: kg.ops.gumbel_softmax(
+            x, ops.convert_to_tensor(TEMPERATURE), seed=1
+        ),
+    }
+    print_table(
+        "Operations of a relaxed sample, and memory kept in sizes of it",
+        ["256x1000", "forward", "backward", "kept"],
+        costs(x, functions),
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=31)
     rounds = parser.parse_args().rounds
     backend = {"jax": Jax, "tensorflow": Tensorflow, "torch": Torch}[BACKEND]()
     print(versions(*backend.packages))
+    if BACKEND == "torch":
+        print_costs(backend)
     for title, contenders, kinds in (
         ("Relaxed samples", RELAXED | backend.relaxed, ("forward", "both")),
         ("Indices", INDICES | backend.indices, ("forward",)),

@@ -126,7 +126,8 @@ def largest(values: Tensor, axis: int) -> Tensor:
     if 0 in values.shape:
         # Keras refuses an empty batch, but not on every backend.
         return ops.sum(values, axis=axis, keepdims=True)
-    return ops.stop_gradient(ops.amax(values, axis=axis, keepdims=True))
+    # Nothing is kept for a backward pass that way.
+    return ops.amax(ops.stop_gradient(values), axis=axis, keepdims=True)
 
 
 def as_budget(owner: str, budget: Any, shape: Shape = ()) -> Any:
@@ -227,18 +228,36 @@ def tempered_softmax(
     Returns:
         A tensor of the shape and dtype of `values`.
     """
-    top = largest(values, axis)
+    # Of -inf alone, the largest is -inf or, in OpenVINO, some number.
+    top = ops.maximum(largest(values, axis), -_HUGE)
     # Only differences survive a division by a small temperature.
-    distance = values - ops.maximum(top, -_HUGE)
-    if not is_number(temperature):
-        # Its gradient needs all distances finite, which takes a third of the
-        # time of the backward pass.
-        floor = -_NEGLIGIBLE[dtype_of(values)] * ops.stop_gradient(temperature)
-        distance = ops.maximum(distance, floor)
+    distance = values - top
+    if is_number(temperature):
+        some = ops.not_equal(top, -_HUGE)
+        return _softmax(distance, temperature, some, axis)
+    # Its gradient needs all distances finite, which takes a third of the time
+    # of the backward pass.
+    floor = -_NEGLIGIBLE[dtype_of(values)] * ops.stop_gradient(temperature)
+    distance = ops.maximum(distance, floor)
     share = ops.exp(distance / temperature)
     total = ops.sum(share, axis=axis, keepdims=True)
     total = ops.where(ops.equal(total, 0.0), 1.0, total)
     return share * (1.0 / total)
+
+
+def _softmax(
+    distance: Tensor, temperature: float, some: Tensor, axis: int
+) -> Tensor:
+    """`softmax(distance / temperature)`, and zeros where not `some`.
+
+    That of a backend is one operation, and keeps nothing but its result for
+    the backward pass. Of a row of -inf alone it makes NaN.
+    """
+    one = ops.cast(some, dtype_of(distance))
+    scaled = ops.where(some, distance, one)
+    if temperature != 1.0:
+        scaled = scaled / temperature
+    return ops.softmax(scaled, axis=axis) * one
 
 
 def slope_carrier(logits: Tensor) -> Tensor:

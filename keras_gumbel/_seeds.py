@@ -139,6 +139,11 @@ class _NextSeed(keras.random.SeedGenerator):
 def _words(seed: Any) -> Tensor:
     """Returns two words, as the backend has seeds, or a key of JAX."""
     if isinstance(seed, keras.random.SeedGenerator):
+        if keras.backend.backend() == "torch" and _counts(seed):
+            # They are read anyway: counted here, no GPU has to.
+            words = ops.convert_to_numpy(seed.state)
+            seed.state.assign(words + np.array([0, 1], words.dtype))
+            return words
         with _calls.updating(seed.state):
             words = seed.next()
     elif seed is None:
@@ -157,6 +162,11 @@ def _words(seed: Any) -> Tensor:
         words = ops.where(words > _WORD // 2, words - (_WORD + 1), words)
         return ops.cast(words, "int32")
     return ops.cast(words, "uint32")
+
+
+def _counts(seed: keras.random.SeedGenerator) -> bool:
+    """Whether the next seed of a generator is one more, as Keras has it."""
+    return type(seed).next is keras.random.SeedGenerator.next
 
 
 def _hashed(words: Tensor, per_example: bool) -> tuple[int, int]:

@@ -44,7 +44,12 @@ def force(monkeypatch, uniforms):
         scaled = np.reshape(uniforms, shape) * (maxval - minval) + minval
         return ops.convert_to_tensor(scaled, dtype=dtype)
 
+    def randint(shape, minval, maxval, dtype="int32", seed=None):
+        scaled = np.reshape(uniforms, shape) * (maxval - minval) + minval
+        return ops.convert_to_tensor(np.floor(scaled), dtype=dtype)
+
     monkeypatch.setattr(keras.random, "uniform", uniform)
+    monkeypatch.setattr(keras.random, "randint", randint)
 
 
 def midpoints(uniforms):
