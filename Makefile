@@ -26,7 +26,8 @@ DEMO_ENV := .venv-demo-$(KERAS_BACKEND)
 DOCS_ENV := .venv-docs
 
 .PHONY: demo test test-quick coverage test-oldest test-nightly lint \
-	lint-github format dist readme-check docs docs-check charts clean
+	lint-github format dist readme-check docs docs-check charts outputs \
+	clean
 
 demo: $(DEMO_ENV)/ready
 	KERAS_BACKEND=$(KERAS_BACKEND) TF_CPP_MIN_LOG_LEVEL=3 \
@@ -126,6 +127,15 @@ readme-check: $(DIST_ENV)/ready
 # The chart of the README, from benchmarks/records.
 charts: $(DOCS_ENV)/ready
 	$(DOCS_ENV)/bin/python tools/docs_charts.py --readme
+
+# What the pages of the tutorials show: `make outputs NAMES=hash_codes` runs
+# one. KERAS_GUMBEL_DATA names a folder of mnist.npz and fashion_mnist.npz.
+NAMES := $(basename $(notdir $(wildcard examples/*.py)))
+outputs: $(TEST_ENV)/ready
+	@for name in $(NAMES); do \
+		KERAS_BACKEND=$(KERAS_BACKEND) TF_CPP_MIN_LOG_LEVEL=3 \
+			$(TEST_ENV)/bin/python tools/record_outputs.py $$name || exit 1; \
+	done
 
 docs: $(DOCS_ENV)/ready docs/vendor/ready
 	$(DOCS_ENV)/bin/python tools/docs_build.py

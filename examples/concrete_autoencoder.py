@@ -4,6 +4,7 @@ Author: The keras-gumbel authors
 Date created: 2026/11/26
 Last modified: 2026/11/26
 Description: Select features that reconstruct an image, none of them twice.
+Picture: The pixels that are chosen, and images reconstructed from them.
 Accelerator: None
 """
 

@@ -4,6 +4,7 @@ Author: The keras-gumbel authors
 Date created: 2026/11/26
 Last modified: 2026/11/26
 Description: Remove whole filters under a budget of multiply-adds.
+Picture: The channels and the multiply-adds that are left of each layer.
 Accelerator: None
 """
 
@@ -21,6 +22,7 @@ in the end is an ordinary Keras model with fewer channels.
 
 import copy
 import math
+import os
 import pathlib
 import statistics
 import time
@@ -29,13 +31,12 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 from keras import layers
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 import keras_gumbel as kg
 
-DENSITY = 0.25
-EPOCHS = 15
+DENSITY = 0.13
+EPOCHS = 10
+TRAIN = 10_000
 BATCH_SIZE = 64
 ROUNDS = 15
 OUTPUT = pathlib.Path("prune_channels")
@@ -46,46 +47,53 @@ OUTPUT.mkdir(exist_ok=True)
 """
 ## The data
 
-1,797 real images of handwritten digits, 8x8 pixels each, of which 360 are kept
-for the test.
+10,000 images of clothes from Fashion-MNIST, 28x28 pixels each, and the 10,000
+images of its test set.
 """
 
-images, labels = load_digits(return_X_y=True)
-x_train, x_test, y_train, y_test = train_test_split(
-    images.reshape(-1, 8, 8, 1).astype("float32") / 16,
-    labels,
-    test_size=360,
-    stratify=labels,
-    random_state=0,
-)
+
+def load():
+    """Downloads Fashion-MNIST, or reads it from a folder if that is set."""
+    folder = os.environ.get("KERAS_GUMBEL_DATA")
+    if folder is None:
+        return keras.datasets.fashion_mnist.load_data()
+    with np.load(pathlib.Path(folder) / "fashion_mnist.npz") as file:
+        return tuple(
+            (file[f"x_{part}"], file[f"y_{part}"]) for part in ("train", "test")
+        )
+
+
+(x_train, y_train), (x_test, y_test) = load()
+x_train, y_train = x_train[:TRAIN, ..., None] / 255, y_train[:TRAIN]
+x_test = x_test[..., None] / 255
 steps_per_epoch = math.ceil(len(x_train) / BATCH_SIZE)
 
 """
 ## The dense convnet
 
-Two choices make it easy to prune. No convolution is padded: a filter without
-weights still puts out a constant, that of its bias, which can move into the
-next layer only if it is the same everywhere, up to the edges. And there is no
-batch normalization after the filters: it would undo the scale that a score
-gives to a filter, and the loss would hardly see the score.
+Three convolutions and two dense layers. Batch normalization, padding and
+residual connections could be there as well: `sparsify` follows the graph of the
+model, and gives channels that belong together one score.
 """
 
 LAYERS = ("conv_1", "conv_2", "conv_3", "hidden")
 
 
 def network(widths):
-    def convolution(name):
-        return layers.Conv2D(widths[name], 3, activation="relu", name=name)
+    def convolution(name, strides=1):
+        return layers.Conv2D(
+            widths[name], 3, strides, activation="relu", name=name
+        )
 
     return keras.Sequential(
         [
-            keras.Input((8, 8, 1)),
-            convolution("conv_1"),
-            convolution("conv_2"),
+            keras.Input((28, 28, 1)),
+            convolution("conv_1", 2),
+            convolution("conv_2", 2),
             convolution("conv_3"),
             layers.Flatten(),
             layers.Dense(widths["hidden"], activation="relu", name="hidden"),
-            layers.Dense(10, activation="softmax", name="digit"),
+            layers.Dense(10, activation="softmax", name="class"),
         ]
     )
 
@@ -109,12 +117,14 @@ train(dense, EPOCHS)
 """
 ## Scores for channels, a budget of multiply-adds
 
-`granularity="unit"` gives one score to each filter and each neuron. The ten
-outputs have to stay, so the last layer gets none. `sparsify` works in place,
-and the dense model is needed again below, so a copy of it gets the masks.
+`granularity="channel"` gives one score to each filter and each neuron, with all
+weights that belong to it. The ten outputs have to stay, so the last layer gets
+none. `sparsify` works in place, and the dense model is needed again below, so a
+copy of it gets the masks.
 
-A weight of `conv_2` is used at 16 places of an image, one of `hidden` once.
-With `costs` the density is the share of all multiply-adds that may be left.
+A weight of `conv_2` is used at 36 places of an image, one of `hidden` once.
+With `costs` the density is the share of all multiply-adds that may be left,
+counted with the inputs and the outputs that are kept of each layer.
 
 The schedule takes the density to its end in 60% of the steps; after 70% the
 mask is final, and what is left of the training is for the channels that are
@@ -127,7 +137,7 @@ def falling(density):
 
 
 masked = copy.deepcopy(dense)
-kg.sparsify(masked, filters=LAYERS, granularity="unit")
+kg.sparsify(masked, granularity="channel")
 costs = kg.sparsity_costs(masked, "multiply_adds")
 train(masked, EPOCHS, density=falling(DENSITY), costs=costs)
 
@@ -151,8 +161,6 @@ print(f"largest difference of the predictions: {difference:.1e}")
 ## How many multiply-adds are left
 
 `sparsity_costs` says how often a weight of each layer is used for one image.
-Fewer are left than the budget allows, since the budget counts a filter with all
-that it reads, and some of that is gone as well.
 """
 
 
@@ -171,7 +179,7 @@ print(f"multiply-adds: {left:.1%} are left")
 ## Two rivals of the same size
 
 The classical way is to remove the smallest filters, the same share of each
-layer. With the square root of what is left above, that leaves as many
+layer. With the square root of what is left above, that leaves about as many
 multiply-adds. And a convnet with the widths of the small one can be trained
 from scratch, for as many epochs as the dense and the masked one together.
 """
@@ -197,7 +205,7 @@ models = {
     "smallest filters": kg.shrink(kg.strip(magnitude)),
     "from scratch": scratch,
 }
-batch = np.tile(x_test, (4, 1, 1, 1))
+batch = x_test[:1000]
 
 
 def seconds(model):
@@ -233,10 +241,17 @@ ratios = [
 columns = ["model", "accuracy", "parameters", "multiply-adds", "bytes", "time"]
 print("| " + " | ".join(columns) + " |")
 print("|---" + "|--:" * (len(columns) - 1) + "|")
+accuracies = {}
 for (name, model), ratio in zip(models.items(), ratios, strict=True):
-    print("| " + " | ".join(row(name, model, ratio)) + " |")
+    cells = row(name, model, ratio)
+    accuracies[name] = cells[1]
+    print("| " + " | ".join(cells) + " |")
 
 """
+One test accuracy has a standard error of 0.3 points, so the three small
+networks are level. The learned scores have found widths, in a single run, from
+which a network trains as well from scratch.
+
 ## The picture
 """
 
@@ -275,5 +290,10 @@ draw_bars(
     "multiply-adds of an image",
 )
 right_axes.legend(loc="lower right")
+figure.suptitle(
+    f"{left:.0%} of the multiply-adds left. Test accuracy: "
+    + ", ".join(f"{name} {value}" for name, value in accuracies.items()),
+    fontsize=10,
+)
 figure.savefig(OUTPUT / "prune_channels.png", dpi=120)
 print(f"picture: {OUTPUT / 'prune_channels.png'}")

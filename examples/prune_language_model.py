@@ -4,6 +4,7 @@ Author: The keras-gumbel authors
 Date created: 2026/11/29
 Last modified: 2026/11/29
 Description: Train a small GPT-2, prune it to 20%, save it, and write text.
+Picture: Test loss of each model, and the weights kept of each matrix.
 Accelerator: None
 """
 
@@ -158,6 +159,7 @@ learned = sparse["learned, fine-tuned"]
 kept = {name: report.kept for name, report in reports.items()}
 kept["dense"] = reports["magnitude, one shot"].weights
 
+losses = {}
 print("| model | weights kept | test loss | bytes |")
 print("|---|--:|--:|--:|")
 for name, model in {"dense": dense, **sparse}.items():
@@ -165,6 +167,7 @@ for name, model in {"dense": dense, **sparse}.items():
         kg.strip(model)
     model.compile(loss=loss, weighted_metrics=[])
     nats = model.evaluate(*test_data, batch_size=256, verbose=0)
+    losses[name] = nats
     path = OUTPUT / "model.weights.h5"
     model.save_weights(path)
     size = len(gzip.compress(path.read_bytes()))
@@ -200,17 +203,31 @@ print(f"loaded: {written(loaded)!r}")
 ## The picture
 """
 
-figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+figure, (left, right) = plt.subplots(
+    1, 2, figsize=(10, 4.2), layout="constrained"
+)
+colors = dict.fromkeys(losses, "#BBBBBB") | {
+    "magnitude, fine-tuned": "#D55E00",
+    "learned, fine-tuned": "#0072B2",
+}
+bars = left.barh(list(losses), list(losses.values()), color=colors.values())
+left.bar_label(bars, fmt="%.2f", padding=4)
+left.invert_yaxis()
+left.margins(x=0.15)
+left.set_title(f"test loss with {DENSITY:.0%} of the weights, nats a character")
+left.spines[["top", "right"]].set_visible(False)
 for i, name in enumerate(["magnitude, fine-tuned", "learned, fine-tuned"]):
     rows = reports[name].rows
     places = np.arange(len(rows)) + 0.4 * i
-    axes.barh(places, [row.density for row in rows], 0.4, label=name)
+    shares = [row.density for row in rows]
+    right.barh(places, shares, 0.4, label=name, color=colors[name])
 names = [row.name.partition(f"{LAYERS}_")[2] for row in rows]
-axes.set_yticks(np.arange(len(rows)) + 0.2, names)
-axes.invert_yaxis()
-axes.axvline(DENSITY, color="black", linestyle="--", label="all layers")
-axes.xaxis.set_major_formatter("{x:.0%}")
-axes.set_xlabel("kept weights")
-axes.legend()
+names = [name.removesuffix("/kernel").replace("_dense", "") for name in names]
+right.set_yticks(np.arange(len(rows)) + 0.2, names)
+right.invert_yaxis()
+right.axvline(DENSITY, color="gray", linestyle="--", label="all layers")
+right.xaxis.set_major_formatter("{x:.0%}")
+right.set_title("weights kept of each matrix")
+right.legend()
 figure.savefig(OUTPUT / "prune_language_model.png", dpi=150)
 print(f"picture: {OUTPUT / 'prune_language_model.png'}")

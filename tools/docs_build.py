@@ -15,6 +15,7 @@ import tomllib
 
 import docs_charts
 import docs_snippets
+import docs_tutorials
 from griffe_keras import public_names
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -72,6 +73,7 @@ def main() -> None:
     """Draws, writes, builds and checks."""
     docs_charts.main()
     docs_snippets.main()
+    docs_tutorials.main()
     require_no_griffe_warning(build())
     missing = public_names() - shown_names()
     if missing:

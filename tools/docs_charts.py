@@ -25,6 +25,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
 IMAGES = ROOT / "docs" / "images"
 GENERATED = ROOT / "docs" / "generated"
+PAGES = ROOT / "docs" / "benchmarks"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +152,259 @@ def chart_sparsity(theme: Theme) -> Figure:
     return figure
 
 
-CHARTS: dict[str, tuple[Callable[[Theme], Figure], tuple[str, ...]]] = {
-    "sparsity": (chart_sparsity, tuple(f"{t}.jsonl" for t in SPARSE_TASKS)),
+def page_table(page: str, below: str) -> list[list[str]]:
+    """Reads the first table of a benchmark's page below a text, titles first.
+
+    Some benchmarks have no records: what they printed is on their page.
+    """
+    text = (PAGES / f"{page}.md").read_text()
+    rows = re.search(r"(?:^\|.*\n)+", text[text.index(below) :], re.M)
+    if rows is None:
+        raise SystemExit(f"{page}.md has no table below {below!r}.")
+    cells = [
+        [cell.strip() for cell in row.strip("|").split("|")]
+        for row in rows[0].splitlines()
+    ]
+    return [cells[0], *cells[2:]]
+
+
+def draw_bars(
+    axes: Axes, names: list[str], values: list[float], theme: Theme, ours: str
+) -> None:
+    """Draws a bar for each name. The bars of ours have its color."""
+    colors = [
+        theme.ours if re.search(ours, name) else theme.others[-1]
+        for name in names
+    ]
+    bars = axes.barh(names, values, color=colors, height=0.65)
+    axes.bar_label(bars, fmt="%.2f", padding=4, color=theme.text)
+    if not axes.yaxis_inverted():  # a shared axis is, after the first panel
+        axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(left=False, bottom=False, labelbottom=False)
+    axes.margins(x=0.12)
+
+
+def chart_one_shot(theme: Theme) -> Figure:
+    """What pruning a transformer costs, without training and with some."""
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(10, 3.8), layout="constrained"
+    )
+    rows = records("pretrained-language.jsonl")
+    methods = {
+        "ours, one shot": "keras-gumbel, reconstructed",
+        "SparseGPT": "SparseGPT",
+        "magnitude, global": "magnitude, one budget",
+        "Wanda, per layer": "Wanda, per layer",
+    }
+    colors = [theme.ours, *theme.others]
+    for (name, label), color in zip(methods.items(), colors, strict=False):
+        found = {
+            row["density"]: np.mean(row["test"])
+            for row in rows
+            if row["method"] == name
+            and row["steps"] == 0
+            and isinstance(row["density"], float)
+        }
+        kept = sorted(found, reverse=True)
+        left.plot(
+            [100 * k for k in kept],
+            [found[k] for k in kept],
+            color=color,
+            marker="o",
+            linewidth=2.8 if color == theme.ours else 1.3,
+            label=label,
+        )
+    left.invert_xaxis()
+    left.set_xticks([50, 30, 15], ["50%", "30%", "15%"])
+    left.set(xlabel="weights kept", ylabel="test loss above dense, nats")
+    left.legend(frameon=False)
+    left.set_title("Transformer, one shot: lower is better", loc="left")
+    rows = records("pretrained-mlp.jsonl")
+    methods = {
+        "ours": "keras-gumbel",
+        "magnitude, dense gradient": "magnitude, dense gradient",
+        "magnitude": "magnitude",
+        "magnitude, at once": "magnitude, at once",
+    }
+    for (name, label), color in zip(methods.items(), colors, strict=False):
+        found = {
+            row["steps"]: np.mean(row["test"])
+            for row in rows
+            if row["method"] == name and row.get("density") == 0.02
+        }
+        steps = sorted(found)
+        right.plot(
+            steps,
+            [found[n] for n in steps],
+            color=color,
+            marker="o",
+            linewidth=2.8 if color == theme.ours else 1.3,
+            label=label,
+        )
+    right.set(xscale="log", xlabel="steps of fine-tuning")
+    right.set_xticks([3, 6, 12, 25, 100, 400], [3, 6, 12, 25, 100, 400])
+    right.minorticks_off()
+    right.set_ylabel("test accuracy, %")
+    right.legend(frameon=False)
+    right.set_title("MNIST, 2% kept: higher is better", loc="left")
+    return figure
+
+
+def chart_channels(theme: Theme) -> Figure:
+    """Accuracy of the rules on the network where all of them were run."""
+    figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    found = {
+        row["method"]: row["test"]
+        for row in records("channels-fashion_mnist.jsonl")
+        if row["net"] == "plain uneven"
+    }
+    names = sorted(found, key=lambda name: -np.mean(found[name]))
+    for place, name in enumerate(names):
+        mean, error = mean_and_error(np.array(found[name]))
+        color = theme.ours if name == "ours" else theme.others[-1]
+        axes.errorbar(
+            mean, place, xerr=error, color=color, marker="o", markersize=7
+        )
+        axes.annotate(
+            f"{mean:.1f}",
+            (mean, place),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+        )
+    labels = ["keras-gumbel" if n == "ours" else n for n in names]
+    axes.set_yticks(range(len(names)), labels)
+    axes.invert_yaxis()
+    axes.margins(y=0.12)
+    axes.set_xlabel("test accuracy with 12% of the multiply-adds, %")
+    axes.set_title("Fashion-MNIST, uneven widths, 5 seeds", loc="left")
+    return figure
+
+
+def chart_litert(theme: Theme) -> Figure:
+    """Time against zeros, for two sizes of layers."""
+    figure, all_axes = plt.subplots(
+        1, 2, figsize=(10, 3.6), layout="constrained", sharey=True
+    )
+    for axes, size in zip(all_axes, (256, 1024), strict=True):
+        rows = page_table("litert", f"Three layers of {size} units")
+        at = {title: i for i, title in enumerate(rows[0])}
+        for pattern, color in zip(
+            ("blocks of 4", "single"),
+            (theme.ours, theme.others[0]),
+            strict=True,
+        ):
+            chosen = [r for r in rows[1:] if r[at["pattern"]] == pattern]
+            zeros = [float(r[0].rstrip("%")) for r in chosen]
+            for batch, dashes in (("batch 1", "-"), ("batch 64", "--")):
+                axes.plot(
+                    zeros,
+                    [float(r[at[batch]]) for r in chosen],
+                    dashes,
+                    color=color,
+                    marker="o",
+                    label=f"{pattern}, {batch}",
+                )
+        axes.axhline(1, color=theme.text, linewidth=1, linestyle=":")
+        axes.set(xlabel="zeros, %")
+        axes.set_title(f"Three layers of {size} units", loc="left")
+    all_axes[0].set_ylabel("time, dense file = 1")
+    all_axes[0].legend(frameon=False)
+    return figure
+
+
+def chart_step(theme: Theme) -> Figure:
+    """The cost of a training step, for two networks on JAX."""
+    figure, all_axes = plt.subplots(
+        1, 2, figsize=(10, 3.4), layout="constrained", sharey=True
+    )
+    for axes, net in zip(all_axes, ("LeNet-300-100", "convnet"), strict=True):
+        rows = page_table("step", f"\n{net}, ")[1:]
+        draw_bars(
+            axes,
+            [r[0] for r in rows],
+            [float(r[1]) for r in rows],
+            theme,
+            "learned",
+        )
+        axes.set_title(f"{net}, JAX: dense step = 1", loc="left")
+    return figure
+
+
+def chart_shrink(theme: Theme) -> Figure:
+    """What is left of well-known networks without half of their channels."""
+    figure, all_axes = plt.subplots(
+        1, 2, figsize=(10, 3), layout="constrained", sharey=True
+    )
+    rows = page_table("shrink", "Half of the channels")[1:]
+    titles = {2: "parameters left", 3: "multiply-adds left"}
+    for axes, (column, title) in zip(all_axes, titles.items(), strict=True):
+        left = [float(re.findall(r"\((0\.\d+)", r[column])[0]) for r in rows]
+        draw_bars(axes, [r[0] for r in rows], left, theme, ".")
+        axes.set_xlim(0, 1)
+        axes.set_title(f"{title}, dense = 1", loc="left")
+    return figure
+
+
+def chart_latency(theme: Theme) -> Figure:
+    """The time of shrunk networks in the runtimes of TensorFlow models."""
+    figure, all_axes = plt.subplots(
+        1, 2, figsize=(10, 2.8), layout="constrained", sharey=True
+    )
+    for axes, net in zip(all_axes, ("ResNet50", "MobileNetV2"), strict=True):
+        rows = page_table("latency", f"\n{net}, batch of 1,")
+        shrunk = rows[0].index("shrunk")
+        draw_bars(
+            axes,
+            [r[0] for r in rows[1:]],
+            [float(r[shrunk]) for r in rows[1:]],
+            theme,
+            ".",
+        )
+        axes.set_title(f"{net}, batch of 1: time, float32 = 1", loc="left")
+    return figure
+
+
+def chart_estimators(theme: Theme) -> Figure:
+    """Bias against variance, where both are measured."""
+    figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    rows = page_table("estimators", "| estimator")[1:]
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if re.fullmatch(r"[\d.e+-]+", row[2]):
+            point = float(row[2]), float(row[3])
+            found.setdefault(row[0], []).append(point)
+    colors = [theme.ours, *theme.others]
+    markers = "osD^vP"
+    for i, (name, points) in enumerate(found.items()):
+        biases, variances = zip(*points, strict=True)
+        axes.plot(
+            biases,
+            variances,
+            color=colors[i % 6],
+            marker=markers[i // 6 % 6],
+            linewidth=1,
+            label=name,
+        )
+    axes.set(xscale="log", yscale="log", xlabel="bias", ylabel="variance")
+    axes.legend(
+        frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
+    axes.set_title("A point for each temperature", loc="left")
+    return figure
+
+
+CHARTS: dict[str, Callable[[Theme], Figure]] = {
+    "channels": chart_channels,
+    "estimators": chart_estimators,
+    "latency": chart_latency,
+    "litert": chart_litert,
+    "pretrained": chart_one_shot,
+    "shrink": chart_shrink,
+    "sparsity": chart_sparsity,
+    "step": chart_step,
 }
 README = ("accuracy", chart_readme, ("mnist-5k.jsonl",))
 
@@ -252,8 +504,8 @@ def main() -> None:
         print_facts()
         return
     require_fresh_readme()
-    for name, (chart, sources) in CHARTS.items():
-        for _ in draw(name, chart, sources, GENERATED):
+    for name, chart in CHARTS.items():
+        for _ in draw(name, chart, (), GENERATED):
             pass
 
 

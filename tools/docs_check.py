@@ -305,7 +305,7 @@ def check_search(page: sync_api.Page, origin: str) -> list[str]:
         page.locator("input[role=combobox]").press_sequentially(words)
         first = page.locator("[role=option]").first
         try:
-            first.wait_for(timeout=2000)
+            first.wait_for(timeout=10_000)
         except sync_api.TimeoutError:
             faults.append(f"search: nothing is found for {words!r}")
             continue
