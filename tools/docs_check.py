@@ -36,7 +36,7 @@ CHROMIUM = ("chromium", "google-chrome")
 SEARCHES = {
     "pruning": ("/quickstart_sparsify/", "/pretrained/", "/channels/"),
     "structured": ("/channels/",),
-    "feature selection": ("/features/", "/quickstart_choose/"),
+    "feature selection": ("/features/", "/benchmarks/features/"),
     "pretrained": ("/pretrained/", "/benchmarks/pretrained/"),
     "EarlyStopping": ("/callbacks/",),
     "tflite": ("/export/",),
