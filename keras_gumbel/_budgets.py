@@ -446,7 +446,7 @@ def budget_groups(
                     "a number, or a dictionary with a name or regex for all "
                     "scores",
                     limits,
-                    f"None fits {name_of(variable)}.",
+                    f"No key matches {name_of(variable)}.",
                 )
         groups = [
             group
@@ -520,8 +520,8 @@ def _groups(
         raise invalid_argument(
             owner,
             "budget",
-            "a dictionary with a budget for each kind of scores, weights and "
-            f"channels, of {listed}; or pass `density`",
+            "a dictionary with separate budgets for weights and channels of "
+            f"{listed}; or pass `density`",
             budget,
         )
     return found
@@ -581,13 +581,13 @@ def _require_affordable(owner: str, group: BudgetGroup) -> None:
         raise invalid_argument(
             owner,
             "budget",
-            f"at most {most:,.12g}, what all of these scores cost: {listed}",
+            f"at most {most:,.12g}, the cost of all of these scores: {listed}",
             group.budget,
         )
 
 
 def _require_floors(owner: str, group: BudgetGroup) -> None:
-    """Raises if a budget does not pay for what is kept at least."""
+    """Raises if a budget is too small for the minimums."""
     least, most = group.least_cost, group.total_cost
     limit = group.budget if group.density is None else group.density
     if not least or limit is None:
@@ -605,12 +605,12 @@ def _require_floors(owner: str, group: BudgetGroup) -> None:
         raise invalid_argument(
             owner,
             name,
-            f"at least {least / share:.6g}, for what is kept of these scores "
-            f"in any case: {listed}",
+            f"at least {least / share:.6g}, for the minimums of these scores: "
+            f"{listed}",
             limit,
-            f"It comes down to {lowest / share:.6g}. Keep more, or pass a "
-            "smaller `minimum` to `keras_gumbel.sparsify`. If the granularity "
-            "is 'fan_in', every unit keeps an input.",
+            f"It falls to {lowest / share:.6g}. Keep more, or pass a smaller "
+            "`minimum` to `keras_gumbel.sparsify`. If the granularity is "
+            "'fan_in', every unit keeps at least one input.",
         )
 
 
@@ -654,7 +654,7 @@ def keys_of(
             raise invalid_argument(
                 owner,
                 argument,
-                f"a dictionary of names of {what}, or regexes found in them: "
+                f"a dictionary of names of {what}, or regexes that match them: "
                 + ", ".join(own),
                 key,
             )

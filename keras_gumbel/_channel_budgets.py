@@ -194,9 +194,9 @@ class ChannelBudget(BudgetGroup):
                 return values
             listed = ", ".join(map(name_of, self.variables))
             raise ValueError(
-                "Nothing is known yet of how much each channel matters, so "
-                f"none can be dropped of {listed}. Train the model with a "
-                "`ProjectedOptimizer` first, or use `mask='magnitude'`."
+                f"No channel of {listed} can be dropped, because it is not "
+                "known yet how much each channel matters. Train the model with "
+                "a `ProjectedOptimizer` first, or use `mask='magnitude'`."
             )
         return self._choose(values, saliencies, budget)
 

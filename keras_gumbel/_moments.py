@@ -108,7 +108,7 @@ def moments_of(weight: Any) -> Moments | None:
 
 
 def missing_moments(weight: Any, input_axes: Any) -> str | None:
-    """Says why a weight has no moments, if it has none.
+    """Returns why a weight has no moments, or `None`.
 
     Args:
         weight: The variable.
@@ -118,11 +118,11 @@ def missing_moments(weight: Any, input_axes: Any) -> str | None:
     if moments_of(weight) is not None:
         return None
     if input_axes is None:
-        return "not a layer that `keras_gumbel.calibrate` knows"
+        return "not a layer that `keras_gumbel.calibrate` supports"
     if hasattr(weight, _ATTRIBUTE):
         return (
             "no inputs seen by `keras_gumbel.calibrate`: its layer is not "
-            "called by the model, or is inside of a recurrent layer"
+            "called by the model, or is inside a recurrent layer"
         )
     return "no calibration data: call `keras_gumbel.calibrate` first"
 

@@ -1,7 +1,7 @@
-"""The mark that says which variables are keep-probabilities.
+"""The mark of variables that are scores.
 
-Masks mark their scores, the optimizer projects what is marked, and neither
-knows the other.
+Masks mark their scores, and the optimizer projects marked variables. Neither
+imports the other.
 """
 
 import dataclasses
@@ -32,13 +32,13 @@ _FINAL = "keras_gumbel_final"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mark:
-    """What an optimizer and the functions of whole models know of scores.
+    """What an optimizer and the functions of whole models know about scores.
 
     Attributes:
         saliency: Callable that returns how much each score matters, or `None`
-            if nothing is known of that. It decides between equal scores.
-        ranked: Boolean, whether the scores are not learned, but set by their
-            saliencies.
+            if this is unknown. It orders equal scores.
+        ranked: Boolean, whether the scores are set by their saliencies instead
+            of learned.
         weights_per_score: Integer, the number of weights that one score
             controls.
         rows: `(n, axis)`: at most `n` scores are kept along `axis` in the
@@ -47,11 +47,11 @@ class Mark:
         pretrained: Boolean, whether the weights have been trained before.
         observed: Boolean, whether the optimizer averages the gradients of the
             scores as their saliencies.
-        place: Where the channels are that they stand for, or `None` if they
-            are no scores of channels.
-        minimum: Number in [0, 1), the share of the scores that is kept at
-            least.
-        frequency: Integer, of how many updates one sets those that are ranked.
+        place: The position of their channels, or `None` if they are not
+            scores of channels.
+        minimum: Number in [0, 1), the smallest fraction of the scores that is
+            kept.
+        frequency: Integer, the number of updates from one ranking to the next.
         name: String, the name in reports, or `None` for the variable's path.
     """
 
@@ -75,34 +75,32 @@ def mark_scores(
     pretrained: bool = False,
     minimum: float = 0.0,
 ) -> keras.Variable:
-    """Marks a variable as scores: keep-probabilities under the budget.
+    """Marks a variable as scores, which then share the budget.
 
-    `ProjectedOptimizer` keeps the marked variables it is given inside
-    {s in [0, 1]^n, sum(s) <= K} (Eq. 21) and excludes them from weight decay.
-    `keras_gumbel.sparsity_report` lists them, `keras_gumbel.harden` sets them
-    to zeros and ones, and `keras_gumbel.strip` takes the mark away. Masks mark
-    their own scores; mark a variable to put scores of yours under the same
-    budget.
+    Use it to put your own scores under the same budget as those of masks, which
+    mark their scores themselves. `ProjectedOptimizer` keeps marked variables in
+    {s in [0, 1]^n, sum(s) <= K} (Eq. 21) and does not apply weight decay to
+    them. `keras_gumbel.sparsity_report` lists them, `keras_gumbel.harden` sets
+    them to zeros and ones, and `keras_gumbel.strip` removes the mark.
 
     Args:
         variable: `keras.Variable` of a float dtype.
         saliency: `None` for scores that are learned. Or a callable without
             arguments that returns a tensor of their shape with entries of at
-            least 0, such as the magnitudes of weights: whatever the gradient,
-            after each step the K scores of largest saliency are 1 and all
-            others 0. Defaults to `None`.
+            least 0, such as the magnitudes of weights. After each step, the K
+            scores with the largest saliency are then 1 and all others 0,
+            independent of the gradient. Defaults to `None`.
         weights_per_score: Positive integer, the number of weights that one
             score controls. A score uses that much of the budget. Defaults to
             `1`.
         rows: `(n, axis)`. At most `n` scores are kept along `axis` in the
             final mask (N:M sparsity). Or `(None, axes)` with a tuple of axes:
             every row along these axes keeps the same number, which the
-            density decides. `None` for no such limit. Defaults to `None`.
-        pretrained: Boolean, whether the network has been trained before, as
-            `keras_gumbel.optimizers.ScoreSGD` needs to know. Defaults to
-            `False`.
-        minimum: Number in [0, 1), the share of the scores that is kept at
-            least, rounded up, however little they matter. Defaults to `0.0`.
+            density sets. `None` for no such limit. Defaults to `None`.
+        pretrained: Boolean, whether the network has been trained before: see
+            `keras_gumbel.optimizers.ScoreSGD`. Defaults to `False`.
+        minimum: Number in [0, 1), the smallest fraction of the scores that is
+            kept, rounded up. Defaults to `0.0`.
 
     Returns:
         The same variable.
@@ -134,11 +132,11 @@ def require_minimum(
     rows: Rows = None,
     shape: Any = None,
 ) -> None:
-    """Raises unless scores may have a floor.
+    """Raises unless scores can have a minimum.
 
     Args:
-        owner: String, the function a user has called.
-        minimum: What the user has passed.
+        owner: String, the function that the user called.
+        minimum: The value that the user passed.
         rows: As in `mark_scores`. Defaults to `None`.
         shape: Tuple of integers, the shape of the scores, if `rows` is given.
             Defaults to `None`.
@@ -147,7 +145,7 @@ def require_minimum(
         raise invalid_argument(
             owner,
             "minimum",
-            "a number in [0, 1), the share that is kept at least",
+            "a number in [0, 1), the smallest fraction that is kept",
             minimum,
         )
     if rows is not None and rows[0] is not None:
@@ -156,14 +154,14 @@ def require_minimum(
             raise invalid_argument(
                 owner,
                 "minimum",
-                f"at most {count}/{shape[axis]}, the share that its "
+                f"at most {count}/{shape[axis]}, the fraction that its "
                 "granularity allows",
                 minimum,
             )
 
 
 def set_mark(variable: Any, mark: Mark | None) -> Any:
-    """Gives a variable a mark, or takes it away, and returns the variable."""
+    """Sets or removes the mark of a variable, and returns the variable."""
     setattr(variable, _MARK, mark)
     return variable
 
@@ -189,7 +187,7 @@ def rename(variable: Any, name: str) -> None:
 
 
 def saliency_of(variable: Any) -> Tensor:
-    """Returns how much each score matters; zeros where that is not known."""
+    """Returns how much each score matters, or zeros if this is unknown."""
     saliency = mark_of(variable).saliency
     if saliency is None:
         return ops.zeros(variable.shape, "float32")
@@ -197,7 +195,7 @@ def saliency_of(variable: Any) -> Tensor:
 
 
 def importance_of(variable: Any) -> Tensor:
-    """Returns what the optimizer has observed of scores, zeros without one."""
+    """Returns what the optimizer has observed of scores, or zeros."""
     optimizer = optimizer_of(variable)
     if optimizer is None:
         return ops.zeros(variable.shape, "float32")
@@ -205,7 +203,7 @@ def importance_of(variable: Any) -> Tensor:
 
 
 def train_by(variable: Any, optimizer: Any) -> None:
-    """Notes which `ProjectedOptimizer` holds scores under a budget."""
+    """Stores which `ProjectedOptimizer` keeps scores within a budget."""
     setattr(variable, _OPTIMIZER, weakref.ref(optimizer))
     mark_final(variable, False)
 
@@ -217,7 +215,7 @@ def optimizer_of(variable: Any) -> Any:
 
 
 def mark_final(variable: Any, final: bool) -> None:
-    """Notes whether scores were loaded as the final mask of their training."""
+    """Stores whether scores were loaded as the final mask of training."""
     setattr(variable, _FINAL, final)
 
 

@@ -11,8 +11,8 @@ from keras_gumbel._typing import Shape
 class SparsityWarning(UserWarning):
     """The category of all warnings of this package.
 
-    They say what will not come out as intended, and what to do. Filter them by
-    this category to silence them, or to make them errors.
+    Each warning says what happened, what it means for the model, and what to
+    do. Filter this category to silence the warnings or turn them into errors.
 
     Args:
         message: String.
@@ -43,10 +43,10 @@ def invalid_argument(
         name: String, the name of the argument.
         expected: String, completes "must be ...".
         value: What was received.
-        fix: String or `None`, a sentence that tells how to mend it.
-            Defaults to `None`.
-        error: The class to build: `ValueError`, or `TypeError` where the
-            object is of the wrong kind. Defaults to `ValueError`.
+        fix: String or `None`, a sentence that says how to fix it. Defaults
+            to `None`.
+        error: The class of the error: `ValueError`, or `TypeError` for an
+            object of the wrong kind. Defaults to `ValueError`.
 
     Returns:
         The exception, to be raised by the caller.
@@ -118,8 +118,8 @@ def require_density(owner: str, name: str, value: Any) -> None:
             name,
             "a kept fraction in (0, 1]",
             value,
-            "A density of 0.05 keeps 5% of the weights. To keep 50 of them, "
-            "divide 50 by their number.",
+            "A density of 0.05 keeps 5% of the weights. To keep 50 weights, "
+            "divide 50 by the number of weights.",
         )
 
 

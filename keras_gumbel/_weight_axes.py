@@ -1,4 +1,4 @@
-"""What the axes of layers' weights mean: one table for every function."""
+"""The meaning of the axes of weights: one table for every function."""
 
 import dataclasses
 import math
@@ -22,23 +22,24 @@ Uses: TypeAlias = Callable[[list[Shape], Shape, "_Known"], float]
 
 @dataclasses.dataclass(frozen=True)
 class WeightAxes:
-    """What the axes of a weight mean.
+    """The meaning of the axes of a weight.
 
     Attributes:
-        units: Integer or tuple of integers, the axes that units are counted
-            on: the outputs of a Dense kernel, the filters of a convolution.
-            Counted from the end. Defaults to `()`.
+        units: Integer or tuple of integers, the axes of the units, counted
+            from the end: the outputs of a Dense kernel, the filters of a
+            convolution. Defaults to `()`.
         inputs: Integer, the axis that is summed over, counted from the end,
             or `None` if there is not exactly one. Defaults to `None`.
         uses: Callable of the list of shapes of a call's inputs, the shape of
-            its output and that of the weight. It returns how often the call
-            uses each entry of the weight for one example, which is the number
-            of multiply-adds an entry costs. `None` stands for once for each
-            position, which is every axis of the first input but the first and
-            the last. Defaults to `None`.
+            its output and the shape of the weight. It returns how often the
+            call uses each entry of the weight for one example, which is the
+            cost of an entry in multiply-adds. `None` means once for each
+            position. Positions are all axes of the first input except the
+            first and the last. Defaults to `None`.
         summed: Tuple of integers, all axes that one output is summed over,
-            counted from the end: those of a filter are its places and its
-            inputs. `None` for the axis of `inputs` alone. Defaults to `None`.
+            counted from the end. For a filter, these are the axes of its
+            window and its inputs. `None` means only the axis of `inputs`.
+            Defaults to `None`.
 
     Example:
 
@@ -72,18 +73,18 @@ class WeightAxes:
 
 @dataclasses.dataclass(frozen=True)
 class NotMasked:
-    """Says why a weight is not masked.
+    """The reason why a weight is not masked.
 
     Attributes:
-        reason: String, what warnings and reports say.
+        reason: String, which warnings and reports show.
     """
 
     reason: str
 
 
-# What is known of the weights of a layer, by the attributes they are found
-# at, with dots where they are those of a layer inside it. `None` stands for
-# what has rank 2 or more, but is no weight matrix.
+# What is known about the weights of a layer, by their attribute names, with
+# dots for attributes of a sublayer. `None` is for variables of rank 2 or more
+# that are not weight matrices.
 Rule: TypeAlias = Mapping[str, WeightAxes | NotMasked | None]
 
 _RULES: dict[type[keras.Layer], Rule | Callable[[keras.Layer], Rule]] = {}
@@ -93,19 +94,18 @@ def register_weight_axes(
     layer_class: type[keras.Layer],
     axes: Rule | Callable[[keras.Layer], Rule],
 ) -> None:
-    """Says what the axes of a layer's weights mean.
+    """Registers the meaning of the axes of a layer's weights.
 
-    `keras_gumbel.sparsify` masks every weight matrix of every layer, known or
-    not. For granularities other than single weights, and for exact costs, it
-    has to know which axes are units and inputs. Keras's own layers are
-    registered. Classes below a registered one are known as well.
+    `keras_gumbel.sparsify` masks the weight matrices of all layers, registered
+    or not. Granularities other than single weights, and exact costs, need to
+    know which axes are units and inputs. Register your own layers for them.
+    Keras layers are registered, and so are subclasses of a registered class.
 
     Args:
         layer_class: Subclass of `keras.Layer`.
-        axes: Dictionary of attribute names to `keras_gumbel.WeightAxes`. With
-            dots in it, a name leads into a layer inside: `"dense.kernel"`. Or
-            a callable that returns such a dictionary for a layer that is
-            built.
+        axes: Dictionary from attribute names to `keras_gumbel.WeightAxes`. A
+            name with dots refers to a sublayer: `"dense.kernel"`. Or a
+            callable that returns such a dictionary for a built layer.
 
     Raises:
         TypeError: If `layer_class` is not a class of layers, or `axes` is

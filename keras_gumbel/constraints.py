@@ -24,8 +24,9 @@ class CappedBox(keras.constraints.Constraint):
     subject to 0 <= s_i <= 1 and sum_i s_i <= budget              # Eq. (30)
     ```
 
-    For a budget over several variables use `ProjectedOptimizer`, on variables
-    without a constraint: two projections in a row are not the projection.
+    For a budget over several variables, use `ProjectedOptimizer` on variables
+    without a constraint. Two projections in a row are not the projection onto
+    both sets.
 
     Args:
         budget: Non-negative finite number K, the largest sum.

@@ -29,26 +29,26 @@ __all__ = [
 ]
 __dir__ = dir_of(__all__)
 
-# That of a weight is known.
+# The shape of a weight, whose lengths are all known.
 _Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreLayout:
-    """Where the scores of one weight are.
+    """The layout of the scores of one weight.
 
-    Scores are kept in a shape that the weight, with some of its axes split in
-    two, broadcasts with.
+    The shape of the scores broadcasts to the shape of the weight, some of whose
+    axes may be split in two.
 
     Attributes:
         shape: Tuple of integers, the shape of the weight.
-        split: Tuple of integers, that of the weight with some axes split.
-        scores: Tuple of integers, that of the scores: as `split`, with 1 on
-            the axes along which they are shared.
+        split: Tuple of integers, the shape of the weight with some axes split.
+        scores: Tuple of integers, the shape of the scores: as `split`, with 1
+            on the axes along which a score is shared.
         rows: `(n, axis)`: at most `n` scores are kept along `axis` in the
-            final mask; `(None, axes)`: the same number in every row along a
-            tuple of axes, which the density decides; or `None`. Defaults to
-            `None`.
+            final mask (N:M sparsity). `(None, axes)`: every row along a tuple
+            of axes keeps the same number of scores, which the density sets.
+            Or `None`. Defaults to `None`.
     """
 
     shape: _Shape
@@ -68,7 +68,7 @@ class ScoreLayout:
         return ops.reshape(ops.broadcast_to(scores, self.split), self.shape)
 
     def root_mean_square(self, values: Tensor) -> Tensor:
-        """Returns that of the values which share a score.
+        """Returns the root mean square of values that share a score.
 
         Args:
             values: Float tensor of the shape of the weight, of at least 0.
@@ -84,11 +84,11 @@ class ScoreLayout:
 
 
 class Granularity:
-    """Base class: says which entries of a weight share a score.
+    """Base class of granularities: which entries of a weight share a score.
 
-    To write one of your own, subclass it, override `layout`, and register the
-    class with `keras.saving.register_keras_serializable` if models that have
-    it are to be saved. If it has arguments, override `get_config`.
+    To write your own granularity, subclass this class and override `layout`. If
+    it has arguments, override `get_config`. To save models with it, register
+    the class with `keras.saving.register_keras_serializable`.
 
     Example:
 
@@ -103,19 +103,19 @@ class Granularity:
     """
 
     def layout(self, shape: _Shape, axes: WeightAxes | None) -> ScoreLayout:
-        """Returns where the scores of a weight are.
+        """Returns the layout of the scores of a weight.
 
         Args:
             shape: Tuple of integers, the shape of the weight.
-            axes: `keras_gumbel.WeightAxes`, what the axes of the weight mean,
-                or `None` if that is not known.
+            axes: `keras_gumbel.WeightAxes`, the meaning of the axes of the
+                weight, or `None` if it is unknown.
 
         Returns:
             A `ScoreLayout`.
 
         Raises:
-            ValueError: If the weight cannot be masked so. The message is the
-                reason that warnings and reports give.
+            ValueError: If the granularity does not fit the weight. Warnings
+                and reports show the message as the reason.
         """
         raise NotImplementedError
 
@@ -148,9 +148,9 @@ class Weight(Granularity):
 class Unit(Granularity):
     """Every unit has a score: `granularity="unit"`.
 
-    A unit is a neuron of a Dense layer, a filter of a convolution, a head of
-    an attention layer, a feature of an embedding: all weights that lead into
-    it share the score.
+    A unit is a neuron of a Dense layer, a filter of a convolution, a head of an
+    attention layer, or a feature of an embedding. All input weights of a unit
+    share its score.
 
     Example:
 
@@ -216,8 +216,8 @@ class Block(Granularity):
 class NOfM(Granularity):
     """N of every M inputs of a unit: `granularity="2:4"`.
 
-    Every entry has a score, and of every M inputs in a row of a unit at most
-    N are kept in the final mask, however large the budget.
+    Every entry has a score. Of every M consecutive inputs of a unit, the final
+    mask keeps at most N, even if the budget allows more.
 
     Args:
         n: Positive integer.
@@ -244,7 +244,7 @@ class NOfM(Granularity):
 
     def layout(self, shape: _Shape, axes: WeightAxes | None) -> ScoreLayout:
         if axes is None or axes.inputs is None:
-            raise ValueError("it is not summed over one known axis of inputs")
+            raise ValueError("it has no single known axis of inputs")
         shape = tuple(shape)
         at = axes.inputs % len(shape)
         if shape[at] % self.m:
@@ -268,13 +268,12 @@ class FanIn(Granularity):
     n = max(1, floor(density * L))
     ```
 
-    in the final mask, neither more nor less. The inputs of a filter are those
-    at all places of its kernel. All weights under one budget share the
-    density, whatever their widths, with K as a fraction of what all scores
-    cost. Where single inputs of small units cost more than the budget has, it
-    is the largest density that fits. Weights of other granularities compete
-    for what the rounding leaves. In training the scores of a unit sum to n at
-    most.
+    in the final mask, exactly. The inputs of a filter are all entries of its
+    kernel. All weights under one budget have the same density, which is K as a
+    fraction of the cost of all scores. If the minimum of one input per unit
+    costs more than this allows, the density is the largest that fits the
+    budget. Weights of other granularities compete for the rest that the
+    rounding leaves. During training, the scores of a unit sum to at most n.
 
     Example:
 
@@ -303,11 +302,11 @@ class FanIn(Granularity):
 class Channel(Granularity):
     """Every set of coupled channels has a score: `granularity="channel"`.
 
-    Channels are coupled if they can only be removed together: those that are
-    added up by a residual connection, or scaled by the same normalization, and
-    all weights along them, in every layer. `keras_gumbel.shrink` removes what
-    is dropped. The model must be Sequential or Functional, so that its graph
-    can be followed. See `keras_gumbel.sparsify`.
+    Channels are coupled if they can only be removed together, such as channels
+    that a residual connection adds up or that the same normalization scales. A
+    set includes all weights along these channels, in every layer.
+    `keras_gumbel.shrink` removes dropped channels. The model must be Sequential
+    or Functional, because its graph is followed. See `keras_gumbel.sparsify`.
 
     Example:
 
@@ -316,11 +315,11 @@ class Channel(Granularity):
     """
 
     def layout(self, shape: _Shape, axes: WeightAxes | None) -> ScoreLayout:
-        raise ValueError("coupled channels are found in a whole model")
+        raise ValueError("coupled channels need a whole model, not one weight")
 
 
 def get(identifier: Any) -> Granularity:
-    """Returns a granularity, given itself, its short name or its config.
+    """Returns a granularity, given a granularity, short name or config.
 
     Args:
         identifier: `Granularity`, `"weight"`, `"unit"`, `"fan_in"`,
@@ -331,7 +330,7 @@ def get(identifier: Any) -> Granularity:
         A `Granularity`.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If the identifier is unknown.
 
     Example:
 

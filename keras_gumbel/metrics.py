@@ -1,4 +1,4 @@
-"""How many of the codes of a discrete layer are in use."""
+"""Metrics of how many codes of a discrete layer are in use."""
 
 from typing import Any
 
@@ -72,12 +72,12 @@ class _CodeMetric(keras.metrics.Metric):
                 `axis`: one-hot, relaxed or probabilities. Or an integer
                 tensor of class indices, of any shape; an index outside
                 [0, K) is not counted. Ignored if `y_pred` is given.
-            y_pred: The codes, where Keras passes targets first: in
-                `compile(metrics=[...])` the codes are the output of the
+            y_pred: The codes, if Keras passes targets first. In
+                `compile(metrics=[...])`, the codes are the output of the
                 model. Defaults to `None`.
             sample_weight: Tensor of weights, one for every code or for the
-                leading axes, such as the batch; to be passed by name.
-                Defaults to `None`.
+                leading axes, such as the batch. Pass it by name. Defaults to
+                `None`.
         """
         codes = self._one_hot(codes if y_pred is None else y_pred)
         groups = tuple(codes.shape[:-1])[len(codes.shape) - 2 :]
@@ -85,8 +85,8 @@ class _CodeMetric(keras.metrics.Metric):
             raise invalid_argument(
                 type(self).__name__,
                 "codes",
-                f"a tensor of {self.num_groups} groups, on the last axis but "
-                "that of the classes",
+                f"a tensor of {self.num_groups} groups, on the last axis "
+                "before that of the classes",
                 tuple(codes.shape),
             )
         codes = ops.cast(self._counted(codes), self.total.dtype)
@@ -151,21 +151,22 @@ class _CodeMetric(keras.metrics.Metric):
 class CodeUsage(_CodeMetric):
     """Fraction of the K codes chosen at least once.
 
-    The code chosen is the largest entry of a relaxed one or of probabilities.
-    A row of zeros, or of weight 0, chooses none. Before any update it is 0.
+    The chosen code is the largest entry of a relaxed code or of probabilities.
+    A row of zeros, or with weight 0, chooses no code. Before any update, the
+    result is 0.
 
-    In `compile(metrics=[...])` it looks at the output of the model, whatever
-    the targets. In a layer, call `update_state(codes)` and pass
+    In `compile(metrics=[...])`, the metric uses the output of the model and
+    ignores the targets. In a layer, call `update_state(codes)` and pass
     `sample_weight` by name.
 
     Args:
         num_classes: Positive integer K.
         axis: Integer, the axis of the K classes. Defaults to `-1`.
         num_groups: Positive integer, the number of variables of a code, each
-            with K classes of its own; they lie on the last axis but that of
-            the classes, or the last one of indices. The result is the mean of
-            theirs, and `by_group()` returns all. If `None`, all variables
-            count together. Defaults to `None`.
+            with K classes. They are on the last axis before that of the
+            classes, or on the last axis of indices. The result is the mean
+            over the variables, and `by_group()` returns all results. If
+            `None`, all variables are counted together. Defaults to `None`.
         name: String, the name of the metric. Defaults to `"code_usage"`.
         dtype: String or `None`, the dtype of the result. Defaults to `None`.
 
@@ -201,29 +202,28 @@ class CodeUsage(_CodeMetric):
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class CodePerplexity(_CodeMetric):
-    """Perplexity of the average code: how many codes are in use, in effect.
+    """Perplexity of the average code: the effective number of codes in use.
 
     ```
     exp(-sum_k p_k log(p_k)),  p = the average of all codes since the reset
     ```
 
-    From 1, if all codes are the same, to K, if all classes are chosen
-    equally often. Before any update it is 0.
+    It is between 1, if all codes are the same, and K, if all classes are chosen
+    equally often. Before any update, the result is 0.
 
-    In `compile(metrics=[...])` it looks at the output of the model, whatever
-    the targets. In a layer, call `update_state(codes)` and pass
+    In `compile(metrics=[...])`, the metric uses the output of the model and
+    ignores the targets. In a layer, call `update_state(codes)` and pass
     `sample_weight` by name.
 
     Args:
         num_classes: Positive integer K.
         axis: Integer, the axis of the K classes. Defaults to `-1`.
         num_groups: Positive integer, the number of variables of a code, each
-            with K classes of its own; they lie on the last axis but that of
-            the classes, or the last one of indices. The result is the mean of
-            theirs, and `by_group()` returns all. If `None`, all variables
-            count together. Defaults to `None`.
-        name: String, the name of the metric. Defaults to
-            `"code_perplexity"`.
+            with K classes. They are on the last axis before that of the
+            classes, or on the last axis of indices. The result is the mean
+            over the variables, and `by_group()` returns all results. If
+            `None`, all variables are counted together. Defaults to `None`.
+        name: String, the name of the metric. Defaults to `"code_perplexity"`.
         dtype: String or `None`, the dtype of the result. Defaults to `None`.
 
     Raises:

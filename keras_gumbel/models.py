@@ -1,4 +1,4 @@
-"""The loss averaged over several draws of the noise (Algorithm 1)."""
+"""A model that averages the loss over several draws (Algorithm 1)."""
 
 import contextlib
 from collections.abc import Iterator
@@ -24,43 +24,43 @@ __dir__ = dir_of(__all__)
 class MonteCarloModel(keras.Model):
     """Trains a model on the mean loss of several draws of its noise.
 
-    Use it where one draw of the masks or samples in a batch leaves gradients
-    too noisy: the variance falls with the number of draws I, and the time of
-    a training step grows with it. Compile and fit it as any other model.
+    Use it if one draw of the masks or samples for each batch makes the
+    gradients too noisy. The variance falls with the number of draws I, and the
+    time of a training step grows with it. Compile and fit it like any other
+    model.
 
     ```
     loss = 1/I sum_i L_B(w, m_i),  with I draws m_i for the same batch B
     g    = 1/I sum_i grad L_B(w, m_i)                             # Eq. (28)
     ```
 
-    Losses that layers add, such as activity regularizers, are averaged with
-    the rest. Metrics and predictions are those of the first draw, and so are
-    the statistics of `BatchNormalization`. All draws of a step have the same
-    temperature, whose step counter advances once. The states of the noise
-    advance with every draw.
+    Losses that layers add, such as activity regularizers, are averaged too.
+    Metrics, predictions and the statistics of `BatchNormalization` are those of
+    the first draw. All draws of a step have the same temperature, and its step
+    counter advances once. The state of the noise advances with every draw.
 
-    Samples and masks whose estimator has no bias, such as
-    `StraightThroughArgmax(estimator="rloo")`, get their gradient from the I
-    losses: those of the examples where every example has samples of its own,
-    and those of the batch for masks on weights. Such a loss need not have a
-    gradient. See `keras_gumbel.estimators.RLOO`. `fit` and `compute_loss`
-    take care of it; where you call the model and compute the loss yourself,
-    use a `keras_gumbel.estimators.ScoreTape`.
+    Estimators without bias, as in `StraightThroughArgmax(estimator="rloo")`,
+    compute the gradient of samples and masks from the I losses. These are the
+    losses of the examples if every example has its own samples, and the losses
+    of the batch for masks on weights. The loss needs no gradient. See
+    `keras_gumbel.estimators.RLOO`. This works in `fit` and `compute_loss`. If
+    you call the model and compute the loss yourself, use a
+    `keras_gumbel.estimators.ScoreTape`.
 
-    In inference there is one pass, the model's own. Weights, and what is done
-    to them, are the model's too: `keras_gumbel.harden`, `strip` and
-    `sparsity_report` take this model or the one it holds, which is `.model`.
+    In inference, there is one pass of the inner model. The weights are those of
+    the inner model, which is `.model`. `keras_gumbel.harden`, `strip` and
+    `sparsity_report` accept this model or the inner model.
 
     Args:
-        model: Keras model, which is trained in place, with its weights.
-        num_samples: Positive integer I, the draws in a training step.
-            Defaults to `2`.
-        **kwargs: Base model keyword arguments. The `name` defaults to that of
-            the model behind `monte_carlo_`.
+        model: Keras model, which is trained in place.
+        num_samples: Positive integer I, the number of draws in a training
+            step. Defaults to `2`.
+        **kwargs: Base model keyword arguments. The `name` defaults to
+            `monte_carlo_` followed by that of the model.
 
     Call arguments:
-        inputs: What the model takes.
-        training: Boolean, whether to draw noise. One draw.
+        inputs: The inputs of the model.
+        training: Boolean, whether to draw noise. A call makes one draw.
 
     Raises:
         TypeError: If `model` is not a Keras model.
@@ -103,17 +103,17 @@ class MonteCarloModel(keras.Model):
 
     @property
     def output_names(self) -> list[str]:
-        """The names of the outputs, where the model has them."""
+        """The names of the outputs of the model, if it has them."""
         return self.model.output_names
 
     @property
     def losses(self) -> list[Tensor]:
-        """The losses that layers have added in the draw at hand."""
+        """The losses that layers have added in the current draw."""
         drawn = self.__dict__.get("_losses_of_draw")
         return super().losses if drawn is None else drawn
 
     def make_train_function(self, *args: Any, **kwargs: Any) -> Any:
-        # A model with masks is not compiled itself, and would not warn.
+        # The inner model is not compiled, so it would not warn by itself.
         if hasattr(self.model, "_warn_of"):
             self.model._warn_of(self.optimizer)
         return super().make_train_function(*args, **kwargs)
@@ -125,7 +125,7 @@ class MonteCarloModel(keras.Model):
         with tape.draw():
             outputs = self.model(inputs, training=training)
         if tape.has_records():
-            # `compute_loss` goes on with it. Keras would track an attribute.
+            # For `compute_loss`. Keras would track an attribute.
             self.__dict__["_tape"] = tape
         return outputs
 
@@ -142,7 +142,7 @@ class MonteCarloModel(keras.Model):
             return super().compute_loss(
                 y_pred=y_pred, training=False, **arguments
             )
-        # What Keras has called the model for is the first draw.
+        # The call by Keras is the first draw.
         tape = self.__dict__.pop("_tape", None) or ScoreTape()
         compared = tape.has_records()
         losses = [self._loss_of_draw(y_pred, arguments, compared)]
@@ -160,7 +160,7 @@ class MonteCarloModel(keras.Model):
     def _loss_of_draw(
         self, outputs: Any, arguments: dict[str, Any], compared: bool
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Returns a loss, what its examples add to it, and what is left."""
+        """Returns a loss, the part of each example in it, and the rest."""
         if not compared:
             loss = super().compute_loss(
                 y_pred=outputs, training=True, **arguments
@@ -178,14 +178,14 @@ class MonteCarloModel(keras.Model):
         return loss, part, loss - ops.sum(part)
 
     def _draw(self, inputs: Any) -> tuple[Any, list[Tensor]]:
-        """Calls the model once more, and keeps only that noise was drawn.
+        """Calls the model again, and keeps only the new state of the noise.
 
         Returns:
             The outputs, and the losses that layers have added.
         """
         state = {id(v): (v, v.value) for v in self.model.variables}
         with keras.StatelessScope(state.values(), collect_losses=True) as scope:
-            # The first draw has counted the step that they all belong to.
+            # The first draw has counted the step of all draws.
             _keras_private.mark_as_counted(scope, self.model.variables)
             outputs = self(inputs, training=True)
             losses = self.model.losses
@@ -197,7 +197,7 @@ class MonteCarloModel(keras.Model):
 
     @contextlib.contextmanager
     def _holding(self, losses: list[Tensor]) -> Iterator[None]:
-        """Makes these the losses of the model for the duration."""
+        """Makes these the losses of the model temporarily."""
         # Keras would track a list that is set as an attribute.
         self.__dict__["_losses_of_draw"] = losses
         try:

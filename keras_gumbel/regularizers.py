@@ -25,31 +25,32 @@ __dir__ = dir_of(__all__)
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class CategoricalKL(keras.Regularizer):
-    """Draws categorical distributions, given by logits, towards a prior.
+    """Pulls categorical distributions, given by logits, towards a prior.
 
     ```
     factor * mean over the batch of KL(softmax(x) || prior)
     ```
 
-    the term that an autoencoder with categorical codes adds to its loss. With
-    `reduction="sum"` the divergences of the variables of an example are added
-    up, as the evidence bound has them, and with `"mean"` averaged. The other
-    term of the bound has to be a sum, too: next to a reconstruction loss that
-    is a mean over the pixels of an image, let `factor` be 1 over their number,
-    or the codes collapse to the prior.
+    Use it in the loss of an autoencoder with categorical codes.
+    `reduction="sum"` adds up the divergences of the variables of an example, as
+    in the evidence bound, and `"mean"` averages them. The reconstruction loss
+    must be a sum too. If it is a mean over the pixels of an image, set `factor`
+    to 1 divided by the number of pixels. Otherwise the codes collapse to the
+    prior.
 
-    A layer calls it on its logits (`logits_regularizer=`), logs the divergence
-    in nats, without the factor, in `fit` and `evaluate`, and evaluates a
-    schedule. Elsewhere it is called as in
-    `self.add_loss(regularizer(logits))`. As an `activity_regularizer`, Keras
-    divides it by the batch size once more.
+    Pass it to a layer as `logits_regularizer=`. The layer then calls it on its
+    logits, evaluates a schedule, and logs the divergence in nats, without the
+    factor, in `fit` and `evaluate`. In your own layer, call
+    `self.add_loss(regularizer(logits))`. Do not use it as an
+    `activity_regularizer`, because Keras then divides it by the batch size a
+    second time.
 
     Args:
         factor: Non-negative finite number, or a schedule of the training step
             for the `logits_regularizer` of a layer. Defaults to `1.0`.
         prior_logits: Sequence of K numbers, the logits of the prior, or
-            `None` for the uniform distribution over the classes that the
-            logits do not forbid with -inf. Defaults to `None`.
+            `None` for the uniform distribution over all classes whose logits
+            are not -inf. Defaults to `None`.
         axis: Integer, the axis of the K classes. Defaults to `-1`.
         reduction: String, `"sum"` or `"mean"`, over the variables of an
             example: all axes but the first one and `axis`. Defaults to
@@ -60,7 +61,7 @@ class CategoricalKL(keras.Regularizer):
         ValueError: If `factor` is not a non-negative finite number or a
             schedule, `prior_logits` are not the logits of a distribution,
             `axis` is not an integer, or `reduction` is unknown; when called,
-            if `factor` is a schedule, as no step is known.
+            if `factor` is a schedule, because the step is unknown.
 
     Example:
 
@@ -102,9 +103,10 @@ class CategoricalKL(keras.Regularizer):
             raise invalid_argument(
                 "CategoricalKL",
                 "factor",
-                "a number, as no step of training is known here",
+                "a number, because the training step is unknown here",
                 self.factor,
-                "A schedule works as the `logits_regularizer` of a layer.",
+                "For a schedule, pass the regularizer to a layer as its "
+                "`logits_regularizer`.",
             )
         return self.factor * self.divergence(x)
 
@@ -128,7 +130,7 @@ class CategoricalKL(keras.Regularizer):
         if self.reduction == "sum" and axis > 0:
             kl = ops.sum(kl, axis=list(range(1, len(kl.shape))))
         elif self.reduction == "sum":
-            kl = ops.sum(kl)  # the first axis has the classes: one example
+            kl = ops.sum(kl)  # the first axis holds the classes: one example
         return ops.mean(kl)
 
     def get_config(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Temperature and density as functions of the training step.
 
-They are Keras `LearningRateSchedule` objects, and any other such object can
-take their place. The layers count the steps of training themselves, and so does
-the optimizer: nothing has to be called between steps. A step is an update of
-the weights.
+They are Keras `LearningRateSchedule` objects, and you can use any other such
+object instead. Layers and optimizers count the training steps themselves, so
+you do not have to call anything between steps. A step is an update of the
+weights.
 """
 
 import math
@@ -69,27 +69,27 @@ class _Timed(keras.optimizers.schedules.LearningRateSchedule):
         self.steps = steps
 
     def value_at_end(self, begins: bool) -> float | None:
-        """Returns the first or last value while the steps are not known.
+        """Returns the first or last value if the steps are unknown.
 
-        Neither depends on them. `None` if the steps are known.
+        Neither value depends on the steps. `None` if the steps are known.
         """
         if self._find_steps() is not None:
             return None
         return self.initial if begins else self.final
 
     def known_steps(self) -> float:
-        """Returns `steps`, those of the `fit` that is running if left out.
+        """Returns `steps`, or sets them to those of the running `fit`.
 
-        They are the schedule's from then on, and are saved with it.
+        They are then saved with the schedule.
         """
         steps = self._find_steps()
         if steps is None:
             raise ValueError(
                 f"`{type(self).__name__}` does not know how many steps the "
-                "training takes. `fit` knows it from its epochs and batches; "
-                "a loop of your own does not, nor does `fit` on a generator "
-                "without `steps_per_epoch`. Pass `steps=`, the number of "
-                "updates of the weights in the whole training."
+                "training takes. It reads them from `fit`, but not from your "
+                "own training loop, or from `fit` on a generator without "
+                "`steps_per_epoch`. Pass `steps=`, the number of updates of "
+                "the weights in the whole training."
             )
         return steps
 
@@ -128,7 +128,7 @@ class _Annealing(_Timed):
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class LinearAnnealing(_Annealing):
-    """Goes from one value to another in a straight line.
+    """Changes a value linearly.
 
     ```
     value(t) = initial + (final - initial) * min(t / steps, 1)
@@ -158,7 +158,7 @@ class LinearAnnealing(_Annealing):
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class ExponentialAnnealing(_Annealing):
-    """Goes from one value to another by the same factor in every step.
+    """Changes a value by the same factor in every step.
 
     ```
     value(t) = initial * (final / initial) ** min(t / steps, 1)
@@ -191,7 +191,7 @@ class ExponentialAnnealing(_Annealing):
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class CosineAnnealing(_Annealing):
-    """Goes from one value to another along half a cosine wave.
+    """Changes a value along half a cosine wave.
 
     ```
     value(t) = final + (initial - final) * (1 + cos(pi f)) / 2
@@ -223,7 +223,7 @@ class CosineAnnealing(_Annealing):
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class CubicDensity(_Timed):
-    """Lowers the density fast at first, then ever more slowly.
+    """Lowers the density along a cubic: fast at first, then slowly.
 
     ```
     density(t) = final + (initial - final) * (1 - f) ** 3
@@ -236,14 +236,14 @@ class CubicDensity(_Timed):
             for all the steps of the first `fit`. Defaults to `None`.
         initial: Number in (0, 1], the density up to `begin`. Defaults to
             `1.0`.
-        begin: Number in [0, 1), the share of `steps` after which the density
-            starts to change. Defaults to `0.0`.
-        end: Number in (begin, 1], the share of `steps` after which it stays.
-            Defaults to `0.6`.
+        begin: Number in [0, 1), the fraction of `steps` after which the
+            density starts to fall. Defaults to `0.0`.
+        end: Number in (begin, 1], the fraction of `steps` after which the
+            density is constant. Defaults to `0.6`.
 
     Raises:
-        ValueError: If an argument is out of its range; when called, as the
-            other schedules if `steps` was left out.
+        ValueError: If an argument is out of its range; when called, if `steps`
+            was left out and no `fit` of known length is running.
 
     Example:
 
@@ -267,11 +267,11 @@ class CubicDensity(_Timed):
         require_density("CubicDensity", "initial", initial)
         if not is_number(begin) or not 0 <= begin < 1:
             raise invalid_argument(
-                "CubicDensity", "begin", "a share in [0, 1)", begin
+                "CubicDensity", "begin", "a fraction in [0, 1)", begin
             )
         if not is_number(end) or not begin < end <= 1:
             raise invalid_argument(
-                "CubicDensity", "end", f"a share in ({begin}, 1]", end
+                "CubicDensity", "end", f"a fraction in ({begin}, 1]", end
             )
         super().__init__(steps)
         self.final = final
@@ -298,5 +298,5 @@ class CubicDensity(_Timed):
 
 
 def _fraction(step: Tensor, steps: float) -> Tensor:
-    """Returns the share of `steps` that is over, in [0, 1]."""
+    """Returns the completed fraction of `steps`, in [0, 1]."""
     return ops.clip(ops.cast(step, "float32") / steps, 0.0, 1.0)

@@ -311,9 +311,9 @@ def test_schedule_that_ends_after_the_fit_warns(case, count):
     schedule = schedule["only"] if case == "dictionary" else schedule
     reached = float(schedule(10))
     shown = math.floor(reached) if name == "budget" else f"{reached:.4g}"
-    assert f"the {name} is at {shown};" in message
+    assert f"the {name} has fallen to {shown}," in message
     assert "ends at step 10," in message
-    assert f"it ends at {schedule.final:.4g}" in message
+    assert f"the schedule ends at {schedule.final:.4g}." in message
     assert "`steps=10`" in message
 
 
@@ -416,7 +416,7 @@ def test_undecided_scores_where_the_mask_is_fixed_warn():
     # Gradients of zero leave all scores at the density, 1 / 0.2 for each kept.
     (message,) = advice(plain(density=0.2, harden_step=7), count=5)
 
-    assert "before the mask was fixed there were 5.0 undecided" in message
+    assert "before the mask became final, there were 5.0 undecided" in message
 
 
 @pytest.mark.one_backend

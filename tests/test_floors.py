@@ -333,7 +333,7 @@ def test_restored_scores_are_brought_back_to_the_floor():
     weights = model.get_weights()
     below = [np.zeros_like(w) if w.shape == (12, 4) else w for w in weights]
 
-    with pytest.warns(kg.SparsityWarning, match="another moment"):
+    with pytest.warns(kg.SparsityWarning, match="another step"):
         model.set_weights(below)
 
     assert to_numpy(scores[1]).sum() == pytest.approx(5, rel=1e-5)
@@ -416,7 +416,7 @@ def test_floor_that_the_budget_does_not_pay_raises(options):
         "adam", harden_step=None, score_optimizer=None, **options
     )
     name = next(iter(options))
-    match = rf"`{name}` of `ProjectedOptimizer` must be at least .*, for what"
+    match = rf"`{name}` of `ProjectedOptimizer` must be .*, for the minimums"
 
     with pytest.raises(ValueError, match=match) as error:
         optimizer.groups([m.mask_scores for m in attached_masks(model)])

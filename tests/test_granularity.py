@@ -296,13 +296,13 @@ def test_frozen_and_filtered_weights_need_no_granularity():
 @pytest.mark.parametrize(
     ("granularity", "message"),
     [
-        ({"hidden": "unit"}, "None fits out/kernel"),
-        ({}, "None fits hidden/kernel"),
+        ({"hidden": "unit"}, "No key matches out/kernel"),
+        ({}, "No key matches hidden/kernel"),
         ({"kernel": "unit", "conv": "weight"}, "'conv' .* type str"),
         ({"(": "unit"}, "valid regexes"),
         ({3: "unit"}, "valid regexes"),
         ({"kernel": "row"}, "granularity='row'"),
-        ({"hidden": "channel", "out": "unit"}, "of several layers at once"),
+        ({"hidden": "channel", "out": "unit"}, "the weights of several layers"),
     ],
 )
 def test_granularities_by_a_wrong_dictionary_raise(granularity, message):
@@ -356,7 +356,7 @@ def test_no_warning_where_all_weights_divide():
         (
             lambda: layers.Embedding(4, 4),
             "2:4",
-            "not summed over one known axis",
+            "no single known axis of inputs",
         ),
     ],
 )
@@ -540,7 +540,9 @@ def test_sparsify_warns_of_units_whose_scale_is_undone(nested):
         inputs = keras.Input((4,))
         model = keras.Model(inputs, layers.ReLU()(model(inputs)))
 
-    with pytest.warns(UserWarning, match=r"follows: units \(norm\)\.") as got:
+    with pytest.warns(
+        UserWarning, match=r"normalization: units \(norm\)\."
+    ) as got:
         sparse = kg.sparsify(model, granularity="unit")
 
     (warning,) = (x for x in got if x.category is kg.SparsityWarning)

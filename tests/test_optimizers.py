@@ -1033,7 +1033,7 @@ def test_build_with_a_constraint_on_scores_raises():
 def test_what_is_no_plain_optimizer_raises(argument, make):
     arguments = {"inner_optimizer": "adam", argument: make()}
 
-    with pytest.raises(TypeError, match=f"`{argument}`.*Loss scaling goes"):
+    with pytest.raises(TypeError, match=f"`{argument}`.*For loss scaling"):
         wrapped(**arguments, density=0.5)
 
 

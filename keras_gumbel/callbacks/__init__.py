@@ -1,4 +1,4 @@
-"""Callbacks; none is needed to train."""
+"""Callbacks for logging and final masks. Training needs none of them."""
 
 from keras_gumbel._exports import dir_of
 from keras_gumbel.callbacks._once_final import OnceFinal

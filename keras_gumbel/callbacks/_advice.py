@@ -1,4 +1,4 @@
-"""Warnings that say what to change, once each."""
+"""Warnings of `SparsityLogger`, each given once."""
 
 import math
 import warnings
@@ -27,18 +27,18 @@ from keras_gumbel.sparsity._choices import mask_is_final
 from keras_gumbel.sparsity._choices import nothing_is_kept
 from keras_gumbel.sparsity._choices import short_schedule
 
-# A density this much above its end has not come to it.
+# A density more than this factor above its final value has not reached it.
 _CLOSE = 1.01
 
-# The sum of the learning rates below which many scores do not get from 1 to
-# 0, where a step is about as long as the learning rate; measured in
+# With a smaller sum of learning rates, many scores cannot move from 1 to 0, if
+# a step is about as long as the learning rate. Measured in
 # benchmarks/score_learning_rate.py.
 _LEAST_TRAVEL = 10.0
 
-# How many times as large the learning rates would have to be for a warning.
+# Warns if the learning rates must be larger by at least this factor.
 _TOO_LITTLE = 1.05
 
-# How many steps of a schedule are looked at.
+# The number of sampled points of a schedule.
 _POINTS = 100
 
 _MORE_TRAVEL = (
@@ -47,9 +47,9 @@ _MORE_TRAVEL = (
 
 
 class Advice:
-    """Follows a `fit` and warns of what will not come out well.
+    """Watches a `fit` and warns of settings that lead to poor results.
 
-    Without a `ProjectedOptimizer` only the end is looked at.
+    Without a `ProjectedOptimizer`, it checks only the end of training.
     """
 
     def __init__(self) -> None:
@@ -58,11 +58,11 @@ class Advice:
         self._too_short = False
 
     def on_plan(self, model: keras.Model, steps: int) -> None:
-        """Looks at the schedules, as soon as the end is known.
+        """Checks the schedules, once the length of the run is known.
 
         Args:
             model: Compiled model.
-            steps: Integer, the batches to come.
+            steps: Integer, the number of remaining batches.
         """
         optimizer = find_projected(model.optimizer)
         if optimizer is None:
@@ -79,12 +79,12 @@ class Advice:
             self._look_at_learning_rate(optimizer, end)
 
     def on_divergence(self, message: str) -> None:
-        """Passes on that scores are NaN, of which there is no more to say."""
+        """Warns that scores are NaN."""
         self._live = None
         self._warn("diverged", message)
 
     def on_decisions(self, model: keras.Model, decisions: Decisions) -> None:
-        """Looks at the scores, at the end of an epoch."""
+        """Checks the scores at the end of an epoch."""
         pairs = zip(decisions.scores, decisions.values, strict=True)
         empty = [s.name for s, values in pairs if not values.any()]
         self._warn("empty", nothing_is_kept(empty))
@@ -92,20 +92,20 @@ class Advice:
             if self._live is not None and self._live > MOST_WHEN_HARDENED:
                 self._warn(
                     "fixed",
-                    f"An epoch before the mask was fixed there were "
+                    f"One epoch before the mask became final, there were "
                     f"{self._live:.1f} undecided scores (0.05 < s < 0.95) for "
-                    f"each weight kept; more than {MOST_WHEN_HARDENED:g} are "
-                    f"too many. {_MORE_TRAVEL}",
+                    f"each kept weight, which is more than "
+                    f"{MOST_WHEN_HARDENED:g}. The final mask may be a poor "
+                    f"choice. {_MORE_TRAVEL}",
                 )
             self._live = None
         else:
             self._live = decisions.undecided_per_kept
 
     def on_end(self, model: keras.Model, decisions: Decisions) -> None:
-        """Looks at the scores where training has ended.
+        """Checks the scores at the end of training.
 
-        That may be before the end that was planned, or with weights that were
-        restored.
+        Training may have stopped early, or weights may have been restored.
         """
         if mask_is_final(model, decisions.scores) or self._too_short:
             return
@@ -119,9 +119,9 @@ class Advice:
             self._warn(
                 "end",
                 f"Training ended with {live:.1f} undecided scores "
-                "(0.05 < s < 0.95) for each weight kept; more than "
-                f"{MOST_AT_END:g} are too many: with its final mask this is "
-                f"another model. {_MORE_TRAVEL}",
+                "(0.05 < s < 0.95) for each kept weight, which is more than "
+                f"{MOST_AT_END:g}. The model will do worse with its final "
+                f"mask. {_MORE_TRAVEL}",
             )
 
     def _look_at_densities(
@@ -134,7 +134,7 @@ class Advice:
                 continue
             reached, final = _at(limit, end), _at(limit, LAST_STEP)
             if reached > final * _CLOSE:
-                # A budget in whole weights, as the final mask rounds it.
+                # A budget is rounded to whole weights, as in the final mask.
                 at, last = (
                     f"{math.floor(value + WHOLE):,}"
                     if name == "budget"
@@ -145,15 +145,15 @@ class Advice:
                 self._warn(
                     "density",
                     f"This `fit` ends at step {end:,}, where the schedule of "
-                    f"the {name} is at {at}; it ends at {last}. "
-                    f"Let it end by then, with `steps={end}` if it is one of "
-                    "`keras_gumbel.schedules`, or raise `epochs`.",
+                    f"the {name} has fallen to {at}, but the schedule ends at "
+                    f"{last}. Shorten the schedule, with `steps={end}` if it "
+                    "is one of `keras_gumbel.schedules`, or raise `epochs`.",
                 )
 
     def _look_at_length(self, optimizer: ProjectedOptimizer, end: int) -> None:
         limits = limits_of(optimizer.density) + limits_of(optimizer.budget)
         last = schedule_end(limits)
-        # A fit that comes after the schedule fine-tunes, however long.
+        # A `fit` after the end of the schedule only fine-tunes.
         if last is not None and optimizer.steps < last:
             self._warn("short", short_schedule(last, end))
 
@@ -171,10 +171,10 @@ class Advice:
             self._warn(
                 "learning_rate",
                 f"The learning rates of the scores add up to {total:.3g} in "
-                f"the {last:,} steps that train them; under {needed:.3g} many "
-                "scores do not get from 1 to 0. Give `score_optimizer` a "
-                f"learning rate {needed / total:.1f} times as large, or train "
-                "for more steps.",
+                f"the {last:,} steps that train them. Below {needed:.3g}, many "
+                "scores cannot move from 1 to 0. Make the learning rate of "
+                f"`score_optimizer` {needed / total:.1f} times as large, or "
+                "train for more steps.",
             )
 
     def _warn(self, cause: str, message: str | None) -> None:
@@ -184,7 +184,7 @@ class Advice:
 
 
 def steps_taken(model: keras.Model) -> int:
-    """Returns the batches a model has seen under `ProjectedOptimizer`."""
+    """Returns the number of batches of a model's `ProjectedOptimizer`."""
     optimizer = find_projected(model.optimizer)
     if optimizer is None:
         return 0
@@ -192,15 +192,15 @@ def steps_taken(model: keras.Model) -> int:
 
 
 def _is_early(optimizer: ProjectedOptimizer) -> str | None:
-    """Says that training stopped before its schedule ended, if it did."""
+    """Returns a warning if training stopped before its schedule ended."""
     now, end = optimizer.whole_budgets()
     if now <= end:
         return None
     what = "costs" if optimizer.costs else "weights"
     return (
-        f"Training ended at step {optimizer.steps:,}, where the schedule of "
-        f"the budget stands at {now:,} {what}. It ends at {end:,}, and "
-        "`strip` keeps as many: the model was not trained with so few and "
+        f"Training ended at step {optimizer.steps:,}, where the budget "
+        f"schedule is at {now:,} {what}. The schedule ends at {end:,}, and "
+        "`strip` keeps that many. The model was not trained with so few and "
         "will do worse. Train to the end of the schedule. Wrap callbacks that "
         "stop training in `keras_gumbel.callbacks.OnceFinal`."
     )
@@ -209,7 +209,7 @@ def _is_early(optimizer: ProjectedOptimizer) -> str | None:
 def _step_length(optimizer: keras.optimizers.Optimizer) -> float | None:
     """Returns how far a score moves in a step, in learning rates.
 
-    `None` where that hangs on the size of the gradients.
+    `None` if this depends on the size of the gradients.
     """
     if isinstance(optimizer, ScoreSGD):
         return 1.0 / (1.0 - optimizer.momentum)
@@ -220,7 +220,7 @@ def _step_length(optimizer: keras.optimizers.Optimizer) -> float | None:
 
 
 def _sum_of_rates(optimizer: keras.optimizers.Optimizer, steps: int) -> float:
-    """Adds up the learning rates of a number of steps, from the first on."""
+    """Adds up the learning rates of the first steps."""
     rate = optimizer.get_config()["learning_rate"]
     if isinstance(rate, dict):
         schedule = keras.saving.deserialize_keras_object(rate)

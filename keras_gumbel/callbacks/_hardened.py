@@ -1,4 +1,4 @@
-"""What a model would do with its final mask."""
+"""Evaluates a model with its final mask."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ def evaluate_soft_and_hard(
     data: Any,
     batch_size: int | None = None,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Evaluates a model as it stands, and with its final mask.
+    """Evaluates a model as it is, and with its final mask.
 
-    The masks take the place of the scores for the duration: a copy of the
-    model would be compiled anew in every epoch. Afterwards all variables that
-    an evaluation may write to, noise and metrics among them, are as before.
+    The final mask replaces the scores temporarily, because a copy of the model
+    would be compiled again in every epoch. Afterwards, all variables that an
+    evaluation may change, including noise and metrics, are restored.
 
     Returns:
         A tuple of two dictionaries of losses and metrics by name.

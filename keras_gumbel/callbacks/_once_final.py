@@ -1,4 +1,4 @@
-"""The callback that lets another one wait for the final mask."""
+"""The callback that starts another callback with the final mask."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,15 +23,18 @@ def _pass_on(hook: str, waits: bool = True) -> Callable[..., None]:
 
 
 class OnceFinal(keras.callbacks.Callback):
-    """Lets another callback begin once the mask is final.
+    """Starts another callback once the mask is final.
 
-    While the density falls, the loss of an epoch says little about the model
-    that comes out: it has more weights than will be kept. `EarlyStopping`
-    would stop, and `ModelCheckpoint(save_best_only=True)` would save, a model
-    that is not pruned yet. Wrapped in `OnceFinal` they see no epoch before the
-    first that ends with the final mask: after the `harden_step` of
-    `keras_gumbel.optimizers.ProjectedOptimizer`, or of a model that
-    `keras_gumbel.harden` has hardened, from the first one on.
+    Wrap callbacks that choose the best epoch, such as `EarlyStopping` and
+    `ModelCheckpoint(save_best_only=True)`. While the density falls, the loss
+    says little about the final model, because the model still has more weights
+    than it will keep. These callbacks would choose a model that is not pruned
+    yet.
+
+    The wrapped callback sees only epochs that end with the final mask. These
+    are the epochs after the `harden_step` of
+    `keras_gumbel.optimizers.ProjectedOptimizer`, or all epochs if
+    `keras_gumbel.harden` was called before.
 
     Args:
         callback: `keras.callbacks.Callback`.
@@ -39,7 +42,7 @@ class OnceFinal(keras.callbacks.Callback):
     Raises:
         TypeError: If `callback` is not a callback.
         ValueError: When training begins, if the model has no masks, or will
-            not have a final one, with `harden_step=None`.
+            not get a final mask, with `harden_step=None`.
 
     Example:
 
@@ -75,11 +78,11 @@ class OnceFinal(keras.callbacks.Callback):
         coming = optimizer is not None and optimizer.harden_step is not None
         if not self.awake and not coming:
             raise ValueError(
-                "`OnceFinal` waits for a final mask, which this training will "
-                "not have. Compile the model with a `ProjectedOptimizer` that "
-                "has a `harden_step`, as it has for a schedule with `steps`, "
-                "or call `keras_gumbel.harden` first. Received: an optimizer "
-                f"of type {type(self.model.optimizer).__name__} without one."
+                "`OnceFinal` waits for a final mask, but this training will "
+                "not have one. Compile the model with a `ProjectedOptimizer` "
+                "that has a `harden_step` or a schedule with `steps`, or call "
+                "`keras_gumbel.harden` first. Received: an optimizer of type "
+                f"{type(self.model.optimizer).__name__} without `harden_step`."
             )
         self.callback.on_train_begin(logs)
 
@@ -100,10 +103,10 @@ class OnceFinal(keras.callbacks.Callback):
     on_train_end = _pass_on("on_train_end", waits=False)
 
     def _look(self) -> None:
-        """Finds out whether the mask is final.
+        """Checks whether the mask is final.
 
-        At the ends of epochs alone: in between, JAX would have to hand the
-        variables back for it.
+        It does so only at the end of epochs, because on JAX the variables have
+        no current values in between.
         """
         scores = find_scores("OnceFinal", self.model)
         self.awake = mask_is_final(self.model, scores)

@@ -1,4 +1,4 @@
-"""The callback that logs how far masks are decided."""
+"""The callback that logs density and undecided scores."""
 
 from typing import Any
 
@@ -15,55 +15,55 @@ from keras_gumbel.sparsity._choices import find_decisions
 from keras_gumbel.sparsity._found import divergence
 from keras_gumbel.sparsity._found import find_scores
 
-# What is logged of every model.
+# The names that are logged for every model.
 _ALWAYS = ("density", "undecided", "budget_used", "mask_churn")
 
 
 class SparsityLogger(keras.callbacks.Callback):
-    """Logs at the end of each epoch how far the masks are decided.
+    """Logs density and undecided scores at the end of each epoch.
 
-    Adds to the logs of the epoch:
+    It adds these values to the logs of the epoch:
 
-    - `density`: the share of the weights the final mask would keep now;
-    - `undecided`: the share of the scores between 0.05 and 0.95;
-    - `budget_used`: the sum of the scores over K, or of their costs over the
-      budget of costs;
-    - `mask_churn`: the share of the weights it would keep now that it would not
-      have kept an epoch ago, or when training began;
-    - `temperature`: that of the masks, their mean if they differ, where they
-      have one;
-    - with `validation_data`, for the loss and each metric, `val_hard_loss`:
-      the loss of the model with its final mask; and `val_gap_loss`: what it
-      has more than the model as it stands, in inference.
+    - `density`: the fraction of the weights that the final mask would keep now.
+    - `undecided`: the fraction of the scores between 0.05 and 0.95.
+    - `budget_used`: the sum of the scores divided by K, or their cost divided
+      by the budget.
+    - `mask_churn`: the fraction of the weights in the current mask that were
+      not in the mask one epoch ago, or when training began.
+    - `temperature`: the mean temperature of the masks, if they have one.
+    - `val_hard_loss`, with `validation_data`: the loss of the model with its
+      final mask. The same for each metric.
+    - `val_gap_loss`, with `validation_data`: `val_hard_loss` minus the loss of
+      the model as it is, in inference. The same for each metric.
 
-    The progress bar and `History` show them. `CSVLogger`, `TensorBoard` and
-    what monitors one of these names, such as `ModelCheckpoint`, must be
-    listed after this callback: Keras hands the logs from one to the next.
+    The progress bar and `History` show them. Keras passes the logs from one
+    callback to the next, so list this callback before `CSVLogger`,
+    `TensorBoard` and callbacks that monitor one of these names, such as
+    `ModelCheckpoint`.
 
-    It warns, once each, with advice, where
+    It warns once in each of these cases:
 
-    - the density, as scheduled, has not come to its end when `fit` ends, as
-      planned or because a callback has stopped it;
-    - the schedule ends in the first tenth of the steps;
-    - the learning rate of the scores is too small for the steps that train
-      them. A rule of thumb, measured in
-      `docs/benchmarks/score_learning_rate.md`: the sum of the learning rates
-      of all steps should be 10 or more for `Adam` and its kin, and
-      `10 * (1 - momentum)` for `ScoreSGD`;
-    - more than 3 scores for each weight kept are undecided where the
-      optimizer fixes the mask, or more than 1 where training has ended, with
-      the weights that callbacks before this one have restored;
-    - masks are trained by an optimizer that knows no budget;
-    - nothing is kept of a layer;
-    - training diverges. Where a score is NaN, so is all that is logged.
+    - The scheduled density has not reached its end when `fit` ends, as planned
+      or because a callback stopped the training.
+    - The schedule ends in the first tenth of the steps.
+    - The learning rate of the scores is too small for the steps that train
+      them. By a rule of thumb, measured in
+      `docs/benchmarks/score_learning_rate.md`, the sum of the learning rates of
+      all steps should be 10 or more for `Adam` and similar optimizers, and
+      `10 * (1 - momentum)` for `ScoreSGD`.
+    - For each kept weight, more than 3 scores are undecided when the mask
+      becomes final, or more than 1 when training ends. At the end, it checks
+      the weights that earlier callbacks have restored.
+    - An optimizer without a budget trains the masks.
+    - A layer loses all its weights.
+    - Training diverges. If a score is NaN, all logged values are NaN.
 
-    Nothing is computed between the ends of epochs.
+    Nothing is computed within an epoch.
 
     Args:
-        validation_data: What `Model.evaluate` takes: a tuple `(x, y)` or
-            `(x, y, sample_weight)`, or a data set, or `None`. The model is
-            evaluated twice on it in each epoch, and left as it was. Defaults
-            to `None`.
+        validation_data: Tuple `(x, y)` or `(x, y, sample_weight)`, or a
+            dataset, as for `Model.evaluate`; or `None`. The model is evaluated
+            on it twice in each epoch, and does not change. Defaults to `None`.
         batch_size: Positive integer for arrays in `validation_data`, or
             `None`, as in `Model.evaluate`. Defaults to `None`.
 
@@ -84,10 +84,10 @@ class SparsityLogger(keras.callbacks.Callback):
         self.validation_data = validation_data
         self.batch_size = batch_size
         self._advice = Advice()
-        # Of the last epoch, by the names they have in the logs.
+        # The values of the last epoch, by their names in the logs.
         self._values = dict.fromkeys(_ALWAYS, 0.0)
         self._finals: list[np.ndarray] | None = None
-        # Of an epoch; unknown for a data set of unknown length.
+        # Steps of an epoch; unknown for a dataset of unknown length.
         self._steps: int | None = None
         self._begun = False
         self._steps_before = 0
@@ -144,7 +144,7 @@ class SparsityLogger(keras.callbacks.Callback):
             self._advice.on_divergence(diverged)
 
     def _describe(self, decisions: Decisions) -> dict[str, float]:
-        """Returns what is logged of an epoch."""
+        """Returns the values to log for an epoch."""
         values = {
             "density": decisions.kept / decisions.num_weights,
             "undecided": decisions.undecided / decisions.num_weights,
@@ -163,12 +163,12 @@ class SparsityLogger(keras.callbacks.Callback):
         return values
 
     def _look_ahead(self, epoch: int, steps: int) -> None:
-        """Asks for advice, given the epoch to come and the steps of each."""
+        """Checks the plan, given the next epoch and the steps of each."""
         epochs = self.params["epochs"] - epoch
         self._advice.on_plan(self.model, steps * epochs)
 
     def _churn(self, decisions: Decisions) -> float:
-        """Returns the share of new ones in the mask, and remembers it."""
+        """Returns the fraction of new ones in the mask, and stores the mask."""
         last, now = self._finals, [f > 0 for f in decisions.finals]
         self._finals = now
         if last is None:  # the scores were NaN when training began

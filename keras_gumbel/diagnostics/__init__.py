@@ -1,4 +1,4 @@
-"""What `keras_gumbel.gradient_report` returns."""
+"""The report that `keras_gumbel.gradient_report` returns."""
 
 from keras_gumbel._exports import dir_of
 from keras_gumbel.diagnostics._report import GradientReport

@@ -24,7 +24,7 @@ _CHUNK = 2**20  # entries of the samples held at once
 
 
 def one_hot_outcomes(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lists what independent categorical variables can be.
+    """Lists all values of independent categorical variables.
 
     Args:
         logits: Array x of shape `(..., K)`.
@@ -44,7 +44,7 @@ def one_hot_outcomes(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mask_outcomes(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lists what independent binary masks can be.
+    """Lists all values of independent binary masks.
 
     Args:
         probs: Array s of any shape.
@@ -84,17 +84,17 @@ def exact_gradient(
         raise invalid_argument(
             "gradient_report",
             "function",
-            "one that returns one number for each sample, a tensor of shape "
-            f"{outcomes.shape[:1]} for samples of shape {outcomes.shape}",
+            "a function that returns one number for each sample, a tensor of "
+            f"shape {outcomes.shape[:1]} for samples of shape {outcomes.shape}",
             values.shape,
         )
     values = values.astype("float64")
-    # The derivatives sum to zero, so that an offset of f is rounding alone.
+    # The derivatives sum to zero, so an offset of f would only add rounding.
     return np.tensordot(values - values.mean(), slopes, axes=1)
 
 
 def of_one_draw(sampler: Sampler) -> Total:
-    """The total of the function at one sample for each row."""
+    """Returns the total of the function at one sample for each row."""
 
     def total(function: Function, x: Tensor, seed: Seed) -> Tensor:
         return ops.sum(function(sampler(x, seed=seed)))
@@ -103,7 +103,7 @@ def of_one_draw(sampler: Sampler) -> Total:
 
 
 def of_several_draws(sampler: Sampler, count: int) -> Total:
-    """The same of several samples, with what a tape makes of their scores."""
+    """Returns the loss that a tape computes from several samples."""
 
     def total(function: Function, x: Tensor, seed: Seed) -> Tensor:
         tape = ScoreTape()
@@ -140,8 +140,8 @@ def moments(
     chunk = min(num_samples, max(1, _CHUNK // max(1, point.size)))
     layer = _Samples(function, point, total, chunk, seed)
     model = keras.Sequential([keras.Input((1,)), layer])
-    # A step of plain gradient descent of length 1, from 0, is the gradient
-    # itself: the one way to it that Keras has on every backend.
+    # A step of gradient descent from 0 with learning rate 1 is the gradient.
+    # It is the only way to get gradients that Keras has on every backend.
     model.compile(optimizer=keras.optimizers.SGD(1.0), jit_compile=False)
     added, squares, left = np.zeros_like(point), 0.0, num_samples
     while left:
@@ -184,12 +184,12 @@ class _Samples(keras.layers.Layer):
 
 
 def _grid(name: str, count: int, choices: int) -> np.ndarray:
-    """All ways to choose one of `choices`, `count` times, one in a row."""
+    """Returns all ways to choose one of `choices`, `count` times, as rows."""
     if choices**count > _MOST_OUTCOMES:
         raise invalid_argument(
             "gradient_report",
             name,
-            f"few enough to sum over at most {_MOST_OUTCOMES} values",
+            f"a size with at most {_MOST_OUTCOMES} values to sum over",
             f"{choices}**{count} values",
         )
     return np.array(list(itertools.product(range(choices), repeat=count)))

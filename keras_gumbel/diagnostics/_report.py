@@ -43,11 +43,12 @@ class GradientRow:
 
     Attributes:
         estimator: String, its name.
-        bias: Float, the distance of its mean to the exact gradient.
-        bias_error: Float, the standard error of that mean. A bias that is
-            not larger may be none.
+        bias: Float, the distance from its mean to the exact gradient.
+        bias_error: Float, the standard error of that mean. A smaller bias is
+            not significant.
         variance: Float, the mean squared distance to its own mean.
-        cosine: Float, of the angle between its mean and the exact gradient.
+        cosine: Float, the cosine of the angle between its mean and the exact
+            gradient.
     """
 
     estimator: str
@@ -106,31 +107,32 @@ def gradient_report(
     d/dx E[f(h)],  h ~ softmax(x)       or       d/ds E[f(m)],  P(m = 1) = s
     ```
 
-    is computed exactly, as a sum over all values of h or of m, and the mean
-    and the variance of each estimator from samples.
+    is computed exactly, as a sum over all values of h or m. The mean and the
+    variance of each estimator are computed from samples.
 
     Args:
-        function: Callable f, of `keras.ops`. It takes a float32 tensor of
-            samples of shape `(batch, *logits.shape)` or
-            `(batch, *probs.shape)` and returns one number for each, of shape
-            `(batch,)`.
-        logits: Float array x of shape `(..., K)`, of independent variables
-            with K classes each, or `None`. Defaults to `None`.
-        probs: Float array s in [0, 1] of any shape, of independent binary
-            masks, or `None`. Exactly one of `logits` and `probs` must be
-            given. Defaults to `None`.
-        estimators: Sequence of what `keras_gumbel.estimators.get` takes, and
-            of `"relaxed"` for the relaxed sample; or dictionary of names to
-            functions `sampler(x, seed)` of your own, which return a sample
-            for each row of a tensor x; or `None` for all short names that
-            are for as many classes and `"relaxed"`. Defaults to `None`.
-        temperature: Positive float, of the relaxed sample and of estimators
-            that have none of their own. Defaults to `1.0`.
-        num_samples: Positive integer, the gradients that are sampled of each
-            estimator. Defaults to `10000`.
-        num_draws: Integer of at least 2, on how many samples of h or m the
-            estimators without bias, such as `"rloo"`, evaluate f for one
-            gradient. All others take one. Defaults to `2`.
+        function: Callable f that uses `keras.ops`. It takes a float32 tensor
+            of samples of shape `(batch, *logits.shape)` or
+            `(batch, *probs.shape)` and returns one number for each sample, of
+            shape `(batch,)`.
+        logits: Float array x of shape `(..., K)`, the logits of independent
+            variables with K classes each, or `None`. Defaults to `None`.
+        probs: Float array s in [0, 1] of any shape, the probabilities of
+            independent binary masks, or `None`. Exactly one of `logits` and
+            `probs` must be given. Defaults to `None`.
+        estimators: Sequence of identifiers for `keras_gumbel.estimators.get`,
+            or `"relaxed"` for the relaxed sample; or a dictionary from names
+            to your own functions `sampler(x, seed)`, which return a sample
+            for each row of a tensor x; or `None` for `"relaxed"` and all
+            estimators that work with this number of classes. Defaults to
+            `None`.
+        temperature: Positive float, the temperature of the relaxed sample and
+            of estimators without their own temperature. Defaults to `1.0`.
+        num_samples: Positive integer, the number of sampled gradients for
+            each estimator. Defaults to `10000`.
+        num_draws: Integer of at least 2, the number of samples of h or m at
+            which estimators without bias, such as `"rloo"`, evaluate f for
+            one gradient. All others use one sample. Defaults to `2`.
         seed: Integer or `None`. Defaults to `None`.
 
     Returns:
@@ -139,7 +141,7 @@ def gradient_report(
     Raises:
         ValueError: If both or neither of `logits` and `probs` are given,
             there are more than 65536 values to sum over, a probability is
-            not in [0, 1], an estimator is unknown or not for `num_draws`,
+            not in [0, 1], an estimator is unknown or does not fit `num_draws`,
             `function` does not return one number for each sample, or the
             exact gradient is zero or not finite.
 
@@ -178,7 +180,7 @@ def gradient_report(
         raise invalid_argument(
             owner,
             "function",
-            "one whose exact gradient is finite and not zero",
+            "a function whose exact gradient is finite and not zero",
             function,
         )
     relaxed = functools.partial(relaxed, temperature=temperature)
@@ -203,7 +205,7 @@ def gradient_report(
 
 
 def _names_for(classes: int) -> list[str]:
-    """Returns the names of what can be compared for so many classes."""
+    """Returns the names of estimators that fit a number of classes."""
     names = [
         name
         for name in SHORT_NAMES
@@ -218,7 +220,7 @@ def _totals(
     relaxed: Sampler,
     num_draws: int,
 ) -> dict[str, Total]:
-    """Returns what is differentiated for each estimator, by name."""
+    """Returns the function to differentiate for each estimator, by name."""
     if isinstance(estimators, Mapping):
         return {name: of_one_draw(f) for name, f in estimators.items()}
     totals = {}
@@ -237,7 +239,7 @@ def _totals(
 
 
 def _name(identifier: Any) -> str:
-    """Returns what a report calls an estimator."""
+    """Returns the name of an estimator in a report."""
     if isinstance(identifier, str):
         return identifier
     return getattr(identifier, "__name__", repr(identifier))

@@ -1,4 +1,4 @@
-"""What weights, features and channels are multiplied with."""
+"""Masks: layers that multiply weights, features or channels by scores."""
 
 from keras_gumbel._exports import dir_of
 from keras_gumbel.masks._base import Mask

@@ -19,33 +19,33 @@ from keras_gumbel.granularities import ScoreLayout
 
 
 class Mask(keras.layers.Layer):
-    """Base class of masks: scores, and what is made of them.
+    """Base class of masks, which compute a mask from scores.
 
-    A mask is used in one of two ways. `keras_gumbel.sparsify(model, mask)`
-    gives every weight of a model one like it. Or it stands between layers as
-    any other layer does, and multiplies its inputs: a gate of features or
-    channels.
+    Use a mask in one of two ways. `keras_gumbel.sparsify(model, mask)` puts a
+    copy on every weight of a model. Or place the mask between layers, where it
+    multiplies its inputs and selects features or channels.
 
-    To write a mask of your own, subclass it and override `draw`, and register
-    the class as any Keras layer: all functions and optimizers of this package
-    work with it. Override `saliency`, too, and set `ranked = True` if the
-    scores are not learned: `keras_gumbel.optimizers.ProjectedOptimizer` then
-    sets the K scores of largest saliency to 1 and all others to 0 after every
-    step. Override `keep` for another gradient.
+    To write your own mask, subclass `Mask`, override `draw`, and register the
+    class like any Keras layer. All functions and optimizers of this package
+    work with it. If the scores are not learned, also override `saliency` and
+    set `ranked = True`. After every step,
+    `keras_gumbel.optimizers.ProjectedOptimizer` then sets the K scores with the
+    largest saliency to 1 and all others to 0. Override `keep` to change the
+    gradient.
 
-    The scores are one trainable float32 variable named `mask_scores`,
-    whatever the dtype policy, with values in [0, 1].
+    The scores are one trainable variable named `mask_scores`, with values in
+    [0, 1]. It is float32 under every dtype policy.
 
     Args:
         axis: Integer, a sequence of integers, or `None`. The axes of the
-            input that have scores of their own; a mask is shared along all
-            others. `None` gives every entry a score. It does not count where
+            input that have separate scores. The mask is shared along all
+            other axes. `None` gives every entry a score. It has no effect if
             the mask is on a weight. Defaults to `-1`.
         scores_initializer: Initializer of the scores. Defaults to `"ones"`.
         scores_constraint: Constraint of the scores, such as
             `keras_gumbel.constraints.CappedBox`, or `None`.
-            `ProjectedOptimizer` does not take scores that have one. Defaults
-            to `None`.
+            `ProjectedOptimizer` does not accept scores with a constraint.
+            Defaults to `None`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
@@ -59,7 +59,7 @@ class Mask(keras.layers.Layer):
         Same as the input.
 
     Raises:
-        ValueError: If `axis` is not an integer; at build, if it does not fit
+        ValueError: If `axis` has another type; at build, if it does not fit
             the inputs.
 
     Example:
@@ -72,17 +72,17 @@ class Mask(keras.layers.Layer):
     >>> model = keras_gumbel.sparsify(model, SquaredMask())
     """
 
-    # Whether saliencies set the scores, and gradients do not.
+    # Whether the scores are set by saliencies, not trained by gradients.
     ranked = False
-    # Of how many updates of the optimizer one ranks the scores.
+    # The number of optimizer updates from one ranking to the next.
     frequency = 1
     # Whether the mask can only be put on a weight, by `keras_gumbel.sparsify`.
     for_weights = False
-    # Whether it can be put on coupled channels, which many weights share.
+    # Whether the mask can be put on coupled channels.
     for_channels = False
     # Whether the saliencies of channels are divided by the mean of their group.
     relative = False
-    # Whether gradients of the scores are its saliencies, squared and averaged.
+    # Whether the saliencies are averages of squared gradients of the scores.
     observed = False
 
     def __init__(
@@ -121,7 +121,7 @@ class Mask(keras.layers.Layer):
         raise NotImplementedError
 
     def keep(self, inputs: Tensor, mask: Tensor) -> Tensor:
-        """Returns what is left of the inputs, with the gradient it is to have.
+        """Returns the masked inputs, with the gradient of the mask.
 
         Args:
             inputs: Float tensor.
@@ -132,12 +132,11 @@ class Mask(keras.layers.Layer):
     def saliency(self, weight: keras.Variable, layout: ScoreLayout) -> Tensor:
         """Returns how much each score of a weight matters.
 
-        It ranks the scores if `ranked`, and else decides between equal ones.
+        If `ranked`, it ranks the scores. Otherwise, it orders equal scores.
 
         Args:
-            weight: The weight that the mask is on.
-            layout: `keras_gumbel.granularities.ScoreLayout`, where its scores
-                are.
+            weight: The weight that has the mask.
+            layout: `keras_gumbel.granularities.ScoreLayout` of its scores.
 
         Returns:
             A float tensor of the shape of the scores, of at least 0.
@@ -151,16 +150,16 @@ class Mask(keras.layers.Layer):
         layout: ScoreLayout,
         input_axes: tuple[int, ...] | None,
     ) -> str | None:
-        """Says why the mask does not fit a weight, if it does not.
+        """Returns why the mask does not fit a weight, or `None`.
 
         Args:
-            weight: The weight that the mask is to be on.
-            layout: `ScoreLayout`, where its scores would be.
+            weight: The weight that would get the mask.
+            layout: `ScoreLayout` of its scores.
             input_axes: Tuple of integers, the axes of the weight that are
-                summed over, or `None` if they are not known.
+                summed over, or `None` if they are unknown.
 
         Returns:
-            A string, the reason that warnings give, or `None`.
+            A string, which warnings show as the reason, or `None`.
         """
         return None
 
@@ -170,23 +169,22 @@ class Mask(keras.layers.Layer):
         layout: ScoreLayout,
         input_axes: tuple[int, ...] | None,
     ) -> None:
-        """Prepares a mask that is built for the weight it is put on.
+        """Prepares a built mask for its weight.
 
-        When a model is loaded, the weights of the mask are read afterwards.
+        When a model is loaded, the weights of the mask are loaded afterwards.
 
         Args:
-            weight: The weight that the mask is put on.
-            layout: `ScoreLayout`, where its scores are.
+            weight: The weight that gets the mask.
+            layout: `ScoreLayout` of its scores.
             input_axes: As in `problem`.
         """
 
     def build(self, input_shape: Shape) -> None:
         if (self.ranked or self.for_weights) and self.axis is not None:
             raise ValueError(
-                f"`{type(self).__name__}` is a mask for the weights of a layer "
-                "and cannot stand between layers. Pass it to "
-                "`keras_gumbel.sparsify`, or use "
-                "`keras_gumbel.layers.ConcreteMask` here."
+                f"`{type(self).__name__}` is a mask for weights and cannot "
+                "be used between layers. Pass it to `keras_gumbel.sparsify`, "
+                "or use `keras_gumbel.layers.ConcreteMask` here."
             )
         axes = self._axes(len(input_shape))
         if any(input_shape[axis] is None for axis in axes):
@@ -197,8 +195,8 @@ class Mask(keras.layers.Layer):
                 self.axis,
             )
         self.input_spec = keras.InputSpec(ndim=len(input_shape))
-        # A variable made while TensorFlow traces the first step has no values
-        # until then: the optimizer could not bring it under the budget.
+        # If TensorFlow created the variable while it traces the first step, it
+        # would have no values yet, and the optimizer could not project it.
         with _keras_private.outside_graph():
             self.mask_scores = self.add_weight(
                 name="mask_scores",
@@ -214,21 +212,21 @@ class Mask(keras.layers.Layer):
         return self.masked(inputs, self.broadcast(self.current(training)))
 
     def current(self, training: bool | None = False) -> Tensor:
-        """Returns the mask that is in force: the final one, or one drawn."""
+        """Returns the current mask: the final mask, or a drawn one."""
         if self.hardened:
             return ops.convert_to_tensor(self.final_mask)
         return self.draw(training)
 
     def masked(self, inputs: Tensor, mask: Tensor) -> Tensor:
-        """Returns what a mask that is in force leaves of the inputs."""
+        """Returns the inputs under the current mask."""
         if self.hardened:
             return Mask.keep(self, inputs, mask)
         return self.keep(inputs, mask)
 
     def harden(self, final: Any) -> None:
-        """Makes a mask final: it is applied as it is, without noise.
+        """Makes a mask final. It then draws no noise.
 
-        The scores are kept, and not trained any more.
+        The scores are kept, but no longer trained.
 
         Args:
             final: Array of zeros and ones of the shape of `mask_scores`.
@@ -248,24 +246,25 @@ class Mask(keras.layers.Layer):
         self._train_if(self.wants_training)
 
     def soften(self) -> None:
-        """Undoes `harden`: the scores are in force again."""
+        """Undoes `harden` and uses the scores again."""
         self.hardened = False
         self._train_if(self.wants_training)
 
     def get_support(self, indices: bool = False) -> np.ndarray:
         """Returns which features the mask keeps.
 
-        After `keras_gumbel.harden` these are the ones of the final mask.
-        Before, they are the features of the largest scores, as many as a drawn
-        mask keeps on average: the sum of the scores, rounded (Eq. 19).
+        After `keras_gumbel.harden`, these are the ones of the final mask.
+        Before, they are the features with the largest scores. Their number is
+        the rounded sum of the scores, which is the average number that a drawn
+        mask keeps (Eq. 19).
 
         Args:
             indices: Boolean, whether to return the positions of the features
-                in place of a Boolean array. Defaults to `False`.
+                instead of a Boolean array. Defaults to `False`.
 
         Returns:
-            A NumPy array: Boolean, of the shape of `mask_scores`; or the
-            integers, in increasing order, that index its flattened entries.
+            A NumPy array: Boolean, of the shape of `mask_scores`; or integers,
+            the positions in the flattened mask in increasing order.
 
         Raises:
             ValueError: If the mask is not built, or a score is NaN.
@@ -280,8 +279,8 @@ class Mask(keras.layers.Layer):
         """
         if not self.built:
             raise ValueError(
-                f"The mask {self.name!r} has no scores yet. Build it, or call "
-                "the model that it is in, before `get_support`."
+                f"The mask {self.name!r} has no scores yet. Build the mask or "
+                "call its model before `get_support`."
             )
         support = self._kept()
         return np.flatnonzero(support) if indices else support
@@ -292,9 +291,9 @@ class Mask(keras.layers.Layer):
         scores = np.clip(ops.convert_to_numpy(self.mask_scores), 0.0, 1.0)
         if np.isnan(scores).any():
             raise ValueError(
-                f"Training diverged: scores of {self.name!r} are NaN, so it is "
-                "not known which features to keep. Train at smaller learning "
-                "rates or with gradients that are clipped."
+                f"Training diverged: scores of {self.name!r} are NaN, so no "
+                "features can be chosen. Train with smaller learning rates or "
+                "with gradient clipping."
             )
         count = round(float(scores.sum(dtype="float64")))
         support = np.zeros(scores.size, "bool")
@@ -311,8 +310,8 @@ class Mask(keras.layers.Layer):
         self._train_if(value)
 
     def _train_if(self, value: bool) -> None:
-        # A model that is made trainable does not train its hardened masks. Not
-        # by the attribute: on TensorFlow, Keras skips a value that it has.
+        # Setting `trainable` on a model must not train its hardened masks. This
+        # bypasses the attribute: on TensorFlow, Keras skips an unchanged value.
         self.wants_training = value
         trained = value and not self.hardened
         keras.layers.Layer.trainable.fset(self, trained)

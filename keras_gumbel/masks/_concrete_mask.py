@@ -1,4 +1,4 @@
-"""The binary concrete mask layer."""
+"""The binary concrete mask."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,9 +21,9 @@ from keras_gumbel.ops._bernoulli import relaxed_bernoulli
 class ConcreteMask(StochasticLayer, SampledMask):
     """Gates its input with learned relaxed Bernoulli masks.
 
-    Use it to let training decide which features, channels or weights to keep:
-    every feature has a score s, the probability to be kept, and one mask is
-    drawn for all examples of a batch.
+    Use it to learn which features, channels or weights to keep. Every feature
+    has a score s, the probability that it is kept. One mask is drawn for all
+    examples of a batch.
 
     ```
     e ~ Logistic(0, 1)
@@ -31,43 +31,45 @@ class ConcreteMask(StochasticLayer, SampledMask):
     output = input * m
     ```
 
-    The scores are one trainable float32 variable named `mask_scores`,
-    whatever the dtype policy. Train them with
-    `keras_gumbel.optimizers.ProjectedOptimizer`, which holds the expected
-    number of kept features, sum(s) (Eq. 19), under a budget; or give a single
-    layer a `keras_gumbel.constraints.CappedBox`.
+    The scores are one trainable variable named `mask_scores`, which is float32
+    under every dtype policy. Train them with
+    `keras_gumbel.optimizers.ProjectedOptimizer`, which keeps the expected
+    number of kept features, sum(s) (Eq. 19), within a budget. For a single
+    layer, you can use the constraint `keras_gumbel.constraints.CappedBox`
+    instead.
 
-    In inference (`training=False`) no noise is drawn and no state changes:
-    the mask is s, its expectation, or what `inference` says.
+    In inference (`training=False`), no noise is drawn and no state changes. By
+    default, the mask is its expectation s. `inference` changes this.
 
     Args:
         axis: Integer, a sequence of integers, or `None`. The axes of the
-            input that have scores of their own; a mask is shared along all
-            others. `None` gives every entry a score, for masks on weights.
-            Defaults to `-1`.
+            input that have separate scores. The mask is shared along all
+            other axes. `None` gives every entry a score, as for masks on
+            weights. Defaults to `-1`.
         temperature: Positive number, or a schedule of the training step
             such as `keras_gumbel.schedules.LinearAnnealing`. Defaults to
             `2 / 3`.
         hard: Boolean, whether the mask in training is 0 or 1, with the
             gradient of `estimator`. Defaults to `False`.
-        estimator: `keras_gumbel.estimators.Estimator` or what stands for
-            one, where the gradient of a hard mask comes from, such as
-            `"identity"`: see `keras_gumbel.estimators.get`. A relaxed mask
-            takes `StraightThroughGumbel` alone, which lets its gradient have
-            a temperature of its own. Defaults to
+        estimator: The gradient estimator of a hard mask: a
+            `keras_gumbel.estimators.Estimator` or an identifier such as
+            `"identity"`, see `keras_gumbel.estimators.get`. A relaxed mask
+            accepts only `StraightThroughGumbel`, which can use another
+            temperature for the gradient. Defaults to
             `"straight_through_gumbel"`.
         scores_initializer: Initializer of the scores. Defaults to `"ones"`.
         scores_constraint: Constraint of the scores, such as `CappedBox`, or
-            `None`. `ProjectedOptimizer` does not take scores that have one.
-            Defaults to `None`.
+            `None`. `ProjectedOptimizer` does not accept scores with a
+            constraint. Defaults to `None`.
         inference: String, the mask in inference: `"mean"` for s, `"mode"` for
-            1 where s > 0.5 and 0 elsewhere, `"sample"` for a sample as in
+            1 if s > 0.5 and 0 otherwise, `"sample"` for a sample as in
             training. Defaults to `"mean"`.
         learn_temperature: Boolean, whether the temperature is a trainable
-            variable that starts at `temperature`, positive by construction.
-            Defaults to `False`.
-        precision: String, `"standard"` or `"high"`, the noise's: see
-            `keras_gumbel.random.logistic`. Defaults to `"standard"`.
+            positive variable that starts at `temperature`. Defaults to
+            `False`.
+        precision: String, `"standard"` or `"high"`, the precision of the
+            noise: see `keras_gumbel.random.logistic`. Defaults to
+            `"standard"`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 

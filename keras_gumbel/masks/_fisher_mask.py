@@ -1,4 +1,4 @@
-"""The mask of pruning channels by their Fisher information."""
+"""The mask that prunes channels by their Fisher information."""
 
 from typing import Any
 
@@ -20,18 +20,18 @@ class FisherMask(RankedMask):
     m   = 1 for the channels of largest F for what they cost
     ```
 
-    It is the mask of `keras_gumbel.sparsify(model, granularity="channel")`;
-    the string `"fisher"` stands for it. `L_b` is the loss of an example. The
-    gradient is that of one number for all channels that are coupled, summed
-    over the positions and over all layers that read them before it is squared.
-    As in the Fisher information, its sign does not count. Where the budget
-    counts multiply-adds, a channel costs those of all layers that it is in, at
-    the numbers of channels that are kept of the others.
+    It is the default mask of `keras_gumbel.sparsify(model,
+    granularity="channel")`. Its short name is `"fisher"`.
 
-    The optimizer sees gradients, so that it holds F:
-    `keras_gumbel.optimizers.ProjectedOptimizer` drops no channel in the first
-    20 steps, while too little is known. A channel that is dropped has no
-    gradient and stays dropped.
+    `L_b` is the loss of an example. Coupled channels share one gradient, which
+    is summed over the positions and over all layers that read the channels, and
+    then squared. As in the Fisher information, the sign of the gradient has no
+    effect. If the budget counts multiply-adds, the cost of a channel is that of
+    all layers that contain it, given the kept channels of the other groups.
+
+    `keras_gumbel.optimizers.ProjectedOptimizer` computes F from the gradients.
+    It drops no channel in the first 20 steps, because F is not reliable yet. A
+    dropped channel has no gradient and stays dropped.
 
     Args:
         gradient: String, as in `keras_gumbel.masks.MagnitudeMask`. Defaults to
@@ -74,7 +74,7 @@ class FisherMask(RankedMask):
     observed = True
 
     def __init__(self, gradient: str = "masked", **kwargs: Any) -> None:
-        # Channels are dropped when the budget asks for it, and no sooner.
+        # Channels are dropped only when the budget requires it.
         super().__init__(gradient, 1, **kwargs)
 
     def saliency(self, weight: keras.Variable, layout: ScoreLayout) -> Tensor:

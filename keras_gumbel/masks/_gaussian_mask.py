@@ -1,4 +1,4 @@
-"""Stochastic gates."""
+"""The Gaussian mask: stochastic gates."""
 
 from typing import Any
 
@@ -18,14 +18,13 @@ class GaussianMask(SampledMask):
     output = input * m
     ```
 
-    with F the quantile function of the standard normal distribution, so that
-    P(m > 0) = s: see `keras_gumbel.ops.stochastic_gate`. A sample is exactly 0
-    or 1 with positive probability. One mask is drawn for all examples of a
-    batch.
+    F is the quantile function of the standard normal distribution, so P(m > 0)
+    = s: see `keras_gumbel.ops.stochastic_gate`. A sample is exactly 0 or 1 with
+    positive probability. One mask is drawn for all examples of a batch.
 
     Args:
         inference: String, the mask in inference: `"mean"` for s, `"mode"` for
-            1 where s > 0.5 and 0 elsewhere, `"sample"` for a sample as in
+            1 if s > 0.5 and 0 otherwise, `"sample"` for a sample as in
             training. Defaults to `"mean"`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Arguments of `keras_gumbel.masks.Mask`.

@@ -21,7 +21,7 @@ class HardConcreteMask(StochasticLayer, SampledMask):
     output = input * m
     ```
 
-    with low = -0.1 and high = 1.1, so that P(m > 0) = s: see
+    with low = -0.1 and high = 1.1, so P(m > 0) = s: see
     `keras_gumbel.ops.hard_concrete`. A sample is exactly 0 or 1 with positive
     probability. One mask is drawn for all examples of a batch.
 
@@ -29,13 +29,14 @@ class HardConcreteMask(StochasticLayer, SampledMask):
         temperature: Positive number, or a schedule of the training step.
             Defaults to `2 / 3`.
         inference: String, the mask in inference: `"mean"` for s, `"mode"` for
-            1 where s > 0.5 and 0 elsewhere, `"sample"` for a sample as in
+            1 if s > 0.5 and 0 otherwise, `"sample"` for a sample as in
             training. Defaults to `"mean"`.
         learn_temperature: Boolean, whether the temperature is a trainable
-            variable that starts at `temperature`, positive by construction.
-            Defaults to `False`.
-        precision: String, `"standard"` or `"high"`, the noise's: see
-            `keras_gumbel.random.logistic`. Defaults to `"standard"`.
+            positive variable that starts at `temperature`. Defaults to
+            `False`.
+        precision: String, `"standard"` or `"high"`, the precision of the
+            noise: see `keras_gumbel.random.logistic`. Defaults to
+            `"standard"`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Arguments of `keras_gumbel.masks.Mask`.
 

@@ -1,4 +1,4 @@
-"""Scores that are the mask."""
+"""The mask that consists of the scores themselves."""
 
 import keras
 from keras import ops
@@ -16,22 +16,22 @@ class LearnedMask(Mask):
     output = input * m
     ```
 
-    It is what `keras_gumbel.sparsify(model)` uses: the relaxed mask with the
-    best results in `docs/benchmarks/sparsity.md`. Between layers it scales
-    features or channels by scores in [0, 1]. Train it with
-    `keras_gumbel.optimizers.ProjectedOptimizer`, which holds sum(s) under a
+    It is the default of `keras_gumbel.sparsify(model)`, and the relaxed mask
+    with the best results in `docs/benchmarks/sparsity.md`. Between layers, it
+    scales features or channels by scores in [0, 1]. Train it with
+    `keras_gumbel.optimizers.ProjectedOptimizer`, which keeps sum(s) within a
     budget (Eq. 19).
 
     Args:
         axis: Integer, a sequence of integers, or `None`. The axes of the
-            input that have scores of their own; a mask is shared along all
-            others. `None` gives every entry a score. It does not count where
+            input that have separate scores. The mask is shared along all
+            other axes. `None` gives every entry a score. It has no effect if
             the mask is on a weight. Defaults to `-1`.
         scores_initializer: Initializer of the scores. Defaults to `"ones"`.
         scores_constraint: Constraint of the scores, such as
             `keras_gumbel.constraints.CappedBox`, or `None`.
-            `ProjectedOptimizer` does not take scores that have one. Defaults
-            to `None`.
+            `ProjectedOptimizer` does not accept scores with a constraint.
+            Defaults to `None`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:

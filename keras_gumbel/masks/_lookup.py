@@ -1,4 +1,4 @@
-"""Masks by name."""
+"""Finds masks by their short names."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ _SHORT_NAMES: dict[str, Callable[[], Mask]] = {
 
 
 def get(identifier: Any) -> Mask:
-    """Returns a mask, given itself or its short name.
+    """Returns a mask, given a mask or its short name.
 
     Args:
         identifier: `Mask`, or one of `"learned"`, `"magnitude"`, `"random"`,
@@ -39,7 +39,7 @@ def get(identifier: Any) -> Mask:
         A `Mask`.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If the name is unknown.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""The masks of classical pruning: the largest weights are kept."""
+"""The mask of magnitude pruning, and the base class of ranked masks."""
 
 from typing import Any
 
@@ -12,16 +12,15 @@ from keras_gumbel.masks._base import Mask
 
 
 class RankedMask(Mask):
-    """A mask of the weights with the largest saliencies, on weights alone.
+    """Keeps the weights with the largest saliencies. Only for weights.
 
     Args:
-        gradient: String, `"masked"` if only weights that are kept are
-            trained, or `"dense"` if all have the gradient of a weight that is
-            kept, so that one outside the mask can grow into it. Defaults to
-            `"masked"`.
-        frequency: Positive integer. The mask is chosen anew in every so
-            manieth update of the optimizer, and stays as it is in between.
-            It does not count for `granularity="channel"`. Defaults to `1`.
+        gradient: String, `"masked"` to train only the kept weights, or
+            `"dense"` to train all weights with the gradient of a kept weight,
+            so that pruned weights can come back. Defaults to `"masked"`.
+        frequency: Positive integer. The mask is chosen every `frequency`
+            updates of the optimizer, and does not change in between. It has no
+            effect for `granularity="channel"`. Defaults to `1`.
         **kwargs: Arguments of `keras_gumbel.masks.Mask`.
     """
 
@@ -63,30 +62,29 @@ class MagnitudeMask(RankedMask):
     output = w * m
     ```
 
-    Use it as the mask of `keras_gumbel.sparsify`; the string `"magnitude"`
-    stands for it. The scores are the mask and are not learned:
-    `keras_gumbel.optimizers.ProjectedOptimizer` sets them after every step,
-    with the density that stands, and compares all masks that share a budget
-    with each other. What shares a score is compared by its root mean square.
-    With `granularity="channel"`, that of a channel is divided by the mean of
-    all channels of its group: layers have weights of different sizes, and one
-    budget would otherwise empty those whose weights are small.
+    Pass it to `keras_gumbel.sparsify`, directly or by its short name
+    `"magnitude"`. The scores are the mask and are not learned.
+    `keras_gumbel.optimizers.ProjectedOptimizer` sets them after every step, at
+    the current density, and compares all masks that share a budget. Weights
+    that share a score are compared by their root mean square. With
+    `granularity="channel"`, the root mean square of a channel is divided by the
+    mean of its group. Layers have weights of different sizes, and one budget
+    would otherwise empty the layers with small weights.
 
-    With `frequency=100` the mask is chosen in the updates 0, 100, 200, ...,
-    each time with the density that stands then, and a step in between takes
-    hardly longer than one without a mask. `gradient="dense"` lets the weights
-    outside the mask move freely in between: those that have grown are kept
-    the next time. Other libraries prune like this by default. A mask that is
-    to be final, by `harden_step` or `keras_gumbel.harden`, is chosen at once.
+    With `frequency=100`, the mask is chosen in the updates 0, 100, 200, ...,
+    each time at the current density. A step in between takes hardly longer than
+    a step without a mask. With `gradient="dense"`, pruned weights are trained
+    in between, and weights that have grown are kept the next time. Other
+    libraries prune like this by default. A final mask, by `harden_step` or
+    `keras_gumbel.harden`, is chosen at once.
 
     Args:
-        gradient: String, `"masked"` if only weights that are kept are
-            trained, or `"dense"` if all have the gradient of a weight that is
-            kept, so that one outside the mask can grow into it. Defaults to
-            `"masked"`.
-        frequency: Positive integer. The mask is chosen anew in every so
-            manieth update of the optimizer, and stays as it is in between.
-            It does not count for `granularity="channel"`. Defaults to `1`.
+        gradient: String, `"masked"` to train only the kept weights, or
+            `"dense"` to train all weights with the gradient of a kept weight,
+            so that pruned weights can come back. Defaults to `"masked"`.
+        frequency: Positive integer. The mask is chosen every `frequency`
+            updates of the optimizer, and does not change in between. It has no
+            effect for `granularity="channel"`. Defaults to `1`.
         **kwargs: Arguments of `keras_gumbel.masks.Mask`.
 
     Call arguments:

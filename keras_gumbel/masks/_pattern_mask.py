@@ -1,4 +1,4 @@
-"""The masks of N:M sparsity as a choice among all patterns."""
+"""The mask of N:M sparsity that chooses among all patterns."""
 
 import itertools
 from typing import Any
@@ -24,10 +24,10 @@ from keras_gumbel.ops._sampling import gumbel_softmax
 class PatternMask(StochasticLayer, SampledMask):
     """Chooses one of the patterns in which N of M weights are kept.
 
-    Use it with `keras_gumbel.sparsify(model, PatternMask(),
-    granularity="2:4", freeze_weights=True)` on a pretrained network. There are
-    six patterns P of 2 in 4. One is drawn for every group of weights, by
-    Gumbel-Softmax, from the scores s of the group:
+    Use it on a pretrained network with `keras_gumbel.sparsify(model,
+    PatternMask(), granularity="2:4", freeze_weights=True)`. There are six
+    patterns P that keep 2 of 4 weights. For every group of weights, one pattern
+    is drawn by Gumbel-Softmax from the scores s of the group:
 
     ```
     z ~ Gumbel(0, 1)
@@ -35,26 +35,27 @@ class PatternMask(StochasticLayer, SampledMask):
     m_i = sum of y_P over the patterns P with i
     ```
 
-    Every sample keeps N of M in sum, from the first step on. The scores start
-    from the magnitudes of the weights. Samples are noise for the scores: train
-    them with `score_optimizer=keras.optimizers.Adam(...)` and a temperature
-    that falls. `LearnedMask`, the default of `sparsify`, takes the same
-    granularity, has no noise, and needs neither.
+    The entries of every sample sum to N in a group of M, from the first step
+    on. The scores start from the magnitudes of the weights. Train them with
+    `score_optimizer=keras.optimizers.Adam(...)` and a falling temperature,
+    because the samples are noisy. `LearnedMask`, the default of `sparsify`,
+    accepts the same granularity, has no noise, and needs neither.
 
-    In inference (`training=False`) no noise is drawn: the mask is the pattern
-    with the largest scores, or what `inference` says.
+    In inference (`training=False`), no noise is drawn. By default, the mask is
+    the pattern with the largest scores. `inference` changes this.
 
     Args:
         temperature: Positive number, or a schedule of the training step such
             as `keras_gumbel.schedules.LinearAnnealing`. Defaults to `1.0`.
-        scale: Positive number, how far apart the logits of patterns are at
-            most, for each weight in which they differ. Defaults to `10.0`.
-        prior: Number in [0, 1], by how much the scores of the N largest
-            weights of a group are above those of the others at the start.
+        scale: Positive number, the largest difference of the logits of two
+            patterns, for each weight in which they differ. Defaults to
+            `10.0`.
+        prior: Number in [0, 1], the initial difference between the scores of
+            the N largest weights of a group and the scores of the others.
             Defaults to `0.25`.
-        inference: String, the mask in inference: `"mode"` for the pattern of
-            largest probability, `"mean"` for the expectation, `"sample"` for
-            a sample as in training. Defaults to `"mode"`.
+        inference: String, the mask in inference: `"mode"` for the most
+            probable pattern, `"mean"` for the expectation, `"sample"` for a
+            sample as in training. Defaults to `"mode"`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Arguments of `keras_gumbel.masks.Mask`.
 
@@ -154,7 +155,7 @@ class PatternMask(StochasticLayer, SampledMask):
 
 
 def _patterns(count: int, length: int) -> np.ndarray:
-    """Returns all masks of a number of ones, one in each row."""
+    """Returns all masks with a given number of ones, one in each row."""
     kept = list(itertools.combinations(range(length), count))
     patterns = np.zeros((len(kept), length), "float32")
     for pattern, places in zip(patterns, kept, strict=True):

@@ -1,4 +1,4 @@
-"""A random choice of weights, the baseline of every other."""
+"""The random mask, a baseline for other masks."""
 
 import random
 from typing import Any
@@ -15,16 +15,16 @@ from keras_gumbel.masks._magnitude_mask import RankedMask
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class RandomMask(RankedMask):
-    """Keeps weights by a ranking that is drawn once.
+    """Keeps weights by a random ranking that is drawn once.
 
-    Use it as the mask of `keras_gumbel.sparsify`; the string `"random"`
-    stands for it. As the budget falls, weights are dropped in the order of
-    the ranking. It is the baseline that any other choice has to beat.
+    Pass it to `keras_gumbel.sparsify`, directly or by its short name
+    `"random"`, as a baseline for other masks. As the budget falls, weights are
+    dropped in the order of the ranking.
 
     Args:
-        seed: Integer in [0, 2**32) or `None` for one that is drawn, and saved
-            with the weights of the model: a run that is resumed goes on with
-            the same ranking. Defaults to `None`.
+        seed: Integer in [0, 2**32), or `None` for a random seed. It is saved
+            with the weights of the model, so a resumed run continues with the
+            same ranking. Defaults to `None`.
         **kwargs: Arguments of `keras_gumbel.masks.MagnitudeMask`.
 
     Call arguments:
@@ -53,7 +53,7 @@ class RandomMask(RankedMask):
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
         seed = require_seed("RandomMask", seed)
         super().__init__(**kwargs)
-        # As Keras draws seeds, so that `keras.utils.set_random_seed` counts.
+        # As Keras draws seeds, so that `keras.utils.set_random_seed` applies.
         self.seed = random.randrange(2**31) if seed is None else seed
 
     def attach_to(
@@ -62,7 +62,7 @@ class RandomMask(RankedMask):
         layout: ScoreLayout,
         input_axes: tuple[int, ...] | None,
     ) -> None:
-        # A number that torch, too, takes for a seed.
+        # A number that torch also accepts as a seed.
         self._last_seed = self.seed % 2**31
         with _keras_private.unlocked(self):
             self.ranking_seed = self.add_weight(
@@ -83,7 +83,7 @@ class RandomMask(RankedMask):
         self._read_seed()
 
     def _read_seed(self) -> None:
-        """Finds out the seed, unless a step of training hides it."""
+        """Reads the seed, unless it is not readable in a training step."""
         if not _keras_private.is_readable(self.ranking_seed):
             return
         with _keras_private.outside_graph():

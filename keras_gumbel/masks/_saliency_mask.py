@@ -1,4 +1,4 @@
-"""The masks of pruning by what the outputs of a layer lose."""
+"""The mask that prunes by the change of the outputs of a layer."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class SaliencyMask(RankedMask):
     """Keeps the weights whose removal would change outputs most.
 
     Use it to prune a trained model in one shot. Call `keras_gumbel.calibrate`
-    first: the mask needs the inputs x that each weight is multiplied with.
+    first, because the mask needs the inputs x of each weight.
 
     ```
     "wanda":  m = 1 for the K largest |w_ij| sqrt(E x_i^2)
@@ -29,30 +29,29 @@ class SaliencyMask(RankedMask):
     H = E x x^T + 0.01 mean_i(E x_i^2) I
     ```
 
-    The strings `"wanda"` and `"obs"` stand for the two saliencies in
-    `keras_gumbel.sparsify`. Wanda is the change of the outputs if a weight is
-    removed and all others stay. OBS, the optimal brain surgeon, lets the other
-    weights of the unit make up for it, as
-    `keras_gumbel.harden(model, density=d, reconstruct=True)` does.
+    In `keras_gumbel.sparsify`, the short names of the two saliencies are
+    `"wanda"` and `"obs"`. Wanda is the change of the outputs if a weight is
+    removed and all others do not change. OBS (optimal brain surgeon) is the
+    change if the other weights of the unit compensate, as in
+    `keras_gumbel.harden(model, density=d, reconstruct=True)`.
 
-    Saliencies are in the units of a layer's own outputs, which differ between
-    layers. Whether all layers should share a budget depends on the model: try
-    `density=d` and
-    `density=keras_gumbel.layer_densities(model, d, "uniform")`.
+    Saliencies are in the units of the layer outputs, which differ between
+    layers. Whether all layers should share a budget depends on the model, so
+    try both `density=d` and `density=keras_gumbel.layer_densities(model, d,
+    "uniform")`.
 
-    What depends on the data is one number for each input. It is computed when
-    the mask is put on, and saved with it. A weight that was not calibrated is
-    left without a mask, and a warning says so.
+    The mask stores one number for each input, which depends on the data. It is
+    computed by `sparsify` and saved with the mask. A weight without calibration
+    data gets no mask, and a warning says so.
 
     Args:
         method: String, `"wanda"` or `"obs"`. Defaults to `"wanda"`.
-        gradient: String, `"masked"` if only weights that are kept are
-            trained, or `"dense"` if all have the gradient of a weight that is
-            kept, so that one outside the mask can grow into it. Defaults to
-            `"masked"`.
-        frequency: Positive integer. The mask is chosen anew in every so
-            manieth update of the optimizer, and stays as it is in between.
-            It does not count for `granularity="channel"`. Defaults to `1`.
+        gradient: String, `"masked"` to train only the kept weights, or
+            `"dense"` to train all weights with the gradient of a kept weight,
+            so that pruned weights can come back. Defaults to `"masked"`.
+        frequency: Positive integer. The mask is chosen every `frequency`
+            updates of the optimizer, and does not change in between. It has no
+            effect for `granularity="channel"`. Defaults to `1`.
         **kwargs: Arguments of `keras_gumbel.masks.Mask`.
 
     Call arguments:

@@ -1,4 +1,4 @@
-"""Optimizers of scores: keep-probabilities under a budget."""
+"""Optimizers that train scores under a budget."""
 
 from keras_gumbel._exports import dir_of
 from keras_gumbel.optimizers._projected_optimizer import ProjectedOptimizer

@@ -1,4 +1,4 @@
-"""What `ProjectedOptimizer` does where its user says "auto"."""
+"""The "auto" settings of `ProjectedOptimizer`."""
 
 import math
 from typing import Any
@@ -10,11 +10,11 @@ from keras_gumbel._validation import is_number
 from keras_gumbel._validation import is_schedule
 from keras_gumbel.optimizers._score_sgd import ScoreSGD
 
-# The share of the steps of its schedules after which the mask is final.
+# The fraction of the steps of its schedules after which the mask is final.
 _LIVE = 0.7
 
-# The first learning rate of the scores, and how far a score must be able to go
-# within the run for it to be decided (docs/benchmarks/score_learning_rate.md).
+# The first learning rate of the scores, and the distance that a score must be
+# able to move in the run (docs/benchmarks/score_learning_rate.md).
 _LEARNING_RATE = 0.05
 _REACH = 10.0
 _MOMENTUM = 0.8
@@ -36,7 +36,7 @@ def schedule_end(limits: list[Any]) -> float | None:
 
 
 def has_unknown_steps(limits: list[Any]) -> bool:
-    """Whether a schedule takes its steps from the `fit` that is to come."""
+    """Whether a schedule takes its steps from the next `fit`."""
     return any(
         hasattr(limit, "known_steps") and limit.steps is None
         for limit in limits
@@ -44,7 +44,7 @@ def has_unknown_steps(limits: list[Any]) -> bool:
 
 
 def find_steps(limits: list[Any]) -> None:
-    """Gives schedules whose steps were left out those of the running `fit`."""
+    """Sets missing steps of schedules to those of the running `fit`."""
     for limit in limits:
         if hasattr(limit, "known_steps"):
             limit.known_steps()
@@ -70,9 +70,8 @@ def default_harden_step(limits: list[Any], live: float = _LIVE) -> int | None:
     """Returns the step after which the mask is final.
 
     Args:
-        limits: List of numbers and schedules. It is their length that counts,
-            and that all of them have ended.
-        live: Share of the steps before. Defaults to `0.7`.
+        limits: List of numbers and schedules, all of which must have ended.
+        live: The fraction of the steps before. Defaults to `0.7`.
     """
     steps = schedule_steps(limits)
     if steps is None:
@@ -84,7 +83,7 @@ def default_harden_step(limits: list[Any], live: float = _LIVE) -> int | None:
 def default_score_optimizer(
     inner: keras.optimizers.Optimizer, steps: float | None
 ) -> keras.optimizers.Optimizer | None:
-    """Returns the optimizer for scores if the user names none."""
+    """Returns the optimizer for scores if the user passes none."""
     if isinstance(inner, _keras_private.MULTI_OPTIMIZER):
         return None
     rate: Any = _LEARNING_RATE

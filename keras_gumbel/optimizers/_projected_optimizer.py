@@ -1,4 +1,4 @@
-"""The optimizer that holds the scores under the budget (Algorithm 1)."""
+"""The optimizer that keeps the scores within the budget (Algorithm 1)."""
 
 import math
 import warnings
@@ -38,17 +38,17 @@ from keras_gumbel.optimizers._requirements import require_partner
 from keras_gumbel.optimizers._requirements import require_scores
 from keras_gumbel.optimizers._requirements import require_sound
 
-# The share of what was observed before that an average keeps in a step.
+# The fraction that a moving average keeps in a step.
 _MEMORY = 0.95
 
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class ProjectedOptimizer(keras.optimizers.Optimizer):
-    """Any optimizer, followed by the projection onto the budget.
+    """Wraps an optimizer and keeps the scores of all masks within a budget.
 
-    After each step the scores of all masked layers together are brought back
-    to the nearest point that keeps at most K of them in expectation, or
-    spends at most K if they have costs (Algorithm 1):
+    After each step, the scores of all masked layers together are projected onto
+    the budget. They move to the nearest point at which at most K scores are
+    kept in expectation, or at which their cost is at most K (Algorithm 1):
 
     ```
     w, z <- inner step on the gradients of w, s
@@ -56,83 +56,88 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
          subject to 0 <= s_i <= 1 and sum_i c_i s_i <= K          # Eq. (30)
     ```
 
-    The scores are the trainable variables that the masked layers have marked;
-    every other variable is left to the inner optimizer alone. Scores start
-    feasible: they are projected when the optimizer is built. Weight decay is
-    not applied to them.
+    The scores are the trainable variables that masked layers have marked. All
+    other variables are updated only by the inner optimizer. When the optimizer
+    is built, it projects the scores, so they start within the budget. Weight
+    decay is not applied to scores.
 
-    After `harden_step` steps the mask is final: the K largest scores are 1
-    and all others 0 from then on, and what is left of the training fine-tunes
-    the weights that are kept.
+    After `harden_step` steps, the mask is final: the K largest scores are 1 and
+    all others are 0. The rest of the training fine-tunes the kept weights.
 
-    Scores of frozen layers (`trainable = False`) stay as they are, whether
-    they were frozen before or after `compile`. They count in no budget:
-    `density` is a share of the scores that are trained, and `budget` what
-    these may keep beside the frozen ones. As always in Keras, call `compile`
-    again after freezing.
+    Scores of frozen layers (`trainable = False`) do not change, whether they
+    were frozen before or after `compile`. They do not count against a budget:
+    `density` is a fraction of the trained scores, and `budget` is a number of
+    these. As always in Keras, call `compile` again after freezing.
 
-    A `minimum` in `keras_gumbel.sparsify` puts a floor under the sum of the
-    scores of each weight. The projection is then onto the set with these
-    constraints too, in training and for the final mask.
+    A `minimum` in `keras_gumbel.sparsify` is a lower limit for the sum of the
+    scores of each weight. It is part of the projection, in training and for the
+    final mask.
 
-    Scores that are written from outside, such as those of an earlier epoch
-    that `EarlyStopping(restore_best_weights=True)` puts back, come under the
-    budget in the next step, and a final mask is final again.
+    Scores that are assigned from outside are projected in the next step, and a
+    final mask becomes final again. An example is
+    `EarlyStopping(restore_best_weights=True)`, which restores the scores of an
+    earlier epoch.
 
-    Arguments of other optimizers, such as `clipnorm`, `use_ema` or
-    `gradient_accumulation_steps`, are set on the inner optimizer. Its learning
-    rate is the one that callbacks such as `ReduceLROnPlateau` change; the rate
-    of the scores stays. Under `mixed_float16`, `compile` wraps this optimizer
-    in a `LossScaleOptimizer` as it does any other.
+    Set the arguments of other optimizers, such as `clipnorm`, `use_ema` or
+    `gradient_accumulation_steps`, on the inner optimizer. Callbacks such as
+    `ReduceLROnPlateau` change its learning rate, but not that of the scores.
+    Under `mixed_float16`, `compile` wraps this optimizer in a
+    `LossScaleOptimizer`, as it wraps any other.
 
     Args:
         inner_optimizer: Optimizer, its name, or its config.
-        density: Number in (0, 1], the kept share of all scores: K is this
-            share of their number, or of the sum of their costs. Or a
-            `LearningRateSchedule` of the steps taken so far, such as
-            `keras_gumbel.schedules.CubicDensity`. Or a dictionary of regex
-            strings to one of these, for scores with budgets of their own: a
-            variable belongs to the first one found in its path. Defaults to
+        density: Number in (0, 1], the fraction of all scores to keep: K is
+            this fraction of their number, or of the sum of their costs. Or a
+            `LearningRateSchedule` of the training step, such as
+            `keras_gumbel.schedules.CubicDensity`. Or, for separate budgets, a
+            dictionary from regex strings to one of these: a variable belongs
+            to the first regex found in its path. Pass either `density` or
+            `budget`. Defaults to `None`.
+        budget: Positive number K of scores to keep, or their largest cost, a
+            `LearningRateSchedule`, or a dictionary of these. Defaults to
             `None`.
-        budget: Positive number K of scores to keep, or of what they may cost,
-            a `LearningRateSchedule`, or a dictionary of these. Give either
-            `density` or `budget`. Defaults to `None`.
-        score_optimizer: Optimizer, name or config for the scores, so that
-            they have a learning rate of their own; `None` to leave them to
-            the inner optimizer; or `"auto"`, which is `ScoreSGD`, with a
-            cosine decay over the `steps` of the schedule of the density or
-            budget if that has any, from 0.05 or, in a run of under 80 steps,
-            from as much more as the scores need to be decided; and `None` if
-            the inner optimizer is a `MultiOptimizer`. It has no moving
-            averages (`use_ema`): the mask is the one that training stands at.
+        score_optimizer: The optimizer of the scores, with its own learning
+            rate and without moving averages (`use_ema`):
+
+            - `"auto"`: `ScoreSGD`, whose learning rate decays along a cosine
+              over the `steps` of the schedule of the density or budget, if it
+              has any. It starts at 0.05, or higher in a run of under 80
+              steps, in which scores need more to be decided. If the inner
+              optimizer is a `MultiOptimizer`, the same as `None`.
+            - `None`: the inner optimizer updates the scores.
+            - an optimizer, its name, or its config.
+
             Defaults to `"auto"`.
-        harden_step: Positive integer, the number of steps after which the
-            mask is final, with the K that the schedule ends at; `None` for
-            scores that are learned to the end; or `"auto"`, 70% of the
-            `steps` of the schedule, or its `end` if that is later. That
-            is all of the `steps` if no weights are trained, and `None`
-            without a schedule that has `steps`. The schedules of Keras have
-            them in `decay_steps` or `boundaries`. Defaults to `"auto"`.
+        harden_step: The number of steps after which the mask is final, with
+            the final K of the schedule:
+
+            - `"auto"`: 70% of the `steps` of the schedule, or its `end` if
+              that is later. If no weights are trained, all of the `steps`.
+              Without a schedule that has `steps`, the same as `None`. Keras
+              schedules have them in `decay_steps` or `boundaries`.
+            - `None`: scores are trained to the end.
+            - a positive integer.
+
+            Defaults to `"auto"`.
         regrow: Boolean, whether a score that has fallen to 0 may rise again.
-            If not, a weight is lost for good once its score is 0. Defaults
-            to `True`.
-        costs: Dictionary of regex strings to positive numbers c, what one
-            score of a variable costs, such as the multiply-adds of a weight:
-            the first regex found in its path counts, and 1 if there is none.
+            If not, a weight stays pruned once its score is 0. Defaults to
+            `True`.
+        costs: Dictionary from regex strings to positive numbers c, the cost
+            of one score of a variable, such as the multiply-adds of a weight.
+            The first regex found in its path is used. The default cost is 1.
             Defaults to `None`.
-        global_clipnorm: Positive number that the norm of the gradients of
-            weights and scores together is clipped to, or `None`. Defaults to
-            `None`.
+        global_clipnorm: Positive number, the largest norm of the gradients of
+            weights and scores together, or `None`. Defaults to `None`.
         name: String or `None`. Defaults to `None`.
 
     Raises:
         TypeError: If an optimizer is not one, or is itself a
             `LossScaleOptimizer` or `ProjectedOptimizer`.
         ValueError: If both or neither of `density` and `budget` are given, or
-            one or a cost is out of range; at build, if no variable is marked,
-            a score has a constraint or no budget, a regex is found in no
-            path, or the budget exceeds what all scores cost or does not pay
-            for their floors.
+            one of them or a cost is out of range; at build, if no variable is
+            marked, a score has a constraint or no budget, a regex matches no
+            path, or the budget is larger than the cost of all scores or too
+            small for their minimums.
 
     Example:
 
@@ -194,9 +199,9 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     @property
     def optimizers(self) -> list[keras.optimizers.Optimizer]:
-        """The optimizers that step the weights, as in `MultiOptimizer`.
+        """The optimizers that update the weights, as in `MultiOptimizer`.
 
-        Callbacks of Keras set the learning rates of these.
+        Keras callbacks set their learning rates.
         """
         return leaves_of(self.inner_optimizer)
 
@@ -232,13 +237,12 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
                 part.loss_scale_factor = factor
 
     def complete(self) -> None:
-        """Puts what it stands for in the place of "auto".
+        """Replaces "auto" by actual values.
 
-        If `steps` was left out in a schedule, it is found in the `fit` that is
-        running.
+        Schedules without `steps` take them from the running `fit`.
 
         Raises:
-            ValueError: If `steps` was left out and cannot be found.
+            ValueError: If a schedule has no `steps` and no `fit` is running.
         """
         limits = self._limits()
         find_steps(limits)
@@ -266,7 +270,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         marked = marked_scores(variables)
         if self._last_step is not None and len(marked) == len(variables):
             self.harden_step = self._last_step
-        # Keras decides on weight decay as it builds, from 3.16 on.
+        # From 3.16 on, Keras decides on weight decay in `build`.
         leaves = [leaf for part in self._parts() for leaf in leaves_of(part)]
         for leaf in leaves:
             _keras_private.exclude_from_weight_decay(leaf, marked)
@@ -278,7 +282,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             for score in scores
             if mark_of(score).observed
         }
-        # For each budget, what its projection passes on to the next step.
+        # For each budget, what its projection passes to the next step.
         self._last = self.add_variable(
             shape=(len(self._groups), 2),
             dtype="float32",
@@ -289,8 +293,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             _keras_private.forgo_needless_weight_decay(leaf)
         for score in scores:
             train_by(score, self)
-        # Scores of a layer that TensorFlow builds as it traces the first step
-        # have no values yet. They are settled at the end of that step.
+        # Scores of a layer that TensorFlow builds while it traces the first
+        # step have no values yet. They are projected at the end of that step.
         if all(map(_keras_private.has_values, scores)):
             with _keras_private.outside_graph():
                 self._settle(scores)
@@ -306,7 +310,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             if trainable_variables is None:
                 raise ValueError(
                     "`ProjectedOptimizer` must be built before `apply` is "
-                    "called with gradients alone. Call "
+                    "called without variables. Call "
                     "`optimizer.build(trainable_variables)` first."
                 )
             with keras.name_scope(self.name):
@@ -316,7 +320,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         gradients = {id(v): g for g, v in zip(grads, variables, strict=True)}
         scores = _trained_scores(self._trainable_variables)
         final = self._mask_is_final()
-        # In a graph nobody knows yet whether the mask is final.
+        # In a graph it is unknown whether the mask is final.
         needed = final is not False or not self.regrow
         before = [ops.copy(v) for v in scores] if needed else None
         frozen = {id(v) for v in marked_scores(variables) if not v.trainable}
@@ -331,10 +335,10 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         self._settle_averages(scores)
 
     def bring_back(self) -> bool:
-        """Brings scores that were written from outside under the budget.
+        """Projects scores that were assigned from outside onto the budget.
 
-        Where training has made the mask final, they become zeros and ones
-        again. Scores that are as a step would leave them stay as they are.
+        If training has made the mask final, they become zeros and ones again.
+        Scores that are already within the budget do not change.
 
         Returns:
             Boolean, whether any score has changed.
@@ -360,7 +364,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     @property
     def steps(self) -> int:
-        """The updates so far, as the schedules count them."""
+        """The number of updates so far, as the schedules count them."""
         return int(_number(self._step))
 
     def final_budget(self) -> float:
@@ -379,8 +383,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         """Returns every K after the steps so far, and the scores under it.
 
         Args:
-            scores: List of variables to sort, or `None` for those that are
-                trained. Defaults to `None`.
+            scores: List of variables to group, or `None` for the trained
+                scores. Defaults to `None`.
         """
         groups = self._live_groups() if scores is None else self.groups(scores)
         return [(_number(g.budget_at(self._step)), g) for g in groups]
@@ -391,7 +395,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         """Returns every K of the final mask, and the scores under it.
 
         Args:
-            scores: List of variables to sort.
+            scores: List of variables to group.
         """
         groups = self.groups(scores)
         step = self._step
@@ -402,13 +406,13 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         return bool(self._mask_is_final())
 
     def groups(self, scores: list[keras.Variable]) -> list[BudgetGroup]:
-        """Sorts scores by the budget they would be under."""
+        """Groups scores by their budgets."""
         return budget_groups(
             "ProjectedOptimizer", scores, self.density, self.budget, self.costs
         )
 
     def importance_of(self, scores: keras.Variable) -> Tensor:
-        """Returns the averaged gradients of scores, zeros if there are none."""
+        """Returns the averaged gradients of scores, or zeros."""
         found = self._importance.get(id(scores))
         if found is None:
             return ops.zeros(scores.shape, "float32")
@@ -419,7 +423,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             if own:
                 part.finalize_variable_values(own)
         scores = _trained_scores(self._trainable_variables)
-        # Without averages nothing has changed since the last step.
+        # Without averages, nothing has changed since the last step.
         if any(average is not None for average in self._averages(scores)):
             self._settle(scores)
             self._settle_averages(scores)
@@ -442,19 +446,19 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             start = stop
 
     def save_own_variables(self, store: Any) -> None:
-        # Keras saves the inner optimizers as objects of their own.
+        # Keras saves the inner optimizers separately.
         for index, variable in enumerate(self._variables):
             store[str(index)] = ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store: Any) -> None:
         if len(store.keys()) != len(self._variables):
             if store.keys() and int(np.asarray(store["0"])) == 0:
-                return  # of an optimizer that has not taken a step
-            # As other optimizers of Keras do.
+                return  # from an optimizer that has taken no step
+            # As other Keras optimizers do.
             warnings.warn(
-                f"The state of the optimizer {self.name!r} is not loaded: the "
-                "weights were saved without a `ProjectedOptimizer`. The "
-                "schedule of the budget stays at the step where it is.",
+                f"The state of the optimizer {self.name!r} is not loaded, "
+                "because the file was saved without a `ProjectedOptimizer`. "
+                "The budget schedule continues from its current step.",
                 SparsityWarning,
                 stacklevel=2,
             )
@@ -495,7 +499,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     @property
     def _step(self) -> Any:
-        """The updates so far: with accumulated gradients, not every step."""
+        """The updates so far, which accumulated gradients make fewer."""
         calls = _keras_private.calls_per_update_by(self.inner_optimizer)
         return self._iterations // calls
 
@@ -510,7 +514,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
     def _share(
         self, variables: Sequence[keras.Variable]
     ) -> list[tuple[keras.optimizers.Optimizer, list[keras.Variable]]]:
-        """Says which optimizer steps which variables."""
+        """Returns each optimizer with the variables that it updates."""
         stepped = [v for v in variables if not mark_of(v).ranked]
         if self.score_optimizer is None:
             return [(self.inner_optimizer, stepped)]
@@ -520,21 +524,21 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         return [(self.inner_optimizer, rest), (self.score_optimizer, scores)]
 
     def _observe(self, gradients: dict[int, Tensor]) -> None:
-        """Averages the gradients of scores that have them as saliencies."""
+        """Averages the gradients of scores that are ranked by them."""
         for key, importance in self._importance.items():
             if key in gradients:
                 change = gradients[key] - importance
                 importance.assign_add((1.0 - _MEMORY) * change)
 
     def _live_groups(self) -> list[BudgetGroup]:
-        """Returns the groups without scores that were frozen since."""
+        """Returns the groups, without scores that have been frozen."""
         scores = _trained_scores(self._trainable_variables)
         if len(scores) != sum(len(g.variables) for g in self._groups):
             self._groups = self.groups(scores) if scores else []
         return self._groups
 
     def _clip_jointly(self, grads: list[Tensor]) -> list[Tensor]:
-        """Clips the gradients of weights and scores by their common norm."""
+        """Clips the gradients of weights and scores by their joint norm."""
         if self.global_clipnorm is None:
             return grads
         scale = self.loss_scale_factor or 1.0
@@ -542,7 +546,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         return [g * scale for g in clipped]
 
     def _mask_is_final(self) -> Any:
-        """Returns a boolean, or in a graph a tensor."""
+        """Returns a boolean, or a tensor in a graph."""
         if self.harden_step in (None, "auto"):
             return False
         final = self._step >= self.harden_step
@@ -558,16 +562,15 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
         Args:
             scores: List of variables.
-            before: List of what the scores were before the step, if that is
-                needed.
-            last: Variable of what the projection of the last step has passed
-                on, to be updated; or `None` for one that starts anew.
+            before: List of the scores before the step, if they are needed.
+            last: Variable with the state of the last projection, which is
+                updated; or `None` to start without it.
         """
         if not scores:
             return
         values = [ops.stop_gradient(v) for v in scores]
         if before is not None and not self.regrow:
-            # One of NaN is not lost: training that diverged is to show.
+            # A NaN is not lost: it must stay visible that training diverged.
             values = [
                 ops.where(old <= 0.0, LOST, new)
                 for old, new in zip(before, values, strict=True)
@@ -585,7 +588,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
     def _project(
         self, values: list[Tensor], last: Tensor | None = None
     ) -> list[Tensor]:
-        """Returns scores under the budget, and what comes of `last`."""
+        """Returns the projected scores, and the new `last`."""
         if last is None:
             return self._in_groups(_project, values)
         found: list[Tensor] = []
@@ -599,7 +602,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             return settled
 
         settled = self._in_groups(project, values)
-        # Fewer than at first if scores were frozen since.
+        # Fewer than in `build` if scores have been frozen.
         return [
             *settled,
             ops.concatenate([ops.stack(found), last[len(found) :]]),
@@ -608,7 +611,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
     def _finish(
         self, values: list[Tensor], before: list[Tensor] | None
     ) -> list[Tensor]:
-        """Returns the final mask; from the next step on it is what it was."""
+        """Returns the final mask, which later steps do not change."""
         if before is None:
             return self._in_groups(
                 lambda group, own, step: group.finish(own, step), values
@@ -646,7 +649,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         learning: Callable[[], list[Tensor]],
         final: Callable[[], list[Tensor]],
     ) -> list[Tensor]:
-        """Does what is due before the mask is final, or from then on."""
+        """Calls one function before the mask is final, and another after."""
         if self.harden_step is None:
             return learning()
         return either(self._step < self.harden_step, learning, final)

@@ -1,4 +1,4 @@
-"""What `ProjectedOptimizer` demands of its parts and of the scores."""
+"""What `ProjectedOptimizer` requires of its parts and of the scores."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ def require_optimizer(name: str, value: Any) -> keras.optimizers.Optimizer:
         raise invalid_argument(
             "ProjectedOptimizer",
             name,
-            "a Keras optimizer that is no `LossScaleOptimizer` and no "
+            "a Keras optimizer that is not a `LossScaleOptimizer` or "
             "`ProjectedOptimizer`",
             value,
-            "Loss scaling goes outside: "
+            "For loss scaling, pass "
             "`LossScaleOptimizer(ProjectedOptimizer(...))`.",
             error=TypeError,
         )
@@ -44,7 +44,7 @@ def require_partner(
         raise invalid_argument(
             "ProjectedOptimizer",
             "score_optimizer",
-            "an optimizer without weight decay, which scores never have",
+            "an optimizer without weight decay, which is not applied to scores",
             score,
             "Set its `weight_decay` to `None`.",
         )
@@ -54,8 +54,8 @@ def require_partner(
             "score_optimizer",
             "an optimizer without moving averages (`use_ema`)",
             score,
-            "Set `use_ema=True` on the inner optimizer alone, and weights are "
-            "averaged. The mask is the one that training stands at.",
+            "Set `use_ema=True` only on the inner optimizer. Its weights are "
+            "then averaged, and the current mask is used.",
         )
     if score.loss_scale_factor not in (None, inner.loss_scale_factor):
         raise invalid_argument(
@@ -81,35 +81,35 @@ def require_scores(scores: list[keras.Variable]) -> None:
     if not scores:
         raise ValueError(
             "`ProjectedOptimizer` found no scores among the trainable "
-            "variables: the model has no masked layer, or its masks are "
-            "fixed already. Mask it with `keras_gumbel.sparsify(model)`, "
-            "or compile it with the inner optimizer."
+            "variables: the model has no masks, or its masks are already "
+            "final. Call `keras_gumbel.sparsify(model)`, or compile the model "
+            "with the inner optimizer."
         )
     for score in scores:
         if score.constraint is not None:
             raise ValueError(
                 f"Scores under `ProjectedOptimizer` must have no "
                 f"constraint of their own. Received: {score.path} with "
-                f"{score.constraint!r}. Two projections in a row are not "
-                "the projection: remove the constraint."
+                f"{score.constraint!r}. Two projections in a row are not the "
+                "projection onto both sets. Remove the constraint."
             )
 
 
 def require_sound(group: BudgetGroup) -> None:
-    """Raises unless scores that share a budget can do so."""
+    """Raises unless scores can share a budget."""
     ranked = [mark_of(v).ranked for v in group.variables]
     if any(ranked) and not all(ranked):
         listed = ", ".join(map(name_of, group.variables))
         raise ValueError(
             "Scores that share a budget must all be learned, or all be ranked "
-            f"by a saliency. Received both in: {listed}. Give them budgets of "
-            "their own, by a dictionary."
+            f"by a saliency. Received both in: {listed}. Pass a dictionary to "
+            "give them separate budgets."
         )
     frequencies = sorted({mark_of(v).frequency for v in group.variables})
     if len(frequencies) > 1:
         listed = ", ".join(map(name_of, group.variables))
         raise ValueError(
             "Masks that share a budget must have the same `frequency`. "
-            f"Received {frequencies} in: {listed}. Give them budgets of their "
-            "own, by a dictionary."
+            f"Received {frequencies} in: {listed}. Pass a dictionary to give "
+            "them separate budgets."
         )

@@ -1,4 +1,4 @@
-"""The optimizer made for scores."""
+"""The default optimizer of scores."""
 
 import math
 from collections.abc import Sequence
@@ -17,37 +17,37 @@ from keras_gumbel._validation import require_positive
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class ScoreSGD(keras.optimizers.Optimizer):
-    """Momentum on normalized gradients of scores, with what they leave out.
+    """Momentum on normalized gradients of scores, with a correction.
 
-    The gradient g in a score s tells what a small change of its mask does to
-    the loss. That is not enough to choose between m = 1 and m = 0: near a
-    minimum g is 0 on average for weights that matter and for weights that do
-    not. What is added depends on where training starts.
+    The gradient g of a score s is the effect of a small change of its mask on
+    the loss. This is not enough to choose between m = 1 and m = 0: near a
+    minimum, g is 0 on average, both for weights that matter and for weights
+    that do not. The correction depends on whether the network is pretrained.
 
-    In a network that is trained from scratch it is the second-order term of
-    the loss:
+    In a network that is trained from scratch, the second-order term of the loss
+    is added:
 
     ```
     L(m = 1) - L(m = 0) = g - curvature * h * (s - 1/2)
     h = batch_size * average of g**2
     ```
 
-    where h, the curvature in s, is the diagonal of the empirical Fisher
-    information of losses that are negative log-likelihoods.
+    Here h is the curvature in s. If the loss is a negative log-likelihood, it
+    is the diagonal of the empirical Fisher information.
 
-    In a pretrained network g is little but the noise of the batches, which is
-    largest for the weights that matter. Scores that follow it lose these
-    weights first. A force as large as that noise keeps them:
+    In a pretrained network, g is mostly the noise of the batches, which is
+    largest for the weights that matter. Scores that follow g lose these weights
+    first. A force as large as the noise prevents this:
 
     ```
     g - 1/2 * significance / sqrt(t) * sqrt(average of g**2)
     ```
 
-    After t steps, noise has moved a score by about sqrt(t) standard
-    deviations, and the force by significance times as many in the other
-    direction. A score falls ahead of others only if its gradients have a
-    trend with a t-statistic above `significance`. `keras_gumbel.sparsify`
-    finds out which of the two kinds a network is, and marks its scores.
+    After t steps, noise has moved a score by about sqrt(t) standard deviations.
+    The force has moved it `significance` times as far in the other direction. A
+    score falls before others only if its gradients have a trend with a
+    t-statistic above `significance`. `keras_gumbel.sparsify` detects whether a
+    network is pretrained and marks its scores.
 
     These differences are divided by their root mean square over all scores,
     one number, and averaged with momentum:
@@ -58,7 +58,7 @@ class ScoreSGD(keras.optimizers.Optimizer):
     s <- s - learning_rate * v
     ```
 
-    A scale for each score, as Adam has it, would undo the ranking of the
+    A separate scale for each score, as in Adam, would lose the ranking of
     scores that share a budget.
 
     Args:
@@ -67,10 +67,10 @@ class ScoreSGD(keras.optimizers.Optimizer):
         momentum: Number in [0, 1). Defaults to `0.8`.
         curvature: Number of at least 0, the weight of the second-order term
             in networks that are trained from scratch. Defaults to `1.0`.
-        batch_size: Positive number of examples that the gradient is a mean
-            over. A factor of 3 up or down matters little. Defaults to `32`.
-        decay: Number in [0, 1), the share that the average of g**2 keeps from
-            one step to the next. Defaults to `0.95`.
+        batch_size: Positive number of examples in a batch. A factor of 3 up
+            or down matters little. Defaults to `32`.
+        decay: Number in [0, 1), the decay rate of the average of g**2.
+            Defaults to `0.95`.
         significance: Number of at least 0, the strength of the force in
             pretrained networks. Defaults to `5.0`.
         name: String. Defaults to `"score_sgd"`.
@@ -157,8 +157,8 @@ class ScoreSGD(keras.optimizers.Optimizer):
         """Updates the average of g**2, and returns L(m = 1) - L(m = 0)."""
         average = self._squares[self._get_variable_index(variable)]
         gradient = ops.cast(gradient, average.dtype)
-        # Eager torch computes what is written `*=` and `+=` in place, in half
-        # of the time, here in the memory of the variable.
+        # Eager torch computes `*=` and `+=` in place, here in the memory of
+        # the variable. This takes half of the time.
         square = ops.convert_to_tensor(average)
         square *= self.decay
         recent = ops.square(gradient)

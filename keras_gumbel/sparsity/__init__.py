@@ -1,6 +1,6 @@
-"""What the functions that prune a model return.
+"""The reports that the functions for pruning return.
 
-The functions themselves are in the package: `keras_gumbel.sparsify`,
+The functions are in the package itself: `keras_gumbel.sparsify`,
 `keras_gumbel.sparsity_report`, `keras_gumbel.export_litert` and others.
 """
 

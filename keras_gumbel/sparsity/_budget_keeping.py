@@ -1,4 +1,4 @@
-"""What a model with masks looks after: that its scores have a budget."""
+"""Checks of a model with masks that its scores stay within a budget."""
 
 import warnings
 from typing import Any
@@ -14,7 +14,7 @@ from keras_gumbel.optimizers import ProjectedOptimizer
 def find_projected(
     optimizer: keras.optimizers.Optimizer | None,
 ) -> ProjectedOptimizer | None:
-    """Returns the `ProjectedOptimizer` in what a model is compiled with."""
+    """Returns the `ProjectedOptimizer` in the optimizer of a model."""
     if optimizer is None or isinstance(optimizer, ProjectedOptimizer):
         return optimizer
     inner = getattr(optimizer, "inner_optimizer", None)
@@ -24,29 +24,28 @@ def find_projected(
 
 
 def bring_back(model: Any) -> None:
-    """Brings weights that were restored back under the budget.
+    """Brings restored scores back under the budget.
 
     Callbacks such as `EarlyStopping(restore_best_weights=True)` restore the
-    weights of an earlier epoch, and leave the optimizer where it is.
+    weights of an earlier epoch, but not the optimizer.
     """
     optimizer = find_projected(getattr(model, "optimizer", None))
     if optimizer is not None and optimizer.bring_back():
         what = "a final mask" if optimizer.is_final() else "the budget"
         warnings.warn(
-            f"The weights that {model.name!r} was given are those of another "
-            "moment of its training: its scores were not within "
-            f"{what} of step {optimizer.steps:,}, where its optimizer stands. "
-            "They have been brought back under it, and the model may do "
-            "worse. Restore the optimizer with the weights, or look for the "
-            "best epoch once the mask is final: see "
-            "`keras_gumbel.callbacks.OnceFinal`.",
+            f"The weights of {model.name!r} were restored from another step of "
+            f"its training than step {optimizer.steps:,} of its optimizer. "
+            f"Their scores were outside of {what} of this step and have been "
+            "projected onto it, so the model may do worse. Restore the "
+            "optimizer together with the weights, or choose the best epoch "
+            "after the mask is final: see `keras_gumbel.callbacks.OnceFinal`.",
             SparsityWarning,
             stacklevel=3,
         )
 
 
 def budget_is_missing(model: Any, optimizer: Any) -> str | None:
-    """Says that nothing holds scores under a budget in training, if so."""
+    """Returns a warning if no optimizer keeps scores under a budget."""
     loose = [
         name_of(scores)
         for scores in marked_scores(model.trainable_variables)
@@ -55,8 +54,8 @@ def budget_is_missing(model: Any, optimizer: Any) -> str | None:
     if optimizer is None or not loose or find_projected(optimizer) is not None:
         return None
     return (
-        f"The model {model.name!r} has masks and is compiled with "
-        f"`{type(optimizer).__name__}`, which knows no budget: training will "
+        f"The model {model.name!r} has masks, but is compiled with "
+        f"`{type(optimizer).__name__}`, which has no budget. Training will "
         f"not prune {', '.join(loose)}. Compile it with "
         "`keras_gumbel.optimizers.ProjectedOptimizer`, or call "
         "`keras_gumbel.harden` first to train with a final mask."
@@ -64,7 +63,7 @@ def budget_is_missing(model: Any, optimizer: Any) -> str | None:
 
 
 def warn_of_plain_optimizer(model: Any, optimizer: Any) -> None:
-    """Warns, once each, of optimizers that know no budget."""
+    """Warns once of each optimizer that has no budget."""
     if optimizer is model.attachment.unfit:
         return
     message = budget_is_missing(model, optimizer)

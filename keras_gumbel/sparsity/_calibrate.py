@@ -1,4 +1,4 @@
-"""What the weights of a model are multiplied with, observed on data."""
+"""Observes the inputs of the weights of a model on calibration data."""
 
 import contextlib
 import functools
@@ -30,10 +30,10 @@ def calibrate(
     steps: int | None = None,
     verbose: Any = "auto",
 ) -> None:
-    """Observes what the weights of a model are multiplied with.
+    """Observes the inputs of the weights of a model on calibration data.
 
-    Call it on calibration data, a few hundred examples or more like those the
-    model is for, before you use what needs it:
+    Call it before you use one of the following, on a few hundred examples or
+    more that resemble the data of the model:
 
     - `keras_gumbel.sparsify(model, "wanda")` and `"obs"`, the saliencies of
       `keras_gumbel.masks.SaliencyMask`
@@ -44,23 +44,23 @@ def calibrate(
     H = E[x x^T], over all inputs x of a weight matrix
     ```
 
-    The model runs once over the data, in inference mode, with masks or
-    without. No weight, mask or optimizer changes. H is kept in memory with
-    each weight until the next call replaces it. It is not saved with the
-    model, and a copy of the model does not have it.
+    The model runs once over the data in inference mode, with or without masks.
+    Weights, masks and optimizers do not change. H stays in memory with each
+    weight until the next call replaces it. It is not saved with the model, and
+    a copy of the model does not have it.
 
-    Observed are the kernels of `Dense`, `EinsumDense`, `Conv1D`, `Conv2D` and
-    `Conv3D` layers at any depth, such as the projections of
-    `MultiHeadAttention`. All others are left out: embeddings, grouped and
-    depthwise convolutions, recurrent layers and what is inside them, and
-    layers of your own. Of a kernel with more than 2048 inputs per unit, the
-    moments are kept in blocks of 2048.
+    `calibrate` observes the kernels of `Dense`, `EinsumDense`, `Conv1D`,
+    `Conv2D` and `Conv3D` layers at any depth, such as the projections of
+    `MultiHeadAttention`. It does not observe embeddings, grouped and depthwise
+    convolutions, recurrent layers and the layers inside them, and your own
+    layers. For a kernel with more than 2048 inputs per unit, the moments are
+    computed in blocks of 2048.
 
     Padded time steps are left out if the inputs of a layer carry a Keras mask,
-    such as that of `Embedding(mask_zero=True)`. The projections of
-    `MultiHeadAttention` do not get this mask, nor do layers that follow one
-    that does not support masking: padded steps count there. Use calibration
-    data without padding for such models.
+    such as the mask of `Embedding(mask_zero=True)`. The projections of
+    `MultiHeadAttention` do not get this mask, and neither do layers after a
+    layer that does not support masking. Padded steps count there, so use
+    calibration data without padding for such models.
 
     Args:
         model: Keras model of any kind, built, masked or not.
@@ -98,7 +98,7 @@ def calibrate(
 
 
 def _observable(model: Any) -> tuple[list[WeightMatrix], list[WeightMatrix]]:
-    """Lists the weights whose inputs can be observed, and those in a loop."""
+    """Lists the weights that can be observed, and the weights in a loop."""
     if not isinstance(model, keras.Model):
         raise invalid_argument(
             "calibrate", "model", "a Keras model", model, error=TypeError
@@ -263,7 +263,7 @@ def _require_finite(
     if names:
         raise ValueError(
             f"`calibrate` found inputs of {', '.join(names)} that are NaN, "
-            "infinite or too large to be squared. Received: calibration data "
+            "infinite or too large to square. Received: calibration data "
             "on which the model overflows. Look for such values in the data "
             "and the weights."
         )

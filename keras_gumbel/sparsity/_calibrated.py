@@ -20,7 +20,7 @@ def calibrated(s: Scores) -> tuple[Moments, np.ndarray]:
 
 
 def why_unknown(s: Scores) -> str | None:
-    """Says why there is no calibration data for scores, if there is none."""
+    """Returns why scores have no calibration data, or `None`."""
     if s.weight is None:
         return "not on a weight"
     axes = input_axes(s.part.layer, s.weight)

@@ -1,4 +1,4 @@
-"""Densities of single layers that depend on what goes into them."""
+"""Densities of single layers that depend on their inputs."""
 
 import numpy as np
 
@@ -10,12 +10,12 @@ from keras_gumbel.sparsity._found import Scores
 # A saliency that is this many times the mean of its layer is an outlier.
 OUTLIER = 5.0
 
-# How far the density of a layer may be from that of the whole.
+# The largest distance of the density of a layer from the overall density.
 OWL_RANGE = 0.08
 
 
 def owl(scores: list[Scores], density: float) -> list[float]:
-    """Returns densities by the share of outliers among Wanda's saliencies.
+    """Returns densities by the fraction of outliers in Wanda's saliencies.
 
     Args:
         scores: List of `Scores`, calibrated.
@@ -32,7 +32,7 @@ def owl(scores: list[Scores], density: float) -> list[float]:
 
 
 def obs(scores: list[Scores], density: float) -> list[float]:
-    """Returns the share of each layer in the K largest OBS saliencies.
+    """Returns the fraction of each layer in the K largest OBS saliencies.
 
     Args:
         scores: List of `Scores`, calibrated.
@@ -52,7 +52,7 @@ def _outlier_share(s: Scores) -> float:
 
 
 def _removal_costs(s: Scores) -> np.ndarray:
-    """Returns what the removal of weights costs, of the layer's output."""
+    """Returns the error of the layer's output when each weight is removed."""
     moments, matrix = calibrated(s)
     energy = sum(
         float((matrix[part] * (block @ matrix[part])).sum(dtype="float64"))
@@ -73,7 +73,7 @@ def _require_moments(scores: list[Scores]) -> None:
     if listed:
         raise ValueError(
             "`layer_densities` needs calibration data for the methods 'owl' "
-            f"and 'obs'. Received: a model without that of {listed}. Use "
-            "`method='erk'`, or leave these out with the `filters` of "
-            "`keras_gumbel.sparsify`."
+            f"and 'obs'. Received: a model without data for {listed}. Call "
+            "`keras_gumbel.calibrate`, use `method='erk'`, or leave these "
+            "weights out with the `filters` of `keras_gumbel.sparsify`."
         )

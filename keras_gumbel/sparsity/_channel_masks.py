@@ -1,4 +1,4 @@
-"""Masks of coupled channels: what `granularity="channel"` does."""
+"""Masks of coupled channels, for `granularity="channel"`."""
 
 import collections
 import dataclasses
@@ -42,7 +42,7 @@ _FIXED = "its units cannot be removed from the model"
 
 @dataclasses.dataclass(frozen=True)
 class SetLayout(ScoreLayout):
-    """Where sets of coupled channels lie on an axis of a weight.
+    """The positions of sets of coupled channels on an axis of a weight.
 
     Attributes:
         axis: Integer, the axis.
@@ -60,7 +60,7 @@ class SetLayout(ScoreLayout):
         return int(others * self.entries.shape[1])
 
     def root_mean_square(self, values: Tensor) -> Tensor:
-        """Returns that of the values which belong to each set."""
+        """Returns the root mean square of the values of each set."""
         axes = [i for i in range(len(values.shape)) if i != self.axis]
         squares = ops.mean(ops.square(values), axis=axes)
         places = self.entries.astype("int32")
@@ -76,8 +76,8 @@ def require_mask_for_channels(mask: Mask) -> None:
             "'fisher', 'magnitude', 'random' or another mask with "
             "`for_channels = True`, if granularity='channel'",
             mask,
-            "Learned scores do not find better channels, and their scale is "
-            "lost in normalization.",
+            "Learned scores do not find better channels, because normalization "
+            "cancels their scale.",
         )
 
 
@@ -86,7 +86,7 @@ def free_groups(
     chosen: list[WeightMatrix],
     include_frozen: bool,
 ) -> tuple[list[ChannelGroup], dict[str, str | None]]:
-    """Returns the groups of channels to mask, and why weights have none.
+    """Returns the groups of channels to mask, and why a weight has none.
 
     Args:
         model: Keras model.
@@ -116,7 +116,7 @@ def free_groups(
 
 
 def _problem(matrix: WeightMatrix, include_frozen: bool) -> str | None:
-    """Says why the channels of a weight have to stay, if they do."""
+    """Returns why the channels of a weight cannot be removed, or `None`."""
     if is_maskable(matrix.weight):
         return f"coupled with {matrix.name}, which has a mask"
     if matrix.reason is not None:
@@ -132,13 +132,13 @@ def put_channel_masks(
     everything: Sequence[WeightMatrix],
     minimum: float,
 ) -> None:
-    """Puts a mask on each group of channels; `refresh` has to follow.
+    """Puts a mask on each group of channels. Call `refresh` afterwards.
 
     Args:
         groups: List of `ChannelGroup`.
         masks: List of `Mask`, not built, one for each group.
         everything: List of `WeightMatrix`, those of the model.
-        minimum: Number, the share of the channels of each group that stays.
+        minimum: Number, the fraction of the channels of each group to keep.
     """
     matrices = {id(m.weight): m for m in everything}
     gates: dict[int, list[Gate]] = collections.defaultdict(list)
@@ -182,7 +182,7 @@ def put_channel_masks(
 def _saliency(
     mask: Mask, places: list[tuple[keras.Variable, SetLayout]]
 ) -> Callable[[], Tensor]:
-    """Returns how to find out how much each set of channels matters."""
+    """Returns a function that computes the saliency of each set of channels."""
     if mask.observed:
         return lambda: importance_of(mask.mask_scores)
     weights = sum(layout.weights_per_score for _, layout in places)
@@ -213,9 +213,9 @@ def _layout(slot: Slot, sets: int) -> SetLayout:
 def _kernel(
     matrix: WeightMatrix, gates: list[Gate], places: dict[int, int]
 ) -> Kernel:
-    """Returns how a kernel gets smaller with fewer channels.
+    """Returns how the size of a kernel depends on its channels.
 
-    They lie on one axis or two: that of the inputs and that of the outputs.
+    Channels are on one axis or two: that of the inputs and that of the outputs.
     """
     shape = tuple(matrix.weight.shape)
     axes = sorted({gate.axis for gate in gates})

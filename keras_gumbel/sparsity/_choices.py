@@ -1,4 +1,4 @@
-"""The final mask that a model would have now, and how far it is decided."""
+"""The final mask that a model would get now, and its undecided scores."""
 
 import dataclasses
 import math
@@ -26,9 +26,9 @@ from keras_gumbel.sparsity._found import require_numbers
 # Scores between these are neither kept nor dropped yet.
 UNDECIDED = (0.05, 0.95)
 
-# More undecided scores than this for each weight that is kept, and the final
-# mask is another network than the one that was trained: at the end of
-# training, and where a mask is hardened and the weights are trained further.
+# With more undecided scores than this for each kept weight, the network with
+# its final mask differs too much from the trained one: at the end of training,
+# and when a mask is hardened and the weights are trained further.
 MOST_AT_END = 1.0
 MOST_WHEN_HARDENED = 3.0
 
@@ -39,10 +39,10 @@ class Choice:
 
     Attributes:
         group: `BudgetGroup`.
-        budget: Number K, the ones to keep, or what they may cost.
+        budget: Number K of ones to keep, or the largest cost.
         settled: Boolean, whether training has made the mask final. Scores that
-            are a mask within the budget stay as they are then, even if the
-            budget would pay for more.
+            are a mask within the budget then do not change, even if the
+            budget allows more.
     """
 
     group: BudgetGroup
@@ -71,13 +71,13 @@ def decide(
     budget: Any = None,
     now: bool = False,
 ) -> list[Choice] | None:
-    """Returns what the final mask may keep, budget by budget.
+    """Returns the budgets of the final mask.
 
-    That is what the arguments say where they are given; else where the
-    schedules end of the optimizer that the model is compiled with, or was
-    before it was hardened; else what there is of a mask that was final when it
-    was saved; else `None`. Frozen scores are in none: they keep what they
-    have.
+    They are taken from the first of these sources that exists: the arguments,
+    the final budgets of the optimizer that the model is compiled with or was
+    compiled with before it was hardened, and a mask that was final when it was
+    saved. Without any of them, the result is `None`. Frozen scores are in no
+    budget and do not change.
 
     Args:
         owner: String, the function or class for errors.
@@ -85,7 +85,7 @@ def decide(
         scores: List of `Scores`.
         density: As in `keras_gumbel.harden`, or `None`.
         budget: As in `keras_gumbel.harden`, or `None`.
-        now: Boolean, whether the budgets are those where training stands.
+        now: Boolean, whether to return the current budgets of the optimizer.
     """
     live = [s for s in scores if not s.frozen]
     if density is not None or budget is not None:
@@ -104,14 +104,14 @@ def decide(
 
 
 def whole(scores: list[Scores]) -> Choice:
-    """Puts scores under one budget: as many ones as are drawn on average."""
+    """Returns one budget for scores: the number of ones drawn on average."""
     variables = [s.variable for s in scores]
     group = group_of(variables, [1.0] * len(variables))
     return Choice(group, round(sum(s.expected() for s in scores)), True)
 
 
 def projected_optimizer(model: keras.Layer) -> Any:
-    """Returns the `ProjectedOptimizer` a model has, or had, or `None`."""
+    """Returns the `ProjectedOptimizer` that a model has or had, or `None`."""
     found = find_projected(getattr(model, "optimizer", None))
     replaced = Replaced.of(model)
     if found is None and replaced is not None:
@@ -124,9 +124,9 @@ def final_masks(
     choices: list[Choice],
     change: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> list[np.ndarray]:
-    """Keeps the largest scores, as many as fit the budgets.
+    """Keeps as many of the largest scores as the budgets allow.
 
-    Of equal scores, those of the larger weights are kept.
+    Between equal scores, those of the larger weights are kept.
 
     Args:
         scores: List of `Scores`.
@@ -153,11 +153,11 @@ def final_masks(
 
 @dataclasses.dataclass(frozen=True)
 class Decisions:
-    """The scores of a model, and the final mask they would give now.
+    """The scores of a model, and the final mask that it would get now.
 
     Attributes:
         scores: List of `Scores`, without those that are frozen.
-        frozen: List of `Scores`, those that are.
+        frozen: List of `Scores`, the frozen ones.
         values: List of arrays in [0, 1], one for each.
         finals: List of arrays of zeros and ones, one for each.
         budget_used: Float, sum_i c_i s_i over K (Eq. 30).
@@ -194,7 +194,7 @@ class Decisions:
 
     @property
     def empty(self) -> list[str]:
-        """The names of the weights of which the final mask keeps nothing."""
+        """The names of the weights that the final mask prunes completely."""
         return empty(self.scores, self.finals)
 
     @property
@@ -209,10 +209,10 @@ class Decisions:
 
 
 def find_decisions(owner: str, model: keras.Layer) -> Decisions:
-    """Returns the mask that the budget allows where training stands.
+    """Returns the mask that the current budget allows.
 
-    Without a budget it keeps as many as a drawn mask does on average, the sum
-    of the scores (Eq. 19).
+    Without a budget, it keeps as many scores as a drawn mask does on average:
+    the sum of the scores (Eq. 19).
 
     Raises:
         ValueError: If there is no mask, the model is not built, or a score is
@@ -238,7 +238,7 @@ def find_decisions(owner: str, model: keras.Layer) -> Decisions:
 
 
 def mask_is_final(model: keras.Layer, scores: list[Scores]) -> bool:
-    """Whether no score of a model will change any more in training."""
+    """Whether training will not change any score of a model."""
     if all(s.hardened for s in scores if not s.frozen):
         return True
     optimizer = find_projected(getattr(model, "optimizer", None))
@@ -260,45 +260,44 @@ def count_kept(scores: list[Scores], finals: list[np.ndarray]) -> int:
 
 
 def what_counts(scores: list[Scores]) -> str:
-    """Says what a final mask keeps, in the plural."""
+    """Returns what a final mask keeps, as a plural noun."""
     return "features" if all(s.of_features for s in scores) else "weights"
 
 
 def empty(scores: list[Scores], finals: list[np.ndarray]) -> list[str]:
-    """Lists the names of the weights of which a mask keeps nothing."""
+    """Lists the names of the weights that a mask prunes completely."""
     pairs = zip(scores, finals, strict=True)
     return [s.name for s, final in pairs if not final.any()]
 
 
 def nothing_is_kept(names: list[str]) -> str | None:
-    """Says that nothing is kept of weights, if there are any."""
+    """Returns a warning about weights that are pruned completely."""
     if not names:
         return None
     return (
-        f"Nothing is kept of {', '.join(names)}: what goes through it is lost. "
-        "Pass a `minimum` to `keras_gumbel.sparsify`, give it a budget of its "
-        "own, with a dictionary of regexes for `density` or `budget`, or keep "
-        "more."
+        f"Nothing is kept of {', '.join(names)}, so no signal passes through. "
+        "Pass a `minimum` to `keras_gumbel.sparsify`, set a separate budget "
+        "with a dictionary of regexes for `density` or `budget`, or raise the "
+        "density."
     )
 
 
 def warn_of_empty(names: list[str], stacklevel: int) -> None:
-    """Warns of weights of which nothing is kept, if there are any."""
+    """Warns of weights that are pruned completely, if there are any."""
     message = nothing_is_kept(names)
     if message is not None:
         warnings.warn(message, SparsityWarning, stacklevel=stacklevel + 1)
 
 
 def short_schedule(end: float | None, steps: int) -> str | None:
-    """Says that a schedule ends early in a run of training, if it does."""
+    """Returns a warning if a schedule ends early in a training run."""
     if end is None or end * 10 >= steps:
         return None
     return (
-        f"The schedule of the budget ends at step {end:,.0f}, in the first "
-        f"tenth of the {steps:,} steps of training: most weights were dropped "
-        "before much was learned. `steps` of a schedule counts training steps, "
-        "which are batches, not epochs. Give it those of the whole run, "
-        "`epochs * batches`."
+        f"The budget schedule ends at step {end:,.0f}, in the first tenth of "
+        f"the {steps:,} training steps. Most weights were pruned before the "
+        "network had learned much. The `steps` of a schedule are batches, not "
+        "epochs: set them to those of the whole run, `epochs * batches`."
     )
 
 

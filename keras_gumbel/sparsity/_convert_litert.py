@@ -1,6 +1,6 @@
-"""The conversion of a model to LiteRT, which only TensorFlow does.
+"""Converts a model to LiteRT, which only TensorFlow can do.
 
-It runs in a process of its own, where Keras has the TensorFlow backend.
+The conversion runs in a separate process with the TensorFlow backend.
 """
 
 import importlib
@@ -40,8 +40,8 @@ def convert(model: keras.Model, folder: pathlib.Path) -> None:
     if run.returncode:
         raise ValueError(
             f"TensorFlow could not convert the model {model.name!r}. It loads "
-            "the model in another process, where classes and functions of "
-            "your own are unknown. Replace them by layers of Keras.\n\n"
+            "the model in a separate process, in which your own classes and "
+            "functions are unknown. Replace them with Keras layers.\n\n"
             f"{run.stderr[-2000:]}"
         )
 

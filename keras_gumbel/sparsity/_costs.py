@@ -1,4 +1,4 @@
-"""What a kept weight costs."""
+"""Computes the cost of a kept weight."""
 
 import contextlib
 import functools
@@ -30,8 +30,8 @@ _MEASURES = ("multiply_adds", "bytes", "seconds")
 # The calls of a layer that are timed.
 _CALLS = 10
 
-# What one entry of each weight costs in a call: from the weights, the shapes
-# of the inputs and that of the output, and the call itself.
+# Returns the cost of one entry of each weight in a call, from the weights, the
+# shapes of the inputs and the output, and the call itself.
 _Count: TypeAlias = Callable[
     [list[WeightMatrix], list[Shape], Shape, Callable[[], Any]], list[float]
 ]
@@ -40,41 +40,43 @@ _Count: TypeAlias = Callable[
 def sparsity_costs(
     model: keras.Layer, measure: str = "multiply_adds", inputs: Any = None
 ) -> dict[str, float]:
-    """Returns what one entry of each masked weight costs.
+    """Returns the cost of one entry of each masked weight.
 
-    It is what `keras_gumbel.optimizers.ProjectedOptimizer` takes as `costs`:
-    a density is then the fraction of all multiply-adds that is left, or of
-    all bytes, and a budget their number.
+    Pass the result as `costs` to `keras_gumbel.optimizers.ProjectedOptimizer`.
+    A density is then the fraction of all multiply-adds, or of all bytes, that
+    is kept, and a budget is their number.
 
-    Of a model with `granularity="channel"` a weight costs as much, and a
-    budget counts the weights between kept inputs and kept units: the
-    multiply-adds that `keras_gumbel.shrink` leaves.
+    In a model with `granularity="channel"`, a weight has the same cost. A
+    budget counts the weights between kept inputs and kept units, which are the
+    multiply-adds that remain after `keras_gumbel.shrink`.
 
-    Multiply-adds are counted by calling the model once, on zeros. Of an
-    embedding, the lookups of an entry are counted, on average over its rows.
-    Of a layer that is not known, every entry is taken to be used once for
-    each position of its first input: `keras_gumbel.register_weight_axes` says
-    otherwise.
+    Multiply-adds are counted by calling the model once, on zeros. For an
+    embedding, the cost is the average number of lookups of a row. In a layer
+    without registered axes, every entry is assumed to be used once for each
+    position of the first input. Call `keras_gumbel.register_weight_axes` to
+    change this.
 
     Args:
         model: Keras model or layer with masks.
-        measure: String, `"multiply_adds"` for those of one example, `"bytes"`
-            of the weight, or `"seconds"` of its layer on this machine, divided
-            by its entries. Seconds are medians of 10 calls, one layer at a
-            time, not compiled. Defaults to `"multiply_adds"`.
-        inputs: What the model is called on to count multiply-adds or seconds:
-            tensors with one example or more, as the model takes them. `None`
-            for zeros, one example in the shapes that the model was built with.
-            Defaults to `None`.
+        measure: String, `"multiply_adds"` for one example, `"bytes"` for the
+            size of the weight, or `"seconds"` for the time of its layer on
+            this machine, divided by its number of entries. Seconds are medians
+            of 10 calls of each layer, not compiled. Defaults to
+            `"multiply_adds"`.
+        inputs: The inputs of the call that counts multiply-adds or seconds:
+            tensors with one example or more, as for a call of the model.
+            `None` for one example of zeros in the shapes that the model was
+            built with. Defaults to `None`.
 
     Returns:
-        A dictionary of the names in `keras_gumbel.sparsity_report` to
+        A dictionary from the names in `keras_gumbel.sparsity_report` to
         positive floats.
 
     Raises:
         TypeError: If `model` is not a Keras model or layer.
         ValueError: If the model has no mask, `measure` is unknown, the shapes
-            of its inputs are not known, or a masked weight is not used.
+            of its inputs are unknown, or the call does not use a masked
+            weight.
 
     Example:
 
@@ -100,8 +102,8 @@ def sparsity_costs(
             raise ValueError(
                 f"`sparsity_costs` found no use of {name} when it called "
                 f"the model {model.name!r}. Pass the `inputs` of a call that "
-                "uses it, count `measure='bytes'`, or leave it out with the "
-                "`filters` of `sparsify`."
+                "uses this weight, pass `measure='bytes'`, or leave the weight "
+                "out with the `filters` of `sparsify`."
             )
     return {name: uses[id(weight)] for name, weight in weights.items()}
 
@@ -114,10 +116,10 @@ def _bytes(weight: Any) -> float:
 def _observe_calls(
     model: keras.Layer, inputs: Any, count: _Count
 ) -> dict[int, float]:
-    """Adds up what weights cost in all calls of their layers.
+    """Adds up the costs of weights over all calls of their layers.
 
     Returns:
-        Dictionary of the ids of weights to what one entry costs.
+        Dictionary from the ids of weights to the cost of one entry.
     """
     uses: dict[int, float] = {}
     by_layer: dict[int, tuple[keras.Layer, list[WeightMatrix]]] = {}
@@ -156,7 +158,7 @@ def _observed(
     uses: dict[int, float],
     count: _Count,
 ) -> Iterator[None]:
-    """Adds up what the calls of a layer cost, by its weights."""
+    """Adds up the costs of the calls of a layer, for each of its weights."""
     original, signature = layer.call, _signature(layer)
 
     @functools.wraps(original)
@@ -264,5 +266,5 @@ def _unknown_shapes(model: keras.Layer, shape: Any) -> ValueError:
     return ValueError(
         "`sparsity_costs` needs the lengths of the inputs of "
         f"{model.name!r} to count multiply-adds. Received: a model built for "
-        f"inputs of shape {shape}. Pass `inputs`, or count `measure='bytes'`."
+        f"inputs of shape {shape}. Pass `inputs`, or `measure='bytes'`."
     )

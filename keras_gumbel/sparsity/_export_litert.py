@@ -1,4 +1,4 @@
-"""Block-sparse models as LiteRT files that run faster than dense ones."""
+"""Exports block-sparse models as LiteRT files."""
 
 import dataclasses
 import importlib
@@ -27,11 +27,11 @@ from keras_gumbel.sparsity._scan import weight_matrices
 
 _OWNER = "export_litert"
 
-# The inputs of a unit that lie in one block, in files and kernels of LiteRT.
+# The number of inputs of a unit in one block, in files and kernels of LiteRT.
 _BLOCK = 4
 
-# The converter stores a kernel with this share of zeros as a sparse one: in
-# blocks if these leave out .9 of what single zeros would, else entry by entry.
+# The converter stores a kernel with this fraction of zeros in sparse form: in
+# blocks if these cover .9 of the single zeros, and entry by entry otherwise.
 _LEAST_ZEROS = 0.3
 _BLOCKS_TO_ZEROS = 0.9
 
@@ -47,7 +47,7 @@ _ADVICE = (
 
 @dataclasses.dataclass(frozen=True)
 class LiteRTReport(Report):
-    """What `export_litert` has written.
+    """The file that `export_litert` has written.
 
     Attributes:
         size: Integer, the bytes of the file.
@@ -55,7 +55,7 @@ class LiteRTReport(Report):
         max_difference: Float, the largest difference between an output of the
             file and of the model.
         seconds: Dictionary from a batch size to the seconds of one call of
-            the file, on one thread. Empty where they are not measured.
+            the file, on one thread. Empty if the time is not measured.
         dense_seconds: Dictionary, the same for the dense file.
     """
 
@@ -86,25 +86,27 @@ def export_litert(
 
     LiteRT skips blocks of four consecutive inputs of a unit that are zero.
     Train such a model with `sparsify(granularity=(4, 1))`, and `strip` it.
-    `Dense` kernels become faster; convolutions become smaller only.
+    `Dense` kernels become smaller and faster, and convolutions only become
+    smaller.
 
-    TensorFlow converts the model in a process of its own, on every backend, so
-    the model must load there: its layers are those of Keras or of this
+    TensorFlow converts the model in a separate process on every backend. The
+    model must load there, so it may only contain layers of Keras and of this
     package. The outputs of the file on `x` are compared with those of the
     model. The file is written, in one step, only if they agree.
 
-    Models that would run no faster than from a dense file are refused: those
-    whose zeros do not lie in blocks, or with less than 80% of zero blocks.
-    So are quantized layers, for which LiteRT computes wrong outputs. Small
-    layers and large batches need more zeros to gain: measure them.
+    `export_litert` raises an error if the file would not be faster than a dense
+    one: if the zeros do not form blocks, or if less than 80% of the blocks are
+    zero. It also raises an error for quantized layers, for which LiteRT
+    computes wrong outputs. Small layers and large batches need more zeros for a
+    speedup, so measure your model.
 
     Args:
         model: Keras model in float32 without masks on its weights, Sequential
             or Functional, with one input and one output.
         path: String or path that ends in `.tflite`.
         x: Batch of inputs, as for `predict`.
-        measure_time: Boolean, whether to measure the file against the dense
-            one, with a single input and with `x`. Defaults to `False`.
+        measure_time: Boolean, whether to time the file and the dense file,
+            with a single input and with `x`. Defaults to `False`.
 
     Returns:
         A `keras_gumbel.sparsity.LiteRTReport`.
@@ -112,8 +114,8 @@ def export_litert(
     Raises:
         ImportError: If TensorFlow or `ai-edge-litert` is not installed.
         TypeError: If `model` is not a Keras model.
-        ValueError: If the model or `path` is not as described, if the model
-            does not convert, or if the outputs of the file differ.
+        ValueError: If the model or `path` is not as described, the model
+            cannot be converted, or the outputs of the file differ.
 
     Example:
 
@@ -180,14 +182,14 @@ def _require_float32(model: keras.Model) -> None:
             raise ValueError(
                 f"The layer {layer.name!r} is quantized to "
                 f"{layer.quantization_mode}. LiteRT computes wrong outputs "
-                f"for sparse kernels in int8, so `{_OWNER}` needs float32. "
-                "Export the model before `quantize`, or quantize a dense one."
+                f"for sparse int8 kernels, so `{_OWNER}` needs float32. "
+                "Export the model before `quantize`, or quantize a dense model."
             )
         if layer.compute_dtype != "float32":
             raise ValueError(
                 f"The layer {layer.name!r} computes in {layer.compute_dtype}. "
-                f"`{_OWNER}` needs float32. Set the weights of a model that "
-                "is made with the dtype policy 'float32', and export that."
+                f"`{_OWNER}` needs float32. Create the model with the dtype "
+                "policy 'float32', set its weights, and export that model."
             )
 
 
@@ -208,9 +210,9 @@ def _require_blocks(model: keras.Model) -> None:
             blocks = split.all(axis=1).mean()
         if blocks < _BLOCKS_TO_ZEROS * zeros:
             raise ValueError(
-                f"{zeros:.0%} of {matrix.name!r} are zeros, but only "
-                f"{blocks:.0%} of its blocks of four inputs. LiteRT runs "
-                f"single zeros no faster than a dense kernel. {_ADVICE}"
+                f"{zeros:.0%} of the entries of {matrix.name!r} are zero, but "
+                f"only {blocks:.0%} of its blocks of four inputs. LiteRT does "
+                f"not run single zeros faster than a dense kernel. {_ADVICE}"
             )
         zero += blocks * kernel.size
         total += kernel.size
@@ -259,8 +261,8 @@ def _compare(runner: _Runner, expected: np.ndarray) -> float:
     """Returns the largest difference to what is expected, or raises."""
     if runner.has_single_zeros():
         raise ValueError(
-            "TensorFlow has stored a kernel entry by entry, not in blocks, "
-            "which LiteRT runs no faster than a dense one. Use "
+            "TensorFlow has stored a kernel entry by entry, not in blocks. "
+            "LiteRT does not run it faster than a dense kernel. Use "
             "`model.export(path, format='litert')` for this model."
         )
     found = runner()
@@ -268,8 +270,8 @@ def _compare(runner: _Runner, expected: np.ndarray) -> float:
     if not difference <= 1e-4 * max(1.0, float(np.abs(expected).max())):
         raise ValueError(
             f"The outputs of the file differ from those of the model by up to "
-            f"{difference:.2g}, so it was not written. If the model computes "
-            "the same numbers in every call, please report this."
+            f"{difference:.2g}, so the file was not written. If the model "
+            "returns the same outputs in every call, please report this."
         )
     return difference
 

@@ -1,4 +1,4 @@
-"""The scores of a model: those of masks, and others that are marked."""
+"""The scores of a model: those of its masks, and other marked variables."""
 
 import dataclasses
 import math
@@ -46,18 +46,18 @@ class Scores:
 
     @property
     def part(self) -> Any:
-        """The `MaskedWeight` that has the scores for itself, or `None`."""
+        """The `MaskedWeight` that alone has the scores, or `None`."""
         own = self.mark.place is None and self.parts
         return self.parts[0] if own else None
 
     @property
     def weight(self) -> keras.Variable | None:
-        """The weight that is masked, if it has the scores for itself."""
+        """The masked weight, if it alone has the scores, or `None`."""
         return None if self.part is None else self.part.weight
 
     @property
     def of_features(self) -> bool:
-        """Whether they are of a mask between layers, on no weight."""
+        """Whether the mask stands between layers and masks no weight."""
         return self.mask is not None and not self.parts
 
     @property
@@ -67,7 +67,7 @@ class Scores:
 
     @property
     def mark(self) -> Mark:
-        """What is known of the scores."""
+        """The `Mark` of the scores."""
         return mark_of(self.variable)
 
     @property
@@ -94,7 +94,7 @@ class Scores:
 
     @property
     def frozen(self) -> bool:
-        """Whether the scores are not trained, and not final either."""
+        """Whether the scores are not trained, but not final."""
         return not self.hardened and not self.variable.trainable
 
     @property
@@ -146,7 +146,7 @@ class Scores:
 
 
 def gated_parts(scores: list[Scores]) -> list[GatedWeight]:
-    """Lists the weights along which channels have scores, once each."""
+    """Lists the weights whose channels have scores, once each."""
     parts = {
         id(p): p for s in scores for p in s.parts if isinstance(p, GatedWeight)
     }
@@ -156,15 +156,15 @@ def gated_parts(scores: list[Scores]) -> list[GatedWeight]:
 def gated_weights(
     scores: list[Scores], values: list[np.ndarray]
 ) -> list[tuple[GatedWeight, np.ndarray]]:
-    """Returns the weights along which channels have scores, with values.
+    """Returns the weights whose channels have scores, with values.
 
     Args:
         scores: List of `Scores`.
         values: List of arrays, one for each.
 
     Returns:
-        List of pairs of a weight and the product of what its channels have, in
-        a shape that broadcasts to that of the weight.
+        List of pairs of a weight and the product of the values of its
+        channels, in a shape that broadcasts to that of the weight.
     """
     known = {
         id(s.mask): ops.convert_to_tensor(value, "float32")
@@ -181,15 +181,16 @@ def gated_weights(
     return found
 
 
-# Where a marked variable without a mask keeps what it was before `harden`.
+# The attribute of a marked variable without a mask that keeps its value from
+# before `harden`.
 SAVED = "keras_gumbel_saved"
 
 
 def find_scores(owner: str, model: Any) -> list[Scores]:
     """Lists the scores of a model, at every depth, once each.
 
-    They are given the names that they have in this model, unless they have
-    longer ones already, of a model around it.
+    They get their names in this model, unless they already have longer names
+    from a model that contains it.
 
     Raises:
         TypeError: If `model` is not a Keras model or layer.
@@ -222,11 +223,11 @@ def find_scores(owner: str, model: Any) -> list[Scores]:
 
 
 class Replaced:
-    """The optimizer that hardening a model has replaced.
+    """The optimizer that `harden` has replaced.
 
     Args:
-        before: The optimizer the model was compiled with.
-        after: The one that has taken its place.
+        before: The optimizer that the model was compiled with.
+        after: The optimizer that has replaced it.
     """
 
     _ATTRIBUTE = "keras_gumbel_replaced"
@@ -237,18 +238,18 @@ class Replaced:
 
     @classmethod
     def of(cls, model: keras.Layer) -> "Replaced | None":
-        """Returns what was replaced, unless the model was compiled since."""
+        """Returns the replaced optimizer, unless the model was recompiled."""
         found = vars(model).get(cls._ATTRIBUTE)
         current = getattr(model, "optimizer", None)
         return found if found and found.after is current else None
 
     def keep(self, model: keras.Layer) -> None:
-        """Leaves a note on the model, past Keras, which would save it."""
+        """Stores it on the model, bypassing Keras, which would save it."""
         vars(model)[self._ATTRIBUTE] = self
 
     @classmethod
     def forget(cls, model: keras.Layer) -> None:
-        """Takes the note away."""
+        """Removes it from the model."""
         vars(model).pop(cls._ATTRIBUTE, None)
 
 
@@ -258,14 +259,14 @@ def sum_scores(values: np.ndarray) -> float:
 
 
 def divergence(scores: list[Scores]) -> str | None:
-    """Says which scores are NaN and what to do; or `None`."""
+    """Returns which scores are NaN and what to do, or `None`."""
     names = [s.name for s in scores if np.isnan(s.values()).any()]
     if not names:
         return None
     return (
         f"Training diverged: scores of {', '.join(names)} are NaN, so no "
-        "final mask can be chosen. Go back to weights from before, and train "
-        "at smaller learning rates or with gradients that are clipped."
+        "final mask can be chosen. Restore earlier weights, and train with "
+        "smaller learning rates or with gradient clipping."
     )
 
 
@@ -273,4 +274,4 @@ def require_numbers(owner: str, scores: list[Scores]) -> None:
     """Raises if scores are NaN."""
     diverged = divergence(scores)
     if diverged is not None:
-        raise ValueError(f"`{owner}` cannot go on. {diverged}")
+        raise ValueError(f"`{owner}` cannot choose a mask. {diverged}")

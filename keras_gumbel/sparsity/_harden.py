@@ -1,4 +1,4 @@
-"""From learned scores to the final mask, and back."""
+"""Makes the mask of a model final, and undoes that."""
 
 import warnings
 from typing import Any
@@ -34,46 +34,46 @@ def harden(
 ) -> keras.Layer:
     """Gives a model its final mask, of exactly K ones, in place.
 
-    The K largest scores of the whole model become 1 and all others 0; of
-    equal scores, those of the larger weights are kept. Under several budgets
-    these are the largest scores of each, and with costs as many of them as
-    can be paid for. The mask is final: it draws no noise and is not trained,
-    so that `fit` fine-tunes the weights that are kept.
+    The K largest scores of the whole model become 1, and all others become 0.
+    Between equal scores, those of the larger weights are kept. With several
+    budgets, the largest scores under each budget are kept. With costs, as many
+    of them are kept as the budget allows. The final mask draws no noise and is
+    not trained, so `fit` fine-tunes the kept weights.
 
-    The scores stay beside the mask. Call `harden` again with another density
-    to choose anew from them, or `keras_gumbel.soften` to go on training them.
+    The model keeps its scores. Call `harden` again to choose another density,
+    or `keras_gumbel.soften` to train the scores further.
 
-    A compiled model stays compiled, with a new copy of the optimizer, without
-    the `ProjectedOptimizer` around it.
+    A compiled model stays compiled. It gets a new copy of the inner optimizer,
+    without the `ProjectedOptimizer` around it.
 
-    With `reconstruct=True` the weights W that are kept make up for those that
-    are not, on the data that `keras_gumbel.calibrate` has seen:
+    With `reconstruct=True`, the kept weights are adjusted to compensate for the
+    pruned ones, on the data that `keras_gumbel.calibrate` has seen. The weights
+    W become V:
 
     ```
     min ||X W - X V||^2  over V  subject to  V = 0 outside of the mask
     ```
 
-    for the inputs X of each layer, damped by 0.01 of their mean square. The
-    choice of ranked masks, such as `"magnitude"`, `"wanda"` and `"obs"`, is
-    made in rounds with these solutions. It needs no training, and is how a
-    trained model is pruned in one shot. The model has V as its weights then,
-    with zeros outside of the mask. They stay when the model is softened or
-    hardened again: copy it first if you want to try several densities.
+    for the inputs X of each layer, damped by 0.01 of their mean square. Ranked
+    masks, such as `"magnitude"`, `"wanda"` and `"obs"`, are chosen in rounds
+    with these solutions. Use it to prune a trained model in one shot, without
+    training. V is zero outside of the mask. `soften` and a second `harden` do
+    not restore W: copy the model first if you want to try several densities.
 
     Args:
         model: Keras model or layer with masks.
-        density: Number in (0, 1], the fraction of all scores to keep; or a
-            dictionary of the names in `keras_gumbel.sparsity_report`, or of
-            regexes, to such numbers, for several budgets, as
-            `keras_gumbel.layer_densities` returns; or `None`. Defaults to
+        density: Number in (0, 1], the fraction of all scores to keep; or, for
+            several budgets, a dictionary from the names in
+            `keras_gumbel.sparsity_report` or regexes to such numbers, as
+            `keras_gumbel.layer_densities` returns it; or `None`. Defaults to
             `None`.
         budget: Number K of scores to keep, a dictionary of these, or `None`.
-            Without `density` and `budget` it is the budget of the
-            `ProjectedOptimizer` that the model is compiled with, where its
-            schedule ends. Defaults to `None`.
-        reconstruct: Boolean, whether to change the weights that are kept. A
-            warning lists those without calibration data, which stay as they
-            are. Defaults to `False`.
+            If `density` and `budget` are both `None`, the budget is the final
+            budget of the `ProjectedOptimizer` that the model is compiled
+            with. Defaults to `None`.
+        reconstruct: Boolean, whether to adjust the kept weights. A warning
+            lists weights without calibration data, which do not change.
+            Defaults to `False`.
 
     Returns:
         The same model.
@@ -82,9 +82,9 @@ def harden(
         TypeError: If `model` is not a Keras model or layer.
         ValueError: If the model has no mask, a score is NaN, `density` or
             `budget` is out of range or both are given, neither is given and
-            the model is not compiled with a `ProjectedOptimizer`, or the
-            budget does not pay for the `minimum` of each weight; or if no
-            weight has calibration data and `reconstruct` is true.
+            the model is not compiled with a `ProjectedOptimizer`, the budget
+            is too small for the `minimum` of each weight, or `reconstruct` is
+            true and no weight has calibration data.
 
     Example:
 
@@ -106,7 +106,7 @@ def harden_for(
     budget: Any = None,
     reconstruct: bool = False,
 ) -> keras.Layer:
-    """Does what `harden` does for the function a user has called."""
+    """Hardens a model for the function that the user called, for errors."""
     scores = find_scores(owner, model)
     require_numbers(owner, scores)
     implied = density is None and budget is None
@@ -117,7 +117,7 @@ def harden_for(
     choices = decide(owner, model, scores, density, budget)
     if choices is None:
         raise ValueError(
-            f"`{owner}` needs to know how many scores to keep. Pass `density` "
+            f"`{owner}` needs the number of scores to keep. Pass `density` "
             "or `budget`, or compile the model with a `ProjectedOptimizer`. "
             f"Received: the model {model.name!r} with neither."
         )
@@ -144,11 +144,11 @@ def harden_for(
 
 
 def soften(model: keras.Layer) -> keras.Layer:
-    """Undoes `keras_gumbel.harden`: the learned scores are in force again.
+    """Undoes `keras_gumbel.harden` and restores the learned scores.
 
-    The optimizer that the model was compiled with before comes back with all
-    of its state, unless the model was compiled again since. Weights that were
-    fine-tuned or reconstructed in between stay as they are.
+    The previous optimizer of the model is restored with all of its state,
+    unless the model has been compiled again. Weights that were fine-tuned or
+    reconstructed in the meantime do not change.
 
     Args:
         model: Keras model or layer with masks.
@@ -189,10 +189,10 @@ def _warn_if_early(
         counted = what_counts(scores)
         what = "costs" if optimizer.costs else counted
         warnings.warn(
-            f"The final mask keeps {count_kept(scores, finals):,} {counted}: "
-            f"the schedule of the budget ends at {end:,} {what}, and training "
-            f"stands at {now:,}. The model was not trained with so few and "
-            "will do worse. Train to the end of the schedule, or pass "
+            f"The final mask keeps {count_kept(scores, finals):,} {counted}, "
+            f"because the budget schedule ends at {end:,} {what}. Training "
+            f"stopped earlier, at {now:,}. The model was not trained with so "
+            "few and will do worse. Train to the end of the schedule, or pass "
             "`density` or `budget` to `harden`.",
             SparsityWarning,
             stacklevel=4,
@@ -217,12 +217,11 @@ def _warn_if_undecided(scores: list[Scores], finals: list[Any]) -> None:
     kept = count_kept(scores, finals)
     if undecided > MOST_WHEN_HARDENED * kept:
         warnings.warn(
-            f"The final mask keeps {kept:,} {what_counts(scores)}, and the "
-            f"scores of {undecided:,} are undecided (0.05 < s < 0.95), more "
-            f"than {MOST_WHEN_HARDENED:g} for each one kept: the hardened "
-            "model will do worse until it is fine-tuned. Train the scores at a "
-            "larger learning rate, the one of `score_optimizer`, or for more "
-            "steps.",
+            f"The final mask keeps {kept:,} {what_counts(scores)}, but "
+            f"{undecided:,} scores are undecided (0.05 < s < 0.95), more "
+            f"than {MOST_WHEN_HARDENED:g} for each one kept. The hardened "
+            "model will do worse until it is fine-tuned. Raise the learning "
+            "rate of `score_optimizer`, or train the scores for more steps.",
             SparsityWarning,
             stacklevel=4,
         )
@@ -231,7 +230,7 @@ def _warn_if_undecided(scores: list[Scores], finals: list[Any]) -> None:
 def _fresh(
     optimizer: keras.optimizers.Optimizer,
 ) -> keras.optimizers.Optimizer:
-    """Returns an unused copy of what steps the weights."""
+    """Returns an unused copy of the optimizer of the weights."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         config = optimizer.get_config()
         config["inner_optimizer"] = _fresh(optimizer.inner_optimizer)

@@ -1,4 +1,4 @@
-"""The best of several final masks."""
+"""Chooses the best of several final masks."""
 
 from typing import Any
 
@@ -27,39 +27,40 @@ def harden_best(
 ) -> keras.Model:
     """Gives a model the best of several final masks, in place.
 
-    The masks are compared by the loss on data: the one of the largest scores,
-    which `keras_gumbel.harden` gives, and random ones of the same size, in
-    which a weight is kept with a probability close to its score s (Eq. 18).
+    The masks are compared by their loss on `data`. The first mask keeps the
+    largest scores, as `keras_gumbel.harden` does. The others are random masks
+    of the same size, in which a weight is kept with a probability close to its
+    score s (Eq. 18).
 
     ```
     m = 1 for the K largest of log(s / (1 - s)) + e, and 0 for all others
     e ~ Logistic(0, 1)                                            # Eq. (26)
     ```
 
-    Scores that are all 0 or 1, as `ProjectedOptimizer` leaves them after its
-    `harden_step`, have one mask alone; there is nothing to compare then.
-    `BatchNormalization` is in inference mode, with the statistics it has.
+    If all scores are 0 or 1, as after the `harden_step` of
+    `ProjectedOptimizer`, there is only one mask and nothing to compare.
+    `BatchNormalization` is in inference mode, with its current statistics.
 
     Args:
         model: Keras model with masks, compiled.
-        data: Tuple `(x, y)` or `(x, y, sample_weight)` of arrays, or a data
-            set, as `Model.evaluate` takes it.
+        data: Tuple `(x, y)` or `(x, y, sample_weight)` of arrays, or a
+            dataset, as for `Model.evaluate`.
         density: As in `keras_gumbel.harden`. Defaults to `None`.
         budget: As in `keras_gumbel.harden`. Defaults to `None`.
         num_samples: Positive integer, the number of random masks. Defaults to
             `10`.
         batch_size: Integer or `None`, as in `Model.evaluate`. Defaults to
             `None`.
-        seed: Integer in [0, 2**32) or `None`, of the random masks, which are
-            the same on every backend. Defaults to `None`.
+        seed: Integer in [0, 2**32) or `None`, the seed of the random masks.
+            They are the same on every backend. Defaults to `None`.
 
     Returns:
         The same model.
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If the model is not compiled or `num_samples` is not a
-            positive integer, and as `keras_gumbel.harden` does.
+        ValueError: If the model is not compiled, `num_samples` is not a
+            positive integer, or `keras_gumbel.harden` raises an error.
 
     Example:
 
@@ -83,7 +84,7 @@ def harden_best(
         raise ValueError(
             "`harden_best` compares masks by the loss that the model is "
             f"compiled with. Received: the model {model.name!r}, which is not "
-            "compiled."
+            "compiled. Call `compile` with a `loss` first."
         )
     choices = decide("harden_best", model, scores, density, budget)
     harden_for("harden_best", model, density, budget)
@@ -125,8 +126,9 @@ def _loss(model: keras.Model, data: Any, batch_size: int | None) -> float:
 def _perturbed(values: np.ndarray, generator: np.random.Generator) -> Any:
     """Adds the noise of Eq. (26) to the logits of scores.
 
-    The signs alone are Bernoulli masks (Eq. 18); their K largest are a mask of
-    K ones, which is Pareto sampling. They are brought into (0, 1), in order.
+    The signs of the results are Bernoulli masks (Eq. 18). The K largest results
+    are a mask of K ones, by Pareto sampling. The results are mapped to (0, 1)
+    in the same order.
     """
     probs = values.astype("float64")
     with np.errstate(divide="ignore"):  # scores of 0 and 1 are certain

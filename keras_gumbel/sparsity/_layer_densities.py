@@ -1,4 +1,4 @@
-"""Budgets of single layers, by the rules of published pruning methods."""
+"""Computes budgets of single layers by published rules."""
 
 import math
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from keras_gumbel.sparsity._found import find_scores
 def layer_densities(
     model: keras.Layer, density: float, method: str = "erk"
 ) -> dict[str, float]:
-    """Returns a density for each masked weight, given that of them all.
+    """Returns a density for each masked weight, given the overall density.
 
-    `keras_gumbel.optimizers.ProjectedOptimizer` and `keras_gumbel.harden` take
-    it as `density`. Every weight then has a budget of its own, instead of the
-    one budget for which all of them compete:
+    Pass the result as `density` to `keras_gumbel.optimizers.ProjectedOptimizer`
+    or `keras_gumbel.harden`. Every weight then has a separate budget, and the
+    weights do not compete for one budget. For a weight l:
 
     ```
     "uniform":  d_l = d
@@ -32,20 +32,21 @@ def layer_densities(
     "obs":      d_l = share of w^2 / ([H^-1]_ii tr(W^T H W)) in the K largest
     ```
 
-    with e such that sum_l n_l d_l = d * sum_l n_l for weights of n_l entries.
-    Uniform densities are what TFMOT has; Erdős-Rényi-Kernel leaves more of
-    small weights. Two methods need the inputs of each layer, so call
-    `keras_gumbel.calibrate` first:
+    where n_l is the number of entries and e is chosen such that sum_l n_l d_l =
+    d * sum_l n_l. `"uniform"` is what TFMOT does. `"erk"` (Erdős-Rényi-Kernel)
+    keeps a larger fraction of small weights. The other two methods need the
+    inputs of each layer, so call `keras_gumbel.calibrate` first:
 
-    - OWL leaves more of the weights with many outliers. D_l is the fraction of
-      Wanda's saliencies |w_ij| sqrt(E x_i^2) that are above 5 times their
-      mean. The D_l farthest from the mean of D is 0.08 away from d.
-    - OBS compares what the outputs of layers lose when a weight is removed and
-      the others make up for it, as a fraction of their energy.
+    - `"owl"` keeps a larger fraction of weights with many outliers. D_l is the
+      fraction of Wanda's saliencies |w_ij| sqrt(E x_i^2) that are above 5 times
+      their mean. The D_l farthest from the mean of D gets a density 0.08 away
+      from d.
+    - `"obs"` compares the errors of the layer outputs when a weight is removed
+      and the others compensate, as a fraction of the energy of the outputs.
 
-    The densities are rounded to whole scores: every weight keeps one at least,
-    or its `minimum` if that is more, and together they keep as many as one
-    budget over all of them would.
+    The densities are rounded to whole scores. Every weight keeps at least one
+    score, or its `minimum` if that is more. Together, the weights keep as many
+    as with one budget for all.
 
     Args:
         model: Keras model or layer with masks.
@@ -54,15 +55,14 @@ def layer_densities(
             `"erk"`.
 
     Returns:
-        A dictionary of the names in `keras_gumbel.sparsity_report` to floats
+        A dictionary from the names in `keras_gumbel.sparsity_report` to floats
         in (0, 1].
 
     Raises:
         TypeError: If `model` is not a Keras model or layer.
         ValueError: If the model has no mask, `method` is unknown, `density`
-            is not in (0, 1] or leaves less for a weight than it keeps at
-            least, or the method needs calibration data that a weight does not
-            have.
+            is not in (0, 1] or too small for the minimum of each weight, or
+            the method needs calibration data that a weight does not have.
 
     Example:
 
@@ -74,7 +74,7 @@ def layer_densities(
     >>> [round(d, 2) for d in densities.values()]
     [0.4, 0.92]
 
-    Every density may fall along a schedule:
+    Every density can fall along a schedule:
 
     >>> optimizer = keras_gumbel.optimizers.ProjectedOptimizer(
     ...     "adam",
@@ -104,7 +104,7 @@ def layer_densities(
 
 
 def _shape(s: Scores) -> tuple[int, ...]:
-    """Returns the shape of what the scores are for."""
+    """Returns the shape of the weight or variable that has the scores."""
     return tuple((s.variable if s.weight is None else s.weight).shape)
 
 
@@ -114,7 +114,7 @@ def _uniform(scores: list[Scores], density: float) -> list[float]:
 
 
 def _erk(scores: list[Scores], density: float) -> list[float]:
-    """Returns densities by Erdős-Rényi-Kernel. What is over 1 is shared out."""
+    """Returns densities by Erdős-Rényi-Kernel, and shares out any excess."""
     shapes = [_shape(s) for s in scores]
     sums = np.array([sum(shape) for shape in shapes])
     sizes = np.array([math.prod(shape) for shape in shapes])
@@ -141,7 +141,7 @@ _METHODS: dict[str, Callable[[list[Scores], float], list[float]]] = {
 def _whole(
     scores: list[Scores], fractions: list[float], density: float
 ) -> list[int]:
-    """Rounds densities to numbers of scores that fit the budget of them all."""
+    """Rounds densities to numbers of scores that fit the overall budget."""
     budget = math.floor(density * sum(s.num_weights for s in scores) + WHOLE)
     exact = [f * s.size for f, s in zip(fractions, scores, strict=True)]
     least = [max(1, floor_of(s.variable)) for s in scores]
@@ -159,8 +159,8 @@ def _whole(
             raise invalid_argument(
                 "layer_densities",
                 "density",
-                f"a number that leaves each of {len(scores)} weights what it "
-                f"keeps at least, which is {sum(least):,} scores",
+                f"a number large enough for the minimums of {len(scores)} "
+                f"weights, which are {sum(least):,} scores together",
                 density,
             )
         counts[largest] -= 1

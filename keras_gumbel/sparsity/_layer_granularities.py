@@ -12,7 +12,7 @@ from keras_gumbel.sparsity._scan import WeightMatrix
 
 
 def is_coupled(granularity: Any) -> bool:
-    """Whether scores are for channels, which lie on several weights each."""
+    """Whether scores are for channels, which span several weights."""
     if _is_dictionary(granularity):
         return False
     return isinstance(granularities.get(granularity), Channel)
@@ -28,11 +28,11 @@ def granularities_of(
     Args:
         granularity: As in `keras_gumbel.sparsify`.
         matrices: List of `WeightMatrix`.
-        unmasked: The names of weights that get no mask, whatever the
-            granularity. These may have none.
+        unmasked: The names of weights that get no mask at any granularity.
+            These need no granularity.
 
     Raises:
-        ValueError: If a key fits no weight, or no key fits a weight.
+        ValueError: If a key matches no weight, or no key matches a weight.
     """
     names = [matrix.name for matrix in matrices]
     if not _is_dictionary(granularity):
@@ -45,7 +45,7 @@ def granularities_of(
             argument,
             "'channel' for the whole model, or a dictionary without it",
             granularity,
-            "Channels lie on the weights of several layers at once.",
+            "Channels span the weights of several layers.",
         )
     keys = keys_of(owner, argument, grains, [(n,) for n in names], "weights")
     found = {}
@@ -59,11 +59,11 @@ def granularities_of(
                 "a granularity, or a dictionary with a name or regex for all "
                 "weights",
                 granularity,
-                f"None fits {name}.",
+                f"No key matches {name}.",
             )
     return found
 
 
 def _is_dictionary(granularity: Any) -> bool:
-    """Whether it is a dictionary of granularities, and no config of one."""
+    """Whether it is a dictionary of granularities, not a config of one."""
     return isinstance(granularity, dict) and "class_name" not in granularity

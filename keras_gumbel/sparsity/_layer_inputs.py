@@ -1,4 +1,4 @@
-"""What kernels are multiplied with: one rule for each kind of layer."""
+"""Returns the inputs of kernels, with one rule for each kind of layer."""
 
 import dataclasses
 import math
@@ -13,12 +13,12 @@ from keras_gumbel._typing import Tensor
 
 @dataclasses.dataclass(frozen=True)
 class _InputRule:
-    """How the kernel of a layer is a matrix that its inputs are rows of.
+    """How to see a kernel as a matrix that multiplies rows of inputs.
 
     Attributes:
         axes: Callable of the layer. It returns the axes of the kernel that
-            are summed over, in increasing order, or `None` if the layer is no
-            product with one matrix.
+            are summed over, in increasing order, or `None` if the layer is
+            not a product with one matrix.
         rows: Callable of the layer and its inputs. It returns a tensor of
             shape `(rows, d)`, with the d inputs in the order of these axes.
     """
@@ -53,11 +53,11 @@ def observed_kernel(layer: keras.Layer) -> keras.Variable | None:
 
 
 def input_rows(layer: keras.Layer, inputs: Tensor) -> Tensor:
-    """Returns what the kernel of a layer is multiplied with in a call.
+    """Returns the inputs of the kernel of a layer in a call.
 
     Args:
         layer: Keras layer that has an `observed_kernel`.
-        inputs: Tensor, what the layer is called on.
+        inputs: Tensor, the inputs of the layer.
 
     Returns:
         A float32 tensor of shape `(rows, d)`.

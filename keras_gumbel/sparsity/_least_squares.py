@@ -1,4 +1,4 @@
-"""Weights under a mask that change the outputs of a layer least."""
+"""Finds weights under a mask that change the outputs of a layer least."""
 
 import dataclasses
 
@@ -13,13 +13,13 @@ MOST_STEPS = 500
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LeastSquares:
-    """The weights V that take the place of W under a mask M.
+    """The weights V that replace W under a mask M.
 
     ```
     min tr((W - V)^T H (W - V))  subject to  V = 0 where M = 0
     ```
 
-    which is the change of all outputs, ||X W - X V||^2, with some damping.
+    This is the change of all outputs, ||X W - X V||^2, with damping.
 
     Attributes:
         weights: Float32 array W of shape `(d, units)`.
@@ -49,10 +49,10 @@ class LeastSquares:
         return found
 
     def step(self, start: np.ndarray) -> np.ndarray:
-        """Returns weights after one step towards W, each for itself.
+        """Returns weights after one separate step of each towards W.
 
-        It brings back weights outside of a mask that the others cannot make
-        up for.
+        It restores weights outside of a mask if the other weights cannot
+        compensate for them.
 
         Args:
             start: Float32 array of shape `(d, units)`.

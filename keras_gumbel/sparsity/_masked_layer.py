@@ -1,8 +1,8 @@
-"""Layers with masks: a subclass of the user's class, put in its place.
+"""Layers with masks: a subclass that replaces the user's class.
 
-Every layer with a masked weight in its `weights` gets one, from the layer that
-owns the weight up to the model. `call` draws the masks of all of them, once;
-what is called inside finds them drawn.
+Every layer with a masked weight in its `weights` gets such a class, from the
+layer that owns the weight up to the model. The outermost `call` draws all
+masks once, and the calls inside reuse them.
 """
 
 import contextlib
@@ -40,15 +40,15 @@ _NAME = "keras_gumbel>MaskedLayer"
 
 
 class Attachment:
-    """What a layer with masks carries along.
+    """The data that a layer with masks stores.
 
     Attributes:
         parts: List of `MaskedWeight` and `GatedWeight`, those on the weights
             of the layer.
-        quantize: The method that Keras has put into the instance, or `None`.
-        reasons: Dictionary, why weights were left out, by their ids.
-        trainable: Boolean or `None`, the flag that was changed so that masks
-            of a frozen model are trained.
+        quantize: The method that Keras has set on the instance, or `None`.
+        reasons: Dictionary from the ids of weights to why they have no mask.
+        trainable: Boolean or `None`, the flag that was changed so that the
+            masks of a frozen model are trained.
     """
 
     def __init__(self, layer: keras.Layer) -> None:
@@ -56,12 +56,12 @@ class Attachment:
         self.quantize = vars(layer).pop("quantize", None)
         self.reasons: dict[int, str] = {}
         self.trainable: bool | None = None
-        # The optimizer that a warning was given of.
+        # The optimizer that the user has been warned of.
         self.unfit: Any = None
 
 
 class MaskedLayer:
-    """What the class of a layer with masks has beside the user's class."""
+    """What the class of a layer with masks adds to the user's class."""
 
     _plain_class: type[keras.Layer]
     attachment: Attachment
@@ -69,8 +69,8 @@ class MaskedLayer:
     name: str
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        # `type(model)(...)`, as `keras.models.clone_model` makes a model out
-        # of layers with masks.
+        # For `type(model)(...)`, with which `keras.models.clone_model` creates
+        # a model from layers with masks.
         model = cls._plain_class(*args, **kwargs)
         refresh(model)
         return model
@@ -89,7 +89,7 @@ class MaskedLayer:
     def rematerialized_call(
         self, layer_call: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Callable[..., Any]:
-        """Draws outside of what is computed again for the gradients."""
+        """Draws masks outside of the part that is recomputed."""
         rematerialize = super().rematerialized_call  # type: ignore[misc]
 
         def outside(*args: Any, **kwargs: Any) -> Any:
@@ -130,8 +130,8 @@ class MaskedLayer:
         if _owns_masks(self):
             if not all(key.startswith(_PREFIX) for key in keys):
                 raise ValueError(
-                    f"The layer {self.name!r} has masks, and the weights to "
-                    "load were saved without. Load them before "
+                    f"The layer {self.name!r} has masks, but the file was "
+                    "saved without masks. Load it before "
                     "`keras_gumbel.sparsify`."
                 )
             store = {key.removeprefix(_PREFIX): store[key] for key in keys}
@@ -146,7 +146,7 @@ class MaskedLayer:
         return masked_config(self)
 
     def get_build_config(self) -> None:
-        return None  # that of the plain layer is in the config
+        return None  # the config contains that of the plain layer
 
     @staticmethod
     def from_config(
@@ -157,35 +157,35 @@ class MaskedLayer:
         return layer_from_masked_config(config, custom_objects)
 
     def __reduce__(self) -> Any:
-        # Pickle looks up classes by name, and would find the user's.
+        # Pickle looks up classes by name and would find the user's class.
         return keras.Layer._unpickle_model, super().__reduce__()[1]
 
 
 class _WithTraining:
-    """What a model with masks has beside a layer with masks."""
+    """What the class of a model with masks adds to that of a layer."""
 
     optimizer: Any
     attachment: Attachment
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         super().compile(*args, **kwargs)  # type: ignore[misc]
-        # A model that is only to be evaluated needs a loss alone.
+        # A model that is only evaluated needs no optimizer.
         if args or "optimizer" in kwargs:
             self._warn_of(self.optimizer)
 
     def _warn_of(self, optimizer: Any) -> None:
-        """Says if an optimizer, also one of a model around, has no budget."""
+        """Warns if an optimizer of this or an outer model has no budget."""
         warn_of_plain_optimizer(self, optimizer)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        # Keras leaves models alone whose `compile` is not its own.
+        # Keras skips models that override `compile`.
         plain: Any = self._plain_class  # type: ignore[attr-defined]
         with plain_classes(self):
             plain.compile_from_config(self, config)
         self._warn_of(self.optimizer)
 
     def make_train_function(self, *args: Any, **kwargs: Any) -> Any:
-        # The model may have been compiled before it was given masks.
+        # The model may have been compiled before `sparsify`.
         self._warn_of(self.optimizer)
         return super().make_train_function(*args, **kwargs)  # type: ignore[misc]
 
@@ -213,7 +213,7 @@ class _WithLayers:
 
 
 def attach(part: MaskedWeight) -> None:
-    """Puts a mask on a weight; `refresh` has to follow."""
+    """Puts a mask on a weight. Call `refresh` afterwards."""
     layer = part.layer
     make_maskable(part.weight)
     _note(part.mask, part)
@@ -221,14 +221,14 @@ def attach(part: MaskedWeight) -> None:
 
 
 def attach_gates(part: GatedWeight) -> None:
-    """Puts masks of channels on a weight; `refresh` has to follow."""
+    """Puts masks of channels on a weight. Call `refresh` afterwards."""
     make_maskable(part.weight)
     for mask in part.masks:
         _note(mask, part)
 
 
 def _note(mask: Mask, part: Part) -> None:
-    """Lets a mask know a weight that it is on."""
+    """Registers a weight with its mask."""
     attributes: dict[str, Any] = (
         mask.__dict__
     )  # past Keras, which tracks tuples
@@ -243,7 +243,7 @@ def hold(layer: keras.Layer, mask: Mask) -> None:
 
 
 def refresh(model: keras.Layer) -> None:
-    """Lets every layer of a model know of the masks among its weights."""
+    """Tells every layer of a model about the masks on its weights."""
     parts = {id(p.weight): p for p in attached_parts(model)}
     for layer in [model, *_keras_private.flatten_layers(model)]:
         own = [parts[id(w)] for w in layer.weights if id(w) in parts]
@@ -257,7 +257,7 @@ def refresh(model: keras.Layer) -> None:
 
 
 def detach(model: keras.Layer) -> None:
-    """Takes all masks off, and gives all layers their classes back."""
+    """Removes all masks, and restores the classes of all layers."""
     for part in attached_parts(model):
         make_plain(part.weight)
     for layer in [model, *_keras_private.flatten_layers(model)]:
@@ -278,7 +278,7 @@ def detach(model: keras.Layer) -> None:
 def attached_masks(model: keras.Layer) -> list[Mask]:
     """Lists the masks on the weights of a model, once each.
 
-    Those of one layer come in the order in which it holds them.
+    Those of one layer are in the order of its `weight_masks`.
     """
     return [
         mask
@@ -300,7 +300,7 @@ def is_masked(layer: Any) -> bool:
 
 @contextlib.contextmanager
 def plain_classes(model: keras.Layer) -> Iterator[None]:
-    """Gives all layers of a model the user's classes for the duration."""
+    """Restores the user's classes of all layers temporarily."""
     layers = [
         layer
         for layer in [model, *_keras_private.flatten_layers(model)]
@@ -318,7 +318,7 @@ def plain_classes(model: keras.Layer) -> Iterator[None]:
 
 @functools.cache
 def _masked_class(kind: type[keras.Layer]) -> type[keras.Layer]:
-    """Returns the subclass that takes the place of a class of layers."""
+    """Returns the subclass that replaces a class of layers."""
     bases: list[type] = [MaskedLayer]
     if hasattr(kind, "enable_lora"):
         bases.append(_WithLora)
@@ -342,8 +342,8 @@ def _masked_class(kind: type[keras.Layer]) -> type[keras.Layer]:
 def _metaclass(kind: Any) -> Any:
     """Returns the metaclass of layers with masks.
 
-    Legacy files name the class of a model by its `__name__`, where it has to
-    be the name that is registered.
+    Legacy files store the `__name__` of the class of a model, which has to be
+    the registered name there.
     """
 
     def name(cls: Any) -> str:
@@ -355,19 +355,19 @@ def _metaclass(kind: Any) -> Any:
 
 
 def _with_signature_of(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns `MaskedLayer.call` as one of the arguments that `call` has."""
+    """Returns `MaskedLayer.call` with the signature of `call`."""
 
     def masked_call(self: Any, *args: Any, **kwargs: Any) -> Any:
         return MaskedLayer.call(self, *args, **kwargs)
 
-    # Not by `functools.wraps`: AutoGraph would take the source of `call`.
+    # Without `functools.wraps`: AutoGraph would use the source of `call`.
     masked_call.__signature__ = inspect.signature(call)  # type: ignore[attr-defined]
     return masked_call
 
 
 _register = keras.saving.register_keras_serializable(*_NAME.split(">"))
 
-# For files that are read before anything has been masked.
+# For files that are loaded before any layer has masks.
 _register(MaskedLayer)
 
 
@@ -376,7 +376,7 @@ def _owns_masks(layer: Any) -> bool:
 
 
 def _training(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Returns whether a call is one of training."""
+    """Returns whether a call is a training call."""
     if kwargs.get("training") is not None:
         return kwargs["training"]
     training = _keras_private.training_in_context()
@@ -391,5 +391,5 @@ def _training(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def _strip_first(layer: Any, what: str) -> ValueError:
     return ValueError(
         f"{layer.name!r} has masks on its weights and cannot be {what}. Call "
-        "`keras_gumbel.strip` on the model first: the zeros stay zeros."
+        "`keras_gumbel.strip` on the model first."
     )

@@ -1,9 +1,8 @@
-"""Weights that are masked for as long as a layer that has them is called.
+"""Weights that are masked while their layer is called.
 
-Keras reads every variable by its `value`, wherever it is held: in attributes,
-lists or other layers. While a layer with masks is called, that is the weight
-under a mask; at all other times, for optimizers, files and the user, it is the
-weight itself.
+Keras reads every variable by its `value`, in attributes, lists or other layers.
+While a layer with masks is called, `value` is the masked weight. At all other
+times, for optimizers, files and the user, it is the weight itself.
 """
 
 import contextlib
@@ -31,14 +30,14 @@ from keras_gumbel.masks import Mask
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskedWeight:
-    """A weight of a layer, and the mask that is on it.
+    """A weight of a layer, and its mask.
 
     Attributes:
         layer: The layer that owns the weight and tracks the mask.
         weight: The variable.
         mask: `Mask`, with the scores.
         granularity: `Granularity`.
-        layout: `ScoreLayout`, where the scores are.
+        layout: `ScoreLayout` of the scores.
     """
 
     layer: keras.Layer
@@ -49,19 +48,19 @@ class MaskedWeight:
 
     @property
     def masks(self) -> list[Mask]:
-        """The masks that are on the weight."""
+        """The masks of the weight."""
         return [self.mask]
 
     def current(self, training: bool | None) -> Tensor:
-        """Returns the mask that is in force, of the shape of the weight."""
+        """Returns the current mask, in the shape of the weight."""
         return self.layout.expand(self.mask.current(training))
 
     def masked(self, weight: Tensor, mask: Tensor) -> Tensor:
-        """Returns what a mask that is in force leaves of the weight."""
+        """Returns the weight under its current mask."""
         return self.mask.masked(weight, mask)
 
     def final(self) -> Tensor:
-        """Returns the final mask, of the shape of the weight."""
+        """Returns the final mask, in the shape of the weight."""
         return self.layout.expand(self.mask.final_mask)
 
 
@@ -72,11 +71,10 @@ class Gate:
     Attributes:
         mask: `Mask`, with a score for each set of coupled channels.
         axis: Integer, the axis.
-        index: Integer array, the set that each entry of the axis belongs to,
-            or -1.
-        reader: The layer that finds the channels on an axis of its first
-            input in the same order, or `None`.
-        input_axis: Integer, that axis.
+        index: Integer array, the set of each entry of the axis, or -1.
+        reader: The layer that reads the channels in the same order, on an
+            axis of its first input, or `None`.
+        input_axis: Integer, the axis of the input.
     """
 
     mask: Mask
@@ -86,7 +84,7 @@ class Gate:
     input_axis: int = -1
 
     def spread(self, values: Tensor, rank: int) -> Tensor:
-        """Returns values of the sets as a tensor of a rank, 1 elsewhere."""
+        """Returns the values of the sets along the axis, and 1 elsewhere."""
         if not np.array_equal(self.index, np.arange(values.shape[0])):
             one = ops.ones((1,), values.dtype)
             places = np.where(self.index < 0, values.shape[0], self.index)
@@ -115,21 +113,21 @@ class GatedWeight:
 
     @property
     def masks(self) -> list[Mask]:
-        """The masks that are on the weight, once each."""
+        """The masks of the weight, once each."""
         return list({id(g.mask): g.mask for g in self.gates}.values())
 
     def current(self, training: bool | None) -> Tensor:
-        """Returns the mask that is in force; it broadcasts to the weight."""
+        """Returns the current mask, which broadcasts to the weight."""
         return self.spread(
             {id(mask): mask.current(training) for mask in self.masks}
         )
 
     def masked(self, weight: Tensor, mask: Tensor) -> Tensor:
-        """Returns what a mask that is in force leaves of the weight."""
+        """Returns the weight under its current mask."""
         return self.masks[0].masked(weight, mask)
 
     def final(self) -> Tensor:
-        """Returns the final mask; it broadcasts to the weight."""
+        """Returns the final mask, which broadcasts to the weight."""
         return self.spread(
             {
                 id(mask): ops.cast(mask.final_mask, "float32")
@@ -138,7 +136,7 @@ class GatedWeight:
         )
 
     def spread(self, values: dict[int, Tensor]) -> Tensor:
-        """Returns the product of what masks have, by their ids."""
+        """Returns the product of the values of masks, given by their ids."""
         rank = len(self.weight.shape)
         spread = [g.spread(values[id(g.mask)], rank) for g in self.gates]
         return functools.reduce(
@@ -152,19 +150,19 @@ Part: TypeAlias = MaskedWeight | GatedWeight
 def fold(part: Part) -> None:
     """Writes the zeros of the final mask into a weight."""
     weight = ops.convert_to_tensor(part.weight)
-    # A product would be -0 where the weight was negative, and these signs take
-    # as much room in a compressed file as the mask.
+    # A product would be -0 for negative weights, and these signs would take as
+    # much space in a compressed file as the mask.
     kept = ops.not_equal(part.final(), 0)
     part.weight.assign(ops.where(kept, weight, ops.zeros_like(weight)))
 
 
 def unreadable(mask: Mask, weight: keras.Variable) -> ValueError:
-    """Returns the error of ranking a weight that has no value here."""
+    """Returns the error for ranking a weight that cannot be read here."""
     return ValueError(
-        f"`{type(mask).__name__}` ranks {weight.path}, which is frozen: "
-        "a training step on JAX cannot read it. Frozen weights need no "
-        "training to be ranked: call `keras_gumbel.harden(model, "
-        "density=...)` before `fit`."
+        f"`{type(mask).__name__}` ranks {weight.path}, which is frozen. "
+        "A training step on JAX cannot read frozen weights. Their ranking "
+        "needs no training: call `keras_gumbel.harden(model, density=...)` "
+        "before `fit`."
     )
 
 
@@ -184,23 +182,23 @@ class _Drawn:
             self.value = self._masked(ops.convert_to_tensor(part.weight))
 
     def read(self, weight: Tensor) -> Tensor:
-        """Returns it in the dtype in which the weight itself was read."""
+        """Returns the masked weight in the dtype of the read weight."""
         dtype = keras.backend.standardize_dtype(weight.dtype)
         if dtype == self.dtype:
             return self.value
-        # By a layer of another dtype policy.
+        # The layer that reads it has another dtype policy.
         return self.part.masked(weight, self.mask)
 
     def _masked(self, weight: Tensor) -> Tensor:
         return self.part.masked(ops.cast(weight, self.dtype), self.mask)
 
 
-# What is drawn for variables, by their ids. `_watched` adds what it has for
-# masks.
+# The drawn masks, by the ids of their variables. `_watched` adds its ones, by
+# the ids of masks.
 Drawn: TypeAlias = Mapping[int, Any]
 
-# What is drawn in the calls that are being made. Each thread has its own, such
-# as those of the replicas of `tf.distribute`.
+# The drawn masks of the current calls. Each thread has its own, such as the
+# threads of the replicas of `tf.distribute`.
 _DRAWN: contextvars.ContextVar[Drawn] = contextvars.ContextVar(
     "keras_gumbel_drawn", default=types.MappingProxyType({})
 )
@@ -210,10 +208,10 @@ _DRAWN: contextvars.ContextVar[Drawn] = contextvars.ContextVar(
 def masks_drawn(
     parts: Sequence[Part], training: bool | None
 ) -> Iterator[Drawn]:
-    """Masks weights for the duration, unless a call further out does.
+    """Draws masks for weights temporarily, unless an outer call has.
 
     Yields:
-        All that is drawn, for `masks_put_back`.
+        All drawn masks, for `masks_put_back`.
     """
     drawn = _DRAWN.get()
     missing = [
@@ -229,7 +227,7 @@ def masks_drawn(
 
 @contextlib.contextmanager
 def masks_put_back(drawn: Drawn) -> Iterator[Drawn]:
-    """Masks weights for the duration, as they have been drawn before."""
+    """Masks weights temporarily with masks that were drawn before."""
     token = _DRAWN.set(drawn)
     try:
         yield drawn
@@ -238,13 +236,13 @@ def masks_put_back(drawn: Drawn) -> Iterator[Drawn]:
 
 
 def make_maskable(weight: keras.Variable) -> None:
-    """Lets a variable show what is drawn for it."""
+    """Lets a variable return its masked value."""
     kind: Any = type(weight)
     weight.__class__ = _maskable_class(kind)
 
 
 def make_plain(weight: keras.Variable) -> None:
-    """Gives a variable the class of Keras back."""
+    """Restores the Keras class of a variable."""
     weight.__class__ = type(weight).__base__
 
 
@@ -255,7 +253,7 @@ def is_maskable(weight: keras.Variable) -> bool:
 
 @functools.cache
 def _maskable_class(kind: type[keras.Variable]) -> type[keras.Variable]:
-    """Returns the class of a backend's variables with a mask."""
+    """Returns the class of variables with a mask."""
     read = kind.value.fget
 
     def value(self: Any) -> Tensor:
@@ -266,9 +264,9 @@ def _maskable_class(kind: type[keras.Variable]) -> type[keras.Variable]:
     def assign(self: Any, value: Any) -> Tensor:
         if id(self) in _DRAWN.get():
             raise ValueError(
-                f"A layer assigns to its weight {self.path} while it is "
-                "called, and the weight has a mask: what it would store is "
-                "the masked weight. Leave the layer out with the `filters` of "
+                f"A layer assigns to its weight {self.path} in its `call`. "
+                "The weight has a mask, so the layer would store the masked "
+                "weight. Leave the layer out with the `filters` of "
                 "`keras_gumbel.sparsify`."
             )
         return kind.assign(self, value)

@@ -1,4 +1,4 @@
-"""Whether a network has been trained before."""
+"""Guesses whether a network has been trained before."""
 
 import keras
 import numpy as np
@@ -17,8 +17,8 @@ def is_pretrained(
     """Guesses whether a network has been trained before.
 
     Initializers fill biases, and the scales and offsets of normalization, with
-    constants, which training changes. A network counts as pretrained if at
-    least half of these are not constant any more, or if it has none.
+    constants, and training changes them. A network counts as pretrained if at
+    least half of these weights are no longer constant, or if it has none.
 
     Args:
         model: Keras model or layer.

@@ -1,4 +1,4 @@
-"""Batch statistics for a network that has changed."""
+"""Recalibrates the batch statistics of a network that has changed."""
 
 import contextlib
 from collections.abc import Iterator
@@ -19,23 +19,23 @@ def recalibrate_batch_normalization(
     batch_size: int | None = None,
     steps: int | None = None,
 ) -> None:
-    """Estimates the statistics of `BatchNormalization` layers anew.
+    """Estimates the statistics of `BatchNormalization` layers again.
 
-    Use it after `keras_gumbel.harden`: without most of its weights a network
-    gives its layers other inputs than those the moving averages are of.
+    Call it after `keras_gumbel.harden` or a short training run. The layers of
+    a pruned network have other inputs than those that the moving averages were
+    computed from.
 
     ```
     moving_mean     = mean of all inputs of the layer, over all batches
     moving_variance = their variance about it
     ```
 
-    whatever the `momentum`. The model runs once over the data, in inference
-    mode: no noise is drawn and nothing is dropped. In each batch every
-    `BatchNormalization` layer, at every depth and also if it is frozen,
-    normalizes with the mean and variance of that batch, as in training: what
-    follows it sees the final statistics only if all data is in one batch, and
-    comes closer to it the larger the batches are. All other weights stay as
-    they are.
+    for any `momentum`. The model runs once over the data in inference mode: no
+    noise is drawn, and dropout is off. In each batch, every
+    `BatchNormalization` layer at any depth, including frozen layers, normalizes
+    with the mean and variance of that batch, as in training. The layers after
+    it see the final statistics only if all data is in one batch, so use large
+    batches. All other weights do not change.
 
     Args:
         model: Keras model of any kind, masked or not.
@@ -46,8 +46,8 @@ def recalibrate_batch_normalization(
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If the model has no `BatchNormalization` layer that is
-            built, or one of them has `renorm=True`.
+        ValueError: If the model has no built `BatchNormalization` layer, or
+            such a layer has `renorm=True`.
 
     Example:
 
@@ -99,10 +99,10 @@ def _find_layers(
 
 
 class _Observer(keras.Model):
-    """Returns the moments of what layers of a model normalize in a batch.
+    """Returns the moments of the inputs that layers normalize in a batch.
 
-    The call gives a tensor of shape `(calls, 3, channels)` for each layer that
-    is called, which `predict` puts together along the first axis.
+    The call returns a tensor of shape `(calls, 3, channels)` for each layer
+    that is called. `predict` concatenates them along the first axis.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -172,7 +172,7 @@ def _moments(
 def _assign(
     layer: keras.layers.BatchNormalization, moments: np.ndarray
 ) -> None:
-    """Puts together the moments of batches."""
+    """Combines the moments of batches."""
     counts, means, variances = moments.swapaxes(0, 1)
     total = counts.sum(axis=0)
     if not total.all():  # all of it is masked

@@ -1,4 +1,4 @@
-"""Final masks whose weights make up for those that are pruned."""
+"""Adjusts the kept weights to compensate for the pruned ones."""
 
 import contextlib
 import dataclasses
@@ -23,16 +23,16 @@ from keras_gumbel.sparsity._least_squares import LeastSquares
 ROUNDS = 16
 ROUNDS_AT_END = 4
 
-# How exact the weights are between rounds, and in the end.
+# The tolerances of the weights between rounds, and at the end.
 _ROUGH = 1e-2
 _EXACT = 1e-4
 
 
 class Reconstruction:
-    """The weights of a model that has calibration data.
+    """The weights of a model that have calibration data.
 
     Args:
-        owner: String, the function a user has called.
+        owner: String, the function that the user called.
         scores: List of `Scores`.
 
     Raises:
@@ -47,14 +47,14 @@ class Reconstruction:
             raise ValueError(
                 f"`{owner}` needs calibration data for `reconstruct=True`. "
                 "Call `keras_gumbel.calibrate` on the model first. Received: "
-                "a model without any."
+                "a model without calibration data."
             )
         _warn_of_unknown([s for s in masked if not moments_of(s.weight)])
 
     def choose(self, choices: list[Choice]) -> list[np.ndarray]:
-        """Chooses final masks, and gives the model the weights that fit.
+        """Chooses final masks, and assigns the weights that fit them.
 
-        If that fails, the weights stay as they are.
+        If this fails, the weights do not change.
 
         Args:
             choices: List of `Choice`.
@@ -94,7 +94,7 @@ class Reconstruction:
         return finals
 
     def fit(self, finals: list[np.ndarray]) -> None:
-        """Gives the model the weights that fit masks.
+        """Assigns the weights that fit masks.
 
         Args:
             finals: List of arrays of zeros and ones, one for each of the
@@ -158,7 +158,7 @@ class _Known:
 
 
 def _follows_weight(s: Scores) -> bool:
-    """Whether a mask ranks by its weight, which `"random"` does not."""
+    """Whether a mask ranks by its weight. `"random"` does not."""
     if s.weight is None or not s.mask.ranked:
         return False
     layout = s.part.layout
@@ -170,7 +170,7 @@ def _follows_weight(s: Scores) -> bool:
 
 
 def _falling(choice: Choice, share: float) -> Choice:
-    """Returns a choice that is a share of the way to its density."""
+    """Returns a choice part of the way to its density."""
     if choice.settled or not choice.group.ranked:
         return choice
     total = choice.group.total_cost
@@ -182,8 +182,8 @@ def _warn_of_unknown(scores: list[Scores]) -> None:
     listed = ", ".join(f"{s.name} ({why_unknown(s)})" for s in scores)
     if listed:
         warnings.warn(
-            "`harden` does not reconstruct these weights, which stay as they "
-            f"are: {listed}",
+            f"`harden` does not reconstruct these weights: {listed}. They do "
+            "not change.",
             SparsityWarning,
             stacklevel=5,
         )

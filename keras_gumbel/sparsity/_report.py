@@ -1,4 +1,4 @@
-"""What is kept of each layer."""
+"""Reports how many weights of each layer are kept."""
 
 import collections
 import dataclasses
@@ -33,8 +33,8 @@ from keras_gumbel.sparsity._size import measure_weight
 _COUNTS = ("kept", "density", "sum s", "undecided")
 _SIZES = ("dense", "gzip", "bitmask", "COO", "scores", "slots")
 
-# Learned scores choose no better than magnitudes after fewer steps than this;
-# measured in docs/benchmarks/pretrained.md.
+# After fewer steps, learned scores choose no better than magnitudes: see
+# docs/benchmarks/pretrained.md.
 _FEWEST_STEPS = 15
 
 
@@ -43,10 +43,10 @@ class SparsityRow:
     """One mask of a model.
 
     Attributes:
-        name: String, the name of the weight with those of the layers it is
-            in, or of a mask between layers.
+        name: String, the name of the weight with the names of its layers, or
+            the name of a mask between layers.
         weights: Integer, the number of weights with a score, or of features.
-        kept: Integer, how many of them the final mask keeps.
+        kept: Integer, the number of these that the final mask keeps.
         expected: Float, the sum of their scores (Eq. 19).
         undecided: Integer, the number with a score between 0.05 and 0.95.
         size: `SparsitySize`, the bytes of the weight.
@@ -75,23 +75,24 @@ class SparsityRow:
 
 @dataclasses.dataclass(frozen=True)
 class SparsityReport(Report):
-    """What is kept of each masked weight of a model.
+    """The number of weights that a model keeps, for each mask.
 
-    `print` and notebooks show it as tables. Masks between layers keep
-    features, not weights, and have a table of their own.
+    `print` and notebooks show the report as tables. Masks between layers keep
+    features, not weights, and have a separate table.
 
     Attributes:
         rows: Tuple of `SparsityRow`, one for each mask.
         budget: Integer K, the number of weights or features that are kept.
-        budget_used: Float, the sum of the scores over K, or of what they cost
-            over what they may cost.
-        skipped: Dictionary, names of weight matrices that have no mask, or
-            one that is frozen, to the reason. They count in no budget.
-        other_bytes: Integer, of all weights that have no mask: the skipped
-            ones, biases and statistics.
-        score_steps: Integer, the steps that trained the scores under the
-            `ProjectedOptimizer` the model is compiled with; or `None` without
-            one, and if no scores are learned. Defaults to `None`.
+        budget_used: Float, the sum of the scores divided by K. With costs, the
+            cost of the scores divided by the budget.
+        skipped: Dictionary from the names of weight matrices without a mask,
+            or with a frozen mask, to the reason. They do not count against
+            any budget.
+        other_bytes: Integer, the bytes of all weights without a mask: skipped
+            weights, biases and statistics.
+        score_steps: Integer, the number of steps that trained the scores under
+            the `ProjectedOptimizer` of the model; or `None` if there is no
+            such optimizer or no scores are learned. Defaults to `None`.
     """
 
     rows: tuple[SparsityRow, ...]
@@ -99,7 +100,7 @@ class SparsityReport(Report):
     budget_used: float
     skipped: dict[str, str]
     other_bytes: int
-    # Of the training, not of the model: one that is loaded is the same.
+    # Not compared: it describes the training, and a loaded model is the same.
     score_steps: int | None = dataclasses.field(default=None, compare=False)
 
     @property
@@ -109,7 +110,7 @@ class SparsityReport(Report):
 
     @property
     def empty(self) -> tuple[str, ...]:
-        """The names of the weights of which nothing is kept."""
+        """The names of the weights that are pruned completely."""
         return tuple(row.name for row in self.rows if not row.kept)
 
     @property
@@ -119,7 +120,7 @@ class SparsityReport(Report):
 
     @property
     def kept(self) -> int:
-        """The ones of the final mask of the model."""
+        """The number of ones in the final mask of the model."""
         return self.total.kept
 
     @property
@@ -174,9 +175,9 @@ class SparsityReport(Report):
         parts += [f"nothing is kept of: {name}" for name in self.empty]
         if self.score_steps and self.score_steps < _FEWEST_STEPS:
             parts.append(
-                f"too few steps: scores were trained in {self.score_steps}, "
-                f"and {_FEWEST_STEPS} or more are needed to choose well. Train "
-                "for more steps"
+                f"too few steps: the scores were trained for "
+                f"{self.score_steps} steps, and {_FEWEST_STEPS} or more are "
+                "needed to choose well. Train for more steps"
                 + (
                     ", or use `sparsify(model, 'magnitude')`."
                     if weights
@@ -190,15 +191,15 @@ class SparsityReport(Report):
 
 
 def sparsity_report(model: keras.Layer) -> SparsityReport:
-    """Reports what is kept of each masked weight of a model, and its size.
+    """Reports how many weights of a model each mask keeps, and their size.
 
-    `kept` counts the K largest scores of the model, with the K of the
-    `ProjectedOptimizer` that it is compiled with where training stands: once
-    the schedule has ended, this is the mask that `keras_gumbel.harden`
-    chooses. Without one, K is the sum of the scores, the number a drawn mask
-    keeps on average (Eq. 19). In a hardened model it is the mask itself. The
-    sizes are those of the weights under this mask. A warning lists the weights
-    of which nothing is kept.
+    `kept` counts the K largest scores of the model, where K is the current
+    budget of its `ProjectedOptimizer`. After the end of the schedule, this is
+    the mask that `keras_gumbel.harden` chooses. Without this optimizer, K is
+    the sum of the scores, which is the average number that a drawn mask keeps
+    (Eq. 19). In a hardened model, `kept` counts the final mask. The sizes are
+    those of the weights under this mask. A warning lists weights that are
+    pruned completely.
 
     Args:
         model: Keras model or layer with masks.
@@ -247,7 +248,7 @@ def sparsity_report(model: keras.Layer) -> SparsityReport:
 
 def _gated_rows(decisions: Decisions, optimizer: Any) -> list[SparsityRow]:
     """Returns the rows of weights along which channels have scores."""
-    # The scores of a group are counted with the first weight they are on.
+    # The scores of a group are counted with the first weight that they mask.
     scores: dict[int, SparsitySize] = collections.defaultdict(lambda: NOTHING)
     for s, value in zip(decisions.scores, decisions.values, strict=True):
         if s.mark.place is not None:
@@ -271,7 +272,7 @@ def _gated_rows(decisions: Decisions, optimizer: Any) -> list[SparsityRow]:
 
 
 def _score_steps(model: keras.Layer, scores: list[Scores]) -> int | None:
-    """Returns how many steps have trained the scores, if it is known."""
+    """Returns how many steps have trained the scores, or `None`."""
     optimizer = projected_optimizer(model)
     if optimizer is None or all(s.mark.ranked for s in scores):
         return None
@@ -281,7 +282,7 @@ def _score_steps(model: keras.Layer, scores: list[Scores]) -> int | None:
 
 
 def _skipped(model: keras.Layer, frozen: list[Scores]) -> dict[str, str]:
-    """Lists the weight matrices that count in no budget, and why."""
+    """Lists the weight matrices that do not count in a budget, and why."""
     skipped = {s.name: FROZEN for s in frozen}
     known = model.attachment.reasons if is_masked(model) else {}
     for matrix in weight_matrices(model):

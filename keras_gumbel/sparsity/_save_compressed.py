@@ -1,4 +1,4 @@
-"""A `.keras` file in which zeros take no room."""
+"""Saves a compressed `.keras` file, in which zeros take almost no space."""
 
 import pathlib
 import shutil
@@ -12,8 +12,8 @@ from keras_gumbel._validation import invalid_argument
 from keras_gumbel.sparsity._masked_layer import attached_masks
 from keras_gumbel.sparsity._scan import require_built
 
-# Keras refuses a member of an archive that is larger than this and is stored in
-# less than a hundredth of its size.
+# Keras refuses to load a member of an archive that is larger than this and is
+# compressed to less than a hundredth of its size.
 LARGE = 1 << 32
 
 
@@ -21,15 +21,15 @@ def save_compressed(model: keras.Model, path: str | pathlib.Path) -> None:
     """Saves a model as a compressed `.keras` file.
 
     Keras stores the weights of a model uncompressed, and zeros take as much
-    room as other numbers. This file is the same archive, compressed by
-    `zipfile`. `keras.saving.load_model` loads it where `keras_gumbel` is not
-    installed, and every weight is equal to the last bit.
+    space as other numbers. This file is the same archive, compressed by
+    `zipfile`. `keras.saving.load_model` loads it without `keras_gumbel`, and
+    every weight is equal to the last bit.
 
-    A file that exists is replaced when the new one is complete. If the process
-    is killed before, the old file stays as it was.
+    An existing file is replaced only when the new file is complete. If the
+    process is killed before, the old file does not change.
 
-    Weights of more than 4 GiB that would shrink to less than a hundredth stay
-    uncompressed, because Keras refuses to load such a file.
+    Weights of more than 4 GiB that would shrink to less than a hundredth are
+    stored uncompressed, because Keras refuses to load such a file.
 
     Args:
         model: Built Keras model without masks on its weights.
@@ -38,8 +38,8 @@ def save_compressed(model: keras.Model, path: str | pathlib.Path) -> None:
     Raises:
         TypeError: If `model` is not a Keras model.
         ValueError: If the model is not built or still has masks on its
-            weights, or if `path` does not end in `.keras` or is in a folder
-            that does not exist.
+            weights, if `path` does not end in `.keras`, or if its folder does
+            not exist.
 
     Example:
 
@@ -50,7 +50,7 @@ def save_compressed(model: keras.Model, path: str | pathlib.Path) -> None:
     """
     require_plain("save_compressed", model)
     target = require_path("save_compressed", path, ".keras")
-    # Beside the target, since a file moves in one step within a disk only.
+    # In the folder of the target, because a move is atomic only on one disk.
     with tempfile.TemporaryDirectory(
         dir=target.parent, prefix=f".{target.stem}-"
     ) as folder:
@@ -71,9 +71,9 @@ def require_plain(owner: str, model: Any) -> None:
     if attached_masks(model):
         raise ValueError(
             f"The model {model.name!r} has masks on its weights, and the "
-            f"weights below them are not zero. Before `{owner}`, call "
-            "`keras_gumbel.strip` on it. To go on with training later, save it "
-            "with `model.save`."
+            "pruned weights are not zero yet. Call `keras_gumbel.strip` before "
+            f"`{owner}`. To continue training later, save the model with "
+            "`model.save`."
         )
 
 
@@ -87,7 +87,7 @@ def require_path(owner: str, path: Any, suffix: str) -> pathlib.Path:
     target = pathlib.Path(path).resolve()
     if not target.parent.is_dir():
         raise invalid_argument(
-            owner, "path", "a path in a folder that exists", path
+            owner, "path", "a path in an existing folder", path
         )
     return target
 
@@ -107,7 +107,7 @@ def _deflate(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _is_refused(path: pathlib.Path) -> bool:
-    """Whether Keras takes an archive for a decompression bomb."""
+    """Whether Keras would refuse an archive as a decompression bomb."""
     with zipfile.ZipFile(path) as archive:
         return any(
             member.file_size > max(LARGE, 100 * member.compress_size)

@@ -38,15 +38,15 @@ def put_mask_on(
     minimum: float = 0.0,
     name: str | None = None,
 ) -> Mask:
-    """Puts a mask of its own on a weight; `refresh` has to follow.
+    """Puts a separate mask on a weight. Call `refresh` afterwards.
 
     Args:
         matrix: `WeightMatrix`.
         mask: `Mask`, not built.
         granularity: `Granularity`.
         pretrained: Boolean, whether the network has been trained before.
-        minimum: Number in [0, 1), the share of the scores that is kept at
-            least.
+        minimum: Number in [0, 1), the smallest fraction of the scores that is
+            kept.
         name: String, the name in reports, or `None` for that of the matrix.
     """
     weight, layer = matrix.weight, matrix.layer
@@ -82,15 +82,15 @@ def _saliency(
         return mask.saliency(weight, layout)
     if mask.ranked:
         raise unreadable(mask, weight)
-    # Equal scores of frozen weights are then decided by their order.
+    # Equal scores of frozen weights are then ranked by their order.
     return ops.zeros(layout.scores)
 
 
 def masked_config(layer: keras.Layer) -> dict[str, Any]:
     """Returns the config of a layer with masks: the plain one, and the masks.
 
-    Layers are found again by their place among the weight matrices: names
-    that Keras makes up are others after loading.
+    Weights are identified by their index among the weight matrices, because
+    names that Keras generates differ after loading.
     """
     matrices = weight_matrices(layer)
     places = {id(m.weight): i for i, m in enumerate(matrices)}
@@ -131,7 +131,7 @@ def _channel_config(
 ) -> list[dict[str, Any]]:
     """Returns the configs of the masks of coupled channels of a model.
 
-    A group is found again by where it lies on one of its weights.
+    A group is identified by its position on one of its weights.
     """
     matrices = weight_matrices(layer)
     places = {id(m.weight): i for i, m in enumerate(matrices)}
@@ -142,7 +142,7 @@ def _channel_config(
             raise ValueError(
                 f"{layer.name!r} has masks of channels that are coupled with "
                 f"{', '.join(outside)}, which it does not contain. Save or "
-                "copy the whole model that was given masks."
+                "copy the whole model that `sparsify` was called on."
             )
         part = mask.parts[0]
         gate = next(gate for gate in part.gates if gate.mask is mask)
@@ -177,8 +177,8 @@ def _put_channel_masks_on(
             raise ValueError(
                 f"The saved model {layer.name!r} has a mask on the "
                 f"{entry['size']} coupled channels of {entry['name']}, which "
-                "are not there any more. The class of a layer has changed "
-                "since, or does not build its weights when it is loaded."
+                "do not exist in the loaded model. Check whether the class of "
+                "a layer has changed, or builds its weights only when called."
             )
         found.append(dataclasses.replace(group, name=entry["name"]))
     masks = [
@@ -232,9 +232,9 @@ def layer_from_masked_config(
             raise ValueError(
                 f"The saved model {layer.name!r} has a mask on "
                 f"{entry['name']}, which was {entry['weight']}. Received: "
-                f"{found and _describe(found)} at this place. The class of the "
-                "model has changed since, or does not build its layers when "
-                "it is loaded."
+                f"{found and _describe(found)} at this place. Check whether "
+                "the class of the model has changed, or builds its layers "
+                "only when called."
             )
         mask = keras.saving.deserialize_keras_object(
             entry["mask"], custom_objects=custom_objects
@@ -260,7 +260,7 @@ def layer_from_masked_config(
 
 
 def copy_of(mask: Mask, **changes: Any) -> Mask:
-    """Returns a mask of the same config, with some arguments changed."""
+    """Returns a mask with the same config, except for some arguments."""
     config = {**mask.get_config(), "trainable": True, "name": None}
     known = {k: v for k, v in changes.items() if k in config}
     return type(mask).from_config({**config, **known})
@@ -274,9 +274,9 @@ def _describe(matrix: WeightMatrix) -> list[Any]:
 
 
 def _unshared(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns a config of an object that is made anew, under a new name.
+    """Returns the config of an object, for a new object with a new name.
 
-    Marks of shared objects are ids, which a later object may have as well.
+    Shared objects are marked by ids, which a later object may also have.
     """
     config = {
         k: v

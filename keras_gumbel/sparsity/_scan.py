@@ -1,4 +1,4 @@
-"""The weight matrices of a model, and what they are called."""
+"""Finds and names the weight matrices of a model."""
 
 import dataclasses
 import re
@@ -24,12 +24,12 @@ class WeightMatrix:
     """A weight of rank 2 or more.
 
     Attributes:
-        name: String, the names of the layers it is in, and its own.
+        name: String, the names of its layers followed by its own name.
         layer: The layer that owns it.
         weight: The variable.
-        axes: `WeightAxes`, or `None` if nothing is known of it.
-        known_by: The layer whose rule names it, which is the owner or one
-            around it; or `None`.
+        axes: `WeightAxes`, or `None` if they are unknown.
+        known_by: The layer whose rule names the weight: its owner or an outer
+            layer; or `None`.
         reason: String, why it cannot be masked, or `None`.
     """
 
@@ -50,15 +50,16 @@ def require_built(owner: str, model: Any) -> None:
     if not model.built:
         raise ValueError(
             f"`{owner}` needs the weights of {model.name!r}, which is not "
-            "built. Call it on data, or `model.build(input_shape)`, first."
+            "built. Call it on data or call `model.build(input_shape)` first."
         )
 
 
 def named_layers(model: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:
     """Yields a model and all layers in it, once each, from the outside in.
 
-    The names are those of the layers around a layer and its own, with slashes
-    between. They differ: a second layer of a name gets a number.
+    A name consists of the names of the outer layers and the layer's own name,
+    joined by slashes. Names are unique: a second layer with the same name gets
+    a number.
     """
     names: set[str] = set()
     seen: set[int] = set()
@@ -78,9 +79,9 @@ def named_layers(model: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:
 
 
 def weight_matrices(model: keras.Layer) -> list[WeightMatrix]:
-    """Lists all weights of rank 2 or more but biases, once each.
+    """Lists all weights of rank 2 or more except biases, once each.
 
-    The order is that of the layers, and the same in a copy of the model.
+    They are in the order of the layers, which is the same in a copy.
     """
     layers = [
         (prefix, layer)
@@ -117,21 +118,21 @@ def weight_matrices(model: keras.Layer) -> list[WeightMatrix]:
 
 
 def _problem(layer: keras.Layer, weight: keras.Variable) -> str | None:
-    """Says why no mask fits a weight, if none does."""
+    """Returns why a weight cannot have a mask, or `None`."""
     if isinstance(layer, keras.layers.TorchModuleWrapper):
-        return "read by a torch module, past Keras"
+        return "read by a torch module, not by Keras"
     if getattr(layer, "lora_enabled", False):
         return "LoRA is enabled"
     if layer.quantization_mode is not None:
         return f"quantized to {layer.quantization_mode}"
-    # Not its `dtype`, which is another while a layer is called.
+    # Not `weight.dtype`, which differs while a layer is called.
     if "float" not in keras.backend.standardize_dtype(weight.dtype):
         return f"of dtype {weight.dtype}"
     return None
 
 
 def _own_weights(layer: keras.Layer) -> list[keras.Variable]:
-    """Lists the weights of a layer that no layer inside it has."""
+    """Lists the weights of a layer that no sublayer has."""
     inside = {
         id(w) for part in _keras_private.sublayers(layer) for w in part.weights
     }
@@ -139,7 +140,7 @@ def _own_weights(layer: keras.Layer) -> list[keras.Variable]:
 
 
 def _unused(name: str, names: set[str]) -> str:
-    """Returns a name that is not taken yet, and takes it."""
+    """Returns an unused name, and adds it to the used names."""
     unique, number = name, 1
     while unique in names:
         unique = f"{name}_{number}"

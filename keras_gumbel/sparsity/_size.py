@@ -1,4 +1,4 @@
-"""What a masked weight takes, stored and in training."""
+"""Measures the bytes of a masked weight, stored and in training."""
 
 import dataclasses
 import gzip
@@ -10,15 +10,15 @@ from keras import ops
 from keras_gumbel import _keras_private
 from keras_gumbel.sparsity._found import Scores
 
-# Of one index along one axis, as in `scipy.sparse`.
+# Bytes of one index along one axis, as in `scipy.sparse`.
 _INDEX_BYTES = 4
 
-# gzip takes seconds for 25 million weights. Of a weight of more bytes than
-# `_SAMPLE` it is given so many, in pieces from all over it.
+# gzip takes seconds for 25 million weights. For a weight with more bytes than
+# `_SAMPLE`, it compresses only this many, in pieces from the whole weight.
 _SAMPLE = 2**19
 _PIECE = 2**12
 
-# What gzip makes of a byte in a long run of zeros.
+# The compressed size of one byte in a long run of zeros.
 _ZERO = 1 / 1030
 
 
@@ -26,21 +26,21 @@ _ZERO = 1 / 1030
 class SparsitySize:
     """Bytes of a masked weight.
 
-    The first four are the forms it can be stored in. No form is smallest at
-    every density: at one half a bitmask, at a thousandth COO.
+    The first four are formats to store it in. Which one is smallest depends on
+    the density: at one half it is a bitmask, at a thousandth it is COO.
 
     Attributes:
         dense: Integer, the weight with its zeros, as Keras saves it.
-        gzip: Integer, the same bytes compressed with gzip. Of a weight of more
-            than 512 KiB, 512 KiB are compressed, and the rest is estimated
-            from these and from the number of zeros: to within 3% where
-            single weights are pruned, and 10% where whole rows are.
-        bitmask: Integer, one bit for each weight, and the values kept.
-        coo: Integer, the values kept, each with 4 bytes for its index along
+        gzip: Integer, the same bytes compressed with gzip. For a weight of
+            more than 512 KiB, 512 KiB are compressed. The rest is estimated
+            from these and from the number of zeros: to within 3% if single
+            weights are pruned, and to within 10% if whole rows are.
+        bitmask: Integer, one bit for each weight, and the kept values.
+        coo: Integer, the kept values, each with 4 bytes for its index along
             each axis.
-        scores: Integer, the scores, which exist in training only.
-        slots: Integer, what the optimizer holds for the scores; 0 before it
-            is built.
+        scores: Integer, the scores, which exist only in training.
+        slots: Integer, the optimizer variables of the scores; 0 before the
+            optimizer is built.
     """
 
     dense: int
@@ -74,7 +74,7 @@ def measure(
     """Counts the bytes of a weight under its final mask.
 
     Args:
-        scores: `Scores`. Those of activations have no weight to store.
+        scores: `Scores`. Scores of activations have no weight to store.
         final: Array of zeros and ones, the final mask.
         optimizer: The optimizer of the model, or `None`.
     """
@@ -120,8 +120,8 @@ def _gzip_size(weight: np.ndarray, mask: np.ndarray) -> int:
     length = _PIECE // weight.itemsize
     count = weight.size // length
     pieces = mask.ravel()[: count * length].reshape(count, length)
-    # What is measured is the size of the ones, with what it takes to say where
-    # they are. Pieces of nothing but zeros say nothing of that.
+    # Measures the size of the kept values and their positions. Pieces without
+    # kept values are skipped.
     (filled,) = np.nonzero(pieces.any(axis=1))
     most = _SAMPLE // _PIECE
     if len(filled) > most:

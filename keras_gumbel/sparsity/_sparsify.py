@@ -1,4 +1,4 @@
-"""From a dense model to one with masks."""
+"""Puts masks on the weights of a dense model."""
 
 import collections
 import re
@@ -40,7 +40,7 @@ from keras_gumbel.sparsity._scan import WeightMatrix
 from keras_gumbel.sparsity._scan import require_built
 from keras_gumbel.sparsity._scan import weight_matrices
 
-# The share of the channels of each group that stays, unless the user says.
+# The default fraction of the channels of each group that is kept.
 _MINIMUM = 0.1
 
 Filters: TypeAlias = str | Sequence[str] | Callable[[keras.Layer], bool] | None
@@ -59,34 +59,34 @@ def sparsify(
 ) -> keras.Layer:
     """Puts a mask on every weight matrix of a model, in place.
 
-    The model is any Keras model or layer that is built: Sequential,
-    Functional, subclassed, with layers of your own at any depth. It stays the
-    object that it is, as with `Model.quantize`: its class, layers, methods and
-    weights are the same, its predictions too until it is trained, and
-    `keras_gumbel.strip` takes the masks off again. To keep the dense model,
-    make a copy first: `sparsify(copy.deepcopy(model))`.
+    The model is any built Keras model or layer: Sequential, Functional or
+    subclassed, with your own layers at any depth. As with `Model.quantize`, it
+    stays the same object. Its class, layers, methods and weights do not change,
+    and its predictions do not change until it is trained. `keras_gumbel.strip`
+    removes the masks. To keep the dense model, copy it first:
+    `sparsify(copy.deepcopy(model))`.
 
-    Compile the model with `keras_gumbel.optimizers.ProjectedOptimizer`, which
-    holds the scores of all masks together under one budget. A model that is
-    compiled already has to be compiled again.
+    Compile the model with `keras_gumbel.optimizers.ProjectedOptimizer`
+    afterwards. It keeps the scores of all masks together under one budget.
+    Compile a model again that is already compiled.
 
-    Masked are all trainable weights of rank 2 or more but biases, whatever
-    layer they are in. One warning lists those that cannot be masked, with the
-    reason, such as quantized layers and layers with LoRA. Frozen weights
-    (`trainable = False`) are left as they are.
+    All trainable weights of rank 2 or more get a mask, except biases. One
+    warning lists the weights that cannot be masked, such as those of quantized
+    layers and of layers with LoRA, with the reason. Frozen weights
+    (`trainable = False`) get no mask.
 
     Args:
         model: Keras model or layer, built.
-        mask: What is put on each weight: a `keras_gumbel.masks.Mask`, of which
-            every weight gets a copy, or a string:
+        mask: The mask for each weight: a `keras_gumbel.masks.Mask`, which is
+            copied for every weight, or a string:
 
             - `"learned"`: `keras_gumbel.masks.LearnedMask`, scores that are
-              trained and multiplied into the weight, which
-              `docs/benchmarks/sparsity.md` shows to be best.
+              trained and multiplied into the weight. It is the most accurate
+              mask in `docs/benchmarks/sparsity.md`.
             - `"magnitude"`: `MagnitudeMask`, the largest weights.
-            - `"wanda"` and `"obs"`: `SaliencyMask`, the weights that the
-              outputs of their layers need most, after
-              `keras_gumbel.calibrate`.
+            - `"wanda"` and `"obs"`: `SaliencyMask`, the weights whose removal
+              changes the outputs of their layers most. Call
+              `keras_gumbel.calibrate` first.
             - `"random"`: `RandomMask`, a random choice.
             - `"fisher"`: `FisherMask`, the channels that the loss depends on
               most.
@@ -94,48 +94,49 @@ def sparsify(
             - `"hard_concrete"`: `HardConcreteMask`.
             - `"gaussian"`: `GaussianMask`, stochastic gates.
 
-            `None` stands for `"fisher"` if the granularity is `"channel"`,
-            which takes `"magnitude"` and `"random"` as well, and else for
-            `"learned"`. Defaults to `None`.
-        filters: Which of the weights to mask: a regex string or a list of
-            them, searched in the names that `keras_gumbel.sparsity_report`
-            shows, such as `"encoder/dense/kernel"`; a callable of the layer
-            that has the weight; or `None` for all. If the granularity is
-            `"channel"`, channels may be dropped if one of the weights that
-            make them is chosen. Defaults to `None`.
-        granularity: What has a score: `"weight"`, `"unit"`, `(rows, columns)`
-            for blocks, `"N:M"`, `"fan_in"` for the same number of inputs in
-            every unit, `"channel"`, or a
-            `keras_gumbel.granularities.Granularity`. Or a dictionary of names
-            or regexes to these, as for densities: the first regex found in
-            the name of a weight counts. A weight that does not divide into it
-            is left as it is. Budgets and densities count weights, however
-            many share a score. `"channel"` is for Sequential and Functional
-            models: all channels that can only be removed together have one
-            score, and a budget counts the weights between the inputs and the
-            units that are kept. Defaults to `"weight"`.
-        minimum: Number in [0, 1), the share of the scores of each weight that
-            is kept at least, rounded up. A budget for all weights together
-            then leaves none of them empty. It holds in training, where the
-            scores of a weight sum to as much, and for the final mask. The
-            budget has to pay for it. `None` stands for 0.1 if the granularity
-            is `"channel"`, and else for 0. Defaults to `None`.
+            `None` means `"fisher"` if the granularity is `"channel"`, and
+            `"learned"` otherwise. For channels, `"magnitude"` and `"random"`
+            work too. Defaults to `None`.
+        filters: Which weights to mask: a regex string or a list of them,
+            searched in the names that `keras_gumbel.sparsity_report` shows,
+            such as `"encoder/dense/kernel"`; a callable of the layer that
+            owns the weight; or `None` for all weights. If the granularity is
+            `"channel"`, channels may be dropped if at least one of the
+            weights that compute them is chosen. Defaults to `None`.
+        granularity: Which weights share a score: `"weight"` (none), `"unit"`,
+            `(rows, columns)` for blocks, `"N:M"`, `"fan_in"` for the same
+            number of inputs in every unit, `"channel"`, or a
+            `keras_gumbel.granularities.Granularity`. Or a dictionary from
+            names or regexes to these, as for densities: the first regex found
+            in the name of a weight is used. A weight whose shape does not fit
+            gets no mask. Budgets and densities count weights, even if many
+            weights share a score. `"channel"` needs a Sequential or
+            Functional model: all channels that can only be removed together
+            share a score, and a budget counts the weights between kept inputs
+            and kept units. Defaults to `"weight"`.
+        minimum: Number in [0, 1), the smallest fraction of the scores of each
+            weight that is kept, rounded up. It prevents a budget for the
+            whole model from emptying a weight. The final mask keeps this many
+            scores, and the scores of a weight sum to at least this number
+            during training. The budget must be large enough for all minimums.
+            `None` means 0.1 if the granularity is `"channel"`, and 0
+            otherwise. Defaults to `None`.
         freeze_weights: Boolean. If true, all weights of the model are frozen,
-            as by `model.trainable = False`, and the masks alone are trained:
-            weights need no gradients and no optimizer state then. Weights
-            that are frozen already get masks too. Defaults to `False`.
+            as by `model.trainable = False`, and only the masks are trained.
+            Weights then need no gradients and no optimizer state. Weights
+            that are already frozen get masks too. Defaults to `False`.
         keep_zeros: Boolean, whether weights that are exactly 0, such as those
-            of a checkpoint that was pruned before, stay 0: their scores start
-            at 0 instead of 1. A `minimum` cannot hold learned scores up at
-            the same time. Defaults to `False`.
+            of a pruned checkpoint, stay 0. Their scores then start at 0
+            instead of 1. It cannot be combined with a `minimum` for learned
+            scores. Defaults to `False`.
         pretrained: Boolean, whether the network has been trained before.
-            Learned scores must not follow the gradients of a pretrained
-            network as they follow those of a new one: see
-            `keras_gumbel.optimizers.ScoreSGD`. `None` for a guess: a network
-            is new if most of its biases, and of the scales and offsets of its
-            normalization, are as they are initialized. Defaults to `None`.
-        seed: Integer in [0, 2**32) or `None`. Every mask gets a stream of its
-            own from it. Defaults to `None`.
+            Learned scores follow the gradients of a pretrained network and of
+            a new one differently: see `keras_gumbel.optimizers.ScoreSGD`. If
+            `None`, `sparsify` guesses: a network is new if most of its
+            biases, and most scales and offsets of its normalization, have
+            their initial values. Defaults to `None`.
+        seed: Integer in [0, 2**32) or `None`. Every mask gets its own random
+            stream from it. Defaults to `None`.
 
     Returns:
         The same model.
@@ -143,9 +144,9 @@ def sparsify(
     Raises:
         TypeError: If `model` is not a Keras model or layer, or, if the
             granularity is `"channel"`, not Sequential or Functional.
-        ValueError: If the model is not built, no weight can be masked, or
-            `minimum` is out of range or more than a granularity allows; if
-            a key of a dictionary fits no weight, or none fits a weight.
+        ValueError: If the model is not built, no weight can be masked,
+            `minimum` is out of range or more than a granularity allows, a
+            key of a dictionary matches no weight, or no key matches a weight.
 
     Example:
 
@@ -170,8 +171,8 @@ def sparsify(
         raise invalid_argument(
             "sparsify",
             "minimum",
-            "0 for learned scores if `keep_zeros` is true: a floor may raise "
-            "those that have to stay 0",
+            "0 for learned scores if `keep_zeros` is true, because a minimum "
+            "may raise scores that must stay 0",
             minimum,
         )
     selected = _selection(filters)
@@ -200,7 +201,7 @@ def sparsify(
         raise ValueError(
             f"`sparsify` found no weight to mask in {model.name!r}. Expected "
             "a trainable weight of rank 2 or more that has no mask yet and "
-            f"passes the filters. Received: filters={filters!r}, "
+            f"matches the filters. Received: filters={filters!r}, "
             f"granularity={granularity!r}; left out: {listed or 'nothing'}."
         )
     if not coupled:
@@ -235,14 +236,14 @@ def sparsify(
         if reason not in (None, FROZEN):
             model.attachment.reasons[id(matrix.weight)] = reason
     if freeze_weights:
-        # Of this flag alone: the weights stay frozen, one by one.
+        # Only this flag: the weights stay frozen, one by one.
         model.attachment.trainable = False
         model._trainable = True
     return model
 
 
 def _fixed_reason(matrix: WeightMatrix, freeze_weights: bool) -> str | None:
-    """Says why a weight gets no mask, whatever the granularity."""
+    """Returns why a weight gets no mask at any granularity, or `None`."""
     if matrix.reason is not None:
         return matrix.reason
     if not matrix.weight.trainable and not freeze_weights:
@@ -253,7 +254,7 @@ def _fixed_reason(matrix: WeightMatrix, freeze_weights: bool) -> str | None:
 def _misfit(
     matrix: WeightMatrix, mask: Mask, granularity: Granularity
 ) -> str | None:
-    """Says why a weight and a mask with a granularity do not fit."""
+    """Returns why a weight does not fit a mask and granularity, or `None`."""
     try:
         layout = granularity.layout(tuple(matrix.weight.shape), matrix.axes)
     except ValueError as error:
@@ -269,13 +270,13 @@ def _require_no_zeros(keep_zeros: bool) -> None:
             "keep_zeros",
             "`False` if granularity='channel'",
             keep_zeros,
-            "Remove channels that are zero before: call "
-            "`keras_gumbel.shrink` on the model.",
+            "Call `keras_gumbel.shrink` on the model first to remove channels "
+            "that are zero.",
         )
 
 
 def _freeze_weights(model: keras.Layer) -> None:
-    """Freezes all weights of a model, but none of the masks it has."""
+    """Freezes all weights of a model, but not its masks."""
     trained = [(mask, mask.wants_training) for mask in attached_masks(model)]
     model.trainable = False
     for mask, was_trained in trained:
@@ -285,7 +286,7 @@ def _freeze_weights(model: keras.Layer) -> None:
 def _drop_zeros(mask: Mask) -> None:
     """Sets the scores of weights that are all zero to 0.
 
-    They stay there: neither the score nor the weight has a gradient then.
+    These scores stay 0: neither the score nor the weight has a gradient.
     """
     (part,) = mask.parts
     magnitudes = Mask.saliency(mask, part.weight, part.layout)
@@ -320,7 +321,7 @@ def _selection(filters: Filters) -> Callable[[WeightMatrix], bool]:
 
 
 def _warn_of_unmasked(reasons: dict[str, str | None]) -> None:
-    """Lists the weights that were meant to be masked and are not."""
+    """Warns of the weights that were selected but cannot be masked."""
     unmasked = {
         name: reason
         for name, reason in reasons.items()
@@ -328,20 +329,21 @@ def _warn_of_unmasked(reasons: dict[str, str | None]) -> None:
     }
     if unmasked:
         warnings.warn(
-            "`sparsify` left these weights as they are: "
-            + ", ".join(f"{name} ({why})" for name, why in unmasked.items()),
+            "`sparsify` put no mask on these weights: "
+            + ", ".join(f"{name} ({why})" for name, why in unmasked.items())
+            + ". They will not be pruned.",
             SparsityWarning,
             stacklevel=3,
         )
 
 
 def _warn_of_normalized(model: keras.Layer, masked: set[int]) -> None:
-    """Lists the layers with units whose scale has no effect."""
+    """Warns of layers with units whose scale has no effect."""
     if not _keras_private.is_functional(model):
         return
     parts = graph_models(model).values()
     calls = [c for part in parts for c in _keras_private.graph_calls(part)]
-    # Who takes a tensor; `None` stands for who takes an output of a model.
+    # The layers that read a tensor; `None` if it is an output of a model.
     takers = collections.defaultdict(list)
     for call in calls:
         for tensor in call.inputs:
@@ -362,13 +364,13 @@ def _warn_of_normalized(model: keras.Layer, masked: set[int]) -> None:
             names[call.layer.name] = following[0].name
     if names:
         warnings.warn(
-            "`sparsify` gave a score to each unit of layers that batch "
-            "normalization follows: "
+            "`sparsify` gave scores to the units of layers that are followed "
+            "by batch normalization: "
             + ", ".join(f"{name} ({by})" for name, by in names.items())
-            + ". It undoes the scale of a unit, so that the loss hardly sees "
-            "the score. Use `mask='magnitude'`, or put "
-            "`keras_gumbel.masks.LearnedMask` layers after the normalization, "
-            "and give each layer a density of its own: see "
+            + ". Batch normalization cancels the scale of a unit, so the loss "
+            "hardly depends on these scores. Use `mask='magnitude'`, or put "
+            "`keras_gumbel.masks.LearnedMask` layers after the normalization. "
+            "In both cases, set a density for each layer: see "
             "`keras_gumbel.layer_densities`.",
             SparsityWarning,
             stacklevel=3,
@@ -376,6 +378,6 @@ def _warn_of_normalized(model: keras.Layer, masked: set[int]) -> None:
 
 
 def _normalizes(layer: Any) -> bool:
-    """Whether a layer undoes the scale of each of its channels."""
+    """Whether a layer cancels the scale of each of its channels."""
     kind = keras.layers.BatchNormalization
     return isinstance(layer, kind) and layer.trainable

@@ -1,4 +1,4 @@
-"""From a masked model to a plain Keras one."""
+"""Turns a model with masks into a plain Keras model."""
 
 import keras
 from keras import ops
@@ -22,18 +22,17 @@ from keras_gumbel.sparsity._masked_weight import fold
 def strip(model: keras.Layer) -> keras.Layer:
     """Folds the masks of a model into its weights, in place.
 
-    Masked weights are exactly 0, K others remain, and nothing of this package
-    is left: the model has its own class again, and a file of it loads where
-    `keras_gumbel` is not installed. A mask that stands between layers becomes
-    a `keras.layers.Rescaling` by its final mask. The model stays compiled as
-    it is after `keras_gumbel.harden`.
+    Pruned weights become exactly 0, and K weights remain. The model gets its
+    own class back and contains nothing of this package, so its file loads
+    without `keras_gumbel`. A mask between layers becomes a
+    `keras.layers.Rescaling` by its final mask. The model stays compiled, as
+    after `keras_gumbel.harden`.
 
-    A model that was not hardened is hardened first, with the budget of the
-    `ProjectedOptimizer` that it is compiled with, where its schedule ends:
-    exactly K weights are kept wherever training has stopped, and a warning
-    says if that was too early. A model that was saved with a final mask can be
-    loaded and stripped without its optimizer. To remove the units that
-    are dead without the masked weights, pass the result to
+    A model that was not hardened is hardened first, with the final budget of
+    the `ProjectedOptimizer` that it is compiled with. Exactly K weights are
+    kept, even if training stopped early, and a warning says so. A model that
+    was saved with a final mask can be loaded and stripped without its
+    optimizer. To remove the dead units of the stripped model, pass it to
     `keras_gumbel.shrink`.
 
     Args:
@@ -57,7 +56,7 @@ def strip(model: keras.Layer) -> keras.Layer:
     5
     """
     if is_masked(model) and not marked_scores(model.variables):
-        detach(model)  # a model whose parts were stripped one by one
+        detach(model)  # its parts were stripped one by one
         return model
     scores = find_scores("strip", model)
     if all(s.hardened for s in scores):
@@ -81,7 +80,7 @@ def strip(model: keras.Layer) -> keras.Layer:
 
 
 def _become_rescaling(mask: Mask) -> None:
-    """Turns a mask into another layer, where it stands in its model."""
+    """Replaces a mask between layers by a `Rescaling` layer."""
     scale = ops.convert_to_numpy(mask.broadcast(mask.final_mask))
     layer = keras.layers.Rescaling(
         scale=scale.astype("float32").tolist(),

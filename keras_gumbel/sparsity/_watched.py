@@ -1,9 +1,9 @@
-"""How much the loss of each example depends on the channels that are kept.
+"""Measures how the loss of each example depends on the kept channels.
 
-Where a layer reads channels whose mask is observed, they are multiplied with a
-one for each example and channel. The gradient of the ones is that of the masks,
-example by example, summed over the positions and over all layers that read the
-channels. Instead of its sum over the examples, that of its squares goes to the
+If a layer reads channels with an observed mask, they are multiplied by a one
+for each example and channel. The gradient of these ones is the gradient of the
+masks for each example, summed over the positions and over all layers that read
+the channels. The sum of its squares over the examples, not its sum, goes to the
 scores.
 """
 
@@ -30,13 +30,13 @@ from keras_gumbel.sparsity._masked_weight import masks_put_back
 def channels_watched(
     drawn: Drawn, parts: Sequence[Part], training: Any, arguments: Any
 ) -> Iterator[Drawn]:
-    """Adds ones to what is drawn, unless a call further out does.
+    """Adds ones to the drawn masks, unless an outer call does.
 
     Args:
-        drawn: `Drawn`, what `masks_drawn` has yielded.
+        drawn: `Drawn`, from `masks_drawn`.
         parts: Sequence of `Part`, those of the layer that is called.
-        training: Boolean, whether the call is one of training.
-        arguments: What the layer is called with.
+        training: Boolean, whether the call is a training call.
+        arguments: The arguments of the call.
     """
     masks = {
         id(mask): mask
@@ -44,7 +44,7 @@ def channels_watched(
         for mask in part.masks
         if mask.observed and not mask.hardened and id(mask) not in drawn
     }
-    # JAX traces it in what is rematerialized, where ones do no harm.
+    # JAX traces `training` in rematerialized parts, where ones do no harm.
     known = training is None or isinstance(training, int)
     if masks and (not known or training):
         ones = _ones_of(masks, arguments)
@@ -56,7 +56,7 @@ def channels_watched(
 
 def _ones_of(masks: dict[int, Mask], arguments: Any) -> dict[int, Tensor]:
     """Returns ones of shape `(batch, sets)` for masks, by their ids."""
-    # Whatever has a batch, also arrays: Keras converts them further inside.
+    # Anything with a batch axis, also arrays: Keras converts them later.
     every = keras.tree.flatten(arguments)
     tensors = [x for x in every if len(getattr(x, "shape", ()))]
     if not tensors:
@@ -64,7 +64,7 @@ def _ones_of(masks: dict[int, Mask], arguments: Any) -> dict[int, Tensor]:
     examples = ops.ones((ops.shape(tensors[0])[0], 1), "float32")
     ones = ops.custom_gradient(_ones)
     return {
-        # A tensor: on TensorFlow, functions with gradients take no variables.
+        # A tensor: on TensorFlow, custom gradients do not accept variables.
         key: ones(examples, 1.0 * mask.mask_scores)
         for key, mask in masks.items()
     }
@@ -74,10 +74,10 @@ def _ones(examples: Tensor, scores: Tensor) -> Any:
     ones = examples * ops.expand_dims(ops.ones_like(scores), 0)
 
     def gradient(*saved: Any, upstream: Any = None) -> tuple[Tensor, Tensor]:
-        if upstream is None:  # torch alone names it, and saves the arguments
+        if upstream is None:  # only torch passes it by name
             (upstream,) = saved
-        # The loss is a mean over the batch: that of one example is as many
-        # times what it contributes.
+        # The loss is a mean over the batch, so the loss of one example is its
+        # contribution times the batch size.
         count = ops.cast(ops.shape(upstream)[0], "float32")
         squares = ops.sum(ops.square(upstream), axis=0)
         return ops.zeros_like(upstream[:, :1]), count * squares
@@ -91,7 +91,7 @@ def watched(
     drawn: Drawn,
     inputs: Tensor,
 ) -> Tensor:
-    """Multiplies what a layer reads with the ones of its channels."""
+    """Multiplies the inputs of a layer by the ones of its channels."""
     by_axis: dict[int, list[Gate]] = collections.defaultdict(list)
     for part in parts:
         if not isinstance(part, GatedWeight):
@@ -101,7 +101,7 @@ def watched(
                 by_axis[gate.input_axis].append(gate)
     for axis, gates in by_axis.items():
         every = _side_by_side(gates, drawn)
-        # Examples may come apart into rows, each of which is read alone.
+        # Examples may be split into rows, which are read separately.
         examples, rows = every.shape[0], inputs.shape[0]
         if None not in (examples, rows) and examples != rows:
             every = ops.repeat(every, rows // examples, axis=0)

@@ -1,8 +1,8 @@
-"""Plots; they need matplotlib, the extra `keras-gumbel[plot]`.
+"""Plots, which need matplotlib: install `keras-gumbel[plot]`.
 
-Every function draws on the `Axes` it is given, or on those of a new figure,
-and returns them. None shows or saves anything. The colours are told apart by
-colour-blind readers too.
+Every function draws on the given `Axes`, or on those of a new figure, and
+returns them. No function shows or saves a figure. Color-blind readers can tell
+the colors apart.
 """
 
 from keras_gumbel._exports import dir_of

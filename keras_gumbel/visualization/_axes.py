@@ -1,11 +1,11 @@
-"""What all plots share."""
+"""Axes, colors and formatters that all plots share."""
 
 import itertools
 from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
 
-# Okabe and Ito's colours, without yellow, which is faint on white.
+# The colors of Okabe and Ito, without yellow, which is faint on white.
 BLUE = "#0072B2"
 ORANGE = "#D55E00"
 GREEN = "#009E73"
@@ -14,7 +14,7 @@ AMBER = "#E69F00"
 SKY = "#56B4E9"
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY)
 
-# Told apart without colour.
+# Distinct without color.
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -29,7 +29,7 @@ def axes_or_new(ax: Any) -> Any:
 
 
 def line_styles() -> Iterator[dict[str, Any]]:
-    """Yields pairs of colour and dashes, no two of the first twelve alike."""
+    """Yields pairs of color and dashes. The first twelve are distinct."""
     return (
         {"color": color, "linestyle": line}
         for color, line in zip(
@@ -39,7 +39,7 @@ def line_styles() -> Iterator[dict[str, Any]]:
 
 
 def ramp(values: Iterable[float]) -> list[Any]:
-    """Returns colours that get lighter with the rank of the value."""
+    """Returns colors that get lighter with the rank of the value."""
     import matplotlib as mpl
 
     order = sorted(set(values))
@@ -50,7 +50,7 @@ def ramp(values: Iterable[float]) -> list[Any]:
 
 
 def percent(decimals: int | None = 0) -> Any:
-    """Returns a formatter of shares."""
+    """Returns a formatter of fractions as percentages."""
     from matplotlib.ticker import PercentFormatter
 
     return PercentFormatter(xmax=1.0, decimals=decimals)

@@ -23,8 +23,8 @@ def plot_binary_concrete(
 ) -> Any:
     """Draws the density of the binary concrete mask by temperature.
 
-    Below a temperature of 1 it rises towards both ends, where it is infinite:
-    the picture is cut at the top.
+    Below a temperature of 1, the density rises towards both ends, where it is
+    infinite. The plot is cut off at the top.
 
     Args:
         prob: Number in (0, 1), the score s. Defaults to `0.5`.

@@ -1,4 +1,4 @@
-"""What happened in training."""
+"""Plots the logs of training."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from keras_gumbel.visualization._axes import percent
 
 _DEFAULT = ("density", "undecided", "temperature")
 
-# What is no share has an axis of its own, on the right.
+# It is not a fraction and has a separate axis on the right.
 _TEMPERATURE = "temperature"
 
 
@@ -19,20 +19,20 @@ def plot_history(
     keys: Sequence[str] | None = None,
     ax: Any = None,
 ) -> Any:
-    """Draws what was logged at each epoch, shares in per cent.
+    """Draws the logs of each epoch, with fractions in percent.
 
-    A temperature has an axis of its own, on the right.
+    A temperature has a separate axis on the right.
 
     Args:
-        history: Mapping of names to one value per epoch, such as
-            `History.history`: shares in [0, 1], and the temperature.
-        keys: Sequence of the names to draw, or `None` for those of `density`,
-            `undecided` and `temperature` that are there. Defaults to `None`.
+        history: Mapping from names to one value per epoch, such as
+            `History.history`: fractions in [0, 1], and the temperature.
+        keys: Sequence of the names to draw, or `None` for `density`,
+            `undecided` and `temperature`, if present. Defaults to `None`.
         ax: Matplotlib `Axes` to draw on, or `None` for a new figure.
             Defaults to `None`.
 
     Returns:
-        The `Axes` of the shares.
+        The `Axes` of the fractions.
     """
     ax = axes_or_new(ax)
     if keys is None:

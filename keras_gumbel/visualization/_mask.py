@@ -1,4 +1,4 @@
-"""The mask of one layer."""
+"""Plots the mask of one layer."""
 
 import math
 from collections.abc import Sequence
@@ -19,20 +19,20 @@ def plot_mask(
     image_shape: Sequence[int] | None = None,
     ax: Any = None,
 ) -> Any:
-    """Draws the final mask of one layer, as `harden` would fix it now.
+    """Draws the final mask that `harden` would choose for one layer now.
 
-    A matrix is drawn as it is, with a row for each input, or, with
-    `image_shape`, as an image of the inputs: how many weights of each pixel
-    are kept. The kernels of a convolution are drawn side by side, with a row
-    of them for each input channel if there are several.
+    A matrix is drawn with a row for each input. With `image_shape`, it is drawn
+    as an image of the inputs that shows how many weights of each pixel are
+    kept. The kernels of a convolution are drawn side by side, with a row for
+    each input channel if there are several.
 
     Args:
         model: Model with masked layers.
         name: String, the name of a row of `keras_gumbel.sparsity_report`, or
             the name of its layer, or `None` for the first. Defaults to
             `None`.
-        image_shape: Two integers, the height and the width of the images
-            that a matrix reads, or three, with the channels last, or `None`.
+        image_shape: The shape of the input images of a matrix: two integers
+            for height and width, or three with the channels last; or `None`.
             Defaults to `None`.
         ax: Matplotlib `Axes` to draw on, or `None` for a new figure.
             Defaults to `None`.
@@ -41,8 +41,8 @@ def plot_mask(
         The `Axes`.
 
     Raises:
-        ValueError: If the model has no mask, or none of that name, a score
-            is NaN, or `image_shape` does not hold the inputs of a matrix.
+        ValueError: If the model has no mask, or none with this name, a score
+            is NaN, or `image_shape` does not fit the inputs of a matrix.
     """
     decisions = find_decisions("plot_mask", model)
     finals = {
@@ -77,7 +77,7 @@ def plot_mask(
 
 
 def _find(name: str | None, names: list[str]) -> str:
-    """Returns the name of a mask, from that or the name of its layer."""
+    """Returns the name of a mask, given its name or that of its layer."""
     if name is None:
         return names[0]
     found = [n for n in names if n == name or n.startswith(f"{name}/")]
@@ -88,7 +88,7 @@ def _find(name: str | None, names: list[str]) -> str:
 
 
 def _image_of_inputs(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Counts what is kept of each pixel."""
+    """Counts the kept weights of each pixel."""
     inputs = mask.size if mask.ndim == 1 else mask.shape[0]
     if mask.ndim > 2 or len(shape) not in (2, 3) or np.prod(shape) != inputs:
         raise invalid_argument(
@@ -103,7 +103,7 @@ def _image_of_inputs(mask: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def _tiles(mask: np.ndarray) -> np.ndarray:
-    """Sets the kernels of a convolution side by side, with gaps of NaN."""
+    """Arranges the kernels of a convolution, with gaps of NaN."""
     *window, inputs, outputs = mask.shape
     kernels = np.reshape(mask, (-1, window[-1], inputs, outputs))
     if inputs == 1:  # one row would be too long

@@ -1,4 +1,4 @@
-"""Accuracy against density."""
+"""Plots accuracy against density."""
 
 import itertools
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ def plot_pareto(
     results: Mapping[str, Sequence[tuple[float, float, float]]],
     ax: Any = None,
 ) -> Any:
-    """Draws the accuracy of methods against the density they leave.
+    """Draws the accuracy of methods against the density.
 
     Args:
-        results: Mapping of the names of methods to sequences of
-            `(density, mean, error)`: a kept share in (0, 1], a mean accuracy
-            in [0, 1], and the length of its error bar to either side.
+        results: Mapping from the names of methods to sequences of
+            `(density, mean, error)`: a density in (0, 1], a mean accuracy in
+            [0, 1], and the length of its error bar to either side.
         ax: Matplotlib `Axes` to draw on, or `None` for a new figure.
             Defaults to `None`.
 

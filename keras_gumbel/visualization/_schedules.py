@@ -1,4 +1,4 @@
-"""Schedules of the training step."""
+"""Plots schedules over the training steps."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,9 +21,9 @@ def plot_schedules(
     """Draws the values of schedules over the training steps.
 
     Args:
-        schedules: Mapping of labels to schedules, of
+        schedules: Mapping from labels to schedules of
             `keras_gumbel.schedules` or of Keras.
-        steps: Positive integer, the training steps to draw.
+        steps: Positive integer, the number of training steps to draw.
         ax: Matplotlib `Axes` to draw on, or `None` for a new figure.
             Defaults to `None`.
 

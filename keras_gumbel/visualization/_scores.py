@@ -1,4 +1,4 @@
-"""How the scores are distributed."""
+"""Plots the distribution of the scores."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ from keras_gumbel.visualization._axes import axes_or_new
 def plot_scores(model: keras.Model, bins: int = 40, ax: Any = None) -> Any:
     """Draws the histogram of all scores of a model.
 
-    The undecided, between 0.05 and 0.95, are shaded. Counts are drawn to a
-    logarithmic scale, for most scores are 0.
+    Undecided scores, between 0.05 and 0.95, are shaded. Counts have a
+    logarithmic scale, because most scores are 0.
 
     Args:
         model: Model with masked layers.
@@ -55,7 +55,7 @@ def plot_scores(model: keras.Model, bins: int = 40, ax: Any = None) -> Any:
         label=f"{scores.size:,} scores",
     )
     ax.set_yscale("log")
-    # From below one, so that a single score is to be seen.
+    # Starts below one, so that a single score is visible.
     ax.set_ylim(bottom=0.5)
     ax.set_xlim(0, 1)
     ax.set_xlabel("score s")

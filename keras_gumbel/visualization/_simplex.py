@@ -1,4 +1,4 @@
-"""Samples on the simplex."""
+"""Plots samples on the simplex."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ from keras_gumbel.visualization._axes import MARKERS
 from keras_gumbel.visualization._axes import axes_or_new
 from keras_gumbel.visualization._axes import ramp
 
-# Where a sample lies that is all class 1, 2 or 3.
+# The corners for classes 1, 2 and 3.
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(0.75)]])
 
 
@@ -30,15 +30,16 @@ def plot_simplex(
 ) -> Any:
     """Draws Gumbel-Softmax samples of three classes on a triangle.
 
-    A corner is a class; the colder, the closer to the corners samples lie,
-    and the hotter, the closer to the middle (Eq. 15).
+    Each corner is a class. Samples with a low temperature are close to the
+    corners, and samples with a high temperature are close to the center
+    (Eq. 15).
 
     Args:
         logits: Three numbers. Defaults to `(0.0, 0.0, 0.0)`.
         temperatures: Sequence of positive numbers. Defaults to
             `(0.1, 0.5, 1.0, 5.0)`.
-        num_samples: Positive integer, for each temperature. Defaults to
-            `200`.
+        num_samples: Positive integer, the number of samples for each
+            temperature. Defaults to `200`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         ax: Matplotlib `Axes` to draw on, or `None` for a new figure.
             Defaults to `None`.

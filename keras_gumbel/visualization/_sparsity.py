@@ -1,4 +1,4 @@
-"""What is kept of each layer."""
+"""Plots the density of each layer."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from keras_gumbel.visualization._axes import percent
 
 
 def plot_sparsity(report: SparsityReport, ax: Any = None) -> Any:
-    """Draws the kept share of each masked kernel, beside the budget's.
+    """Draws the density of each masked kernel, and that of the budget.
 
     Args:
         report: `SparsityReport`, from `keras_gumbel.sparsity_report`.

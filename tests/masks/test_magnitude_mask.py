@@ -87,7 +87,7 @@ def test_ranked_and_learned_scores_share_no_budget():
     kg.sparsify(model, filters="^dense_1/")
     optimizer = kg.optimizers.ProjectedOptimizer("sgd", density=0.5)
 
-    with pytest.raises(ValueError, match="all be learned.*budgets of their"):
+    with pytest.raises(ValueError, match="all be learned.*separate budgets"):
         optimizer.build(model.trainable_variables)
 
 
@@ -193,7 +193,7 @@ def test_masks_of_one_budget_have_one_frequency():
     kg.sparsify(model, MagnitudeMask(frequency=2), filters="^dense_1/")
     optimizer = kg.optimizers.ProjectedOptimizer("sgd", density=0.5)
 
-    with pytest.raises(ValueError, match="same `frequency`.*budgets of their"):
+    with pytest.raises(ValueError, match="same `frequency`.*separate budgets"):
         optimizer.build(model.trainable_variables)
 
 

@@ -139,5 +139,5 @@ def test_gradients_are_finite_for_scores_of_zero_and_one():
 
 
 def test_it_cannot_stand_between_layers():
-    with pytest.raises(ValueError, match="cannot stand between layers"):
+    with pytest.raises(ValueError, match="cannot be used between layers"):
         kg.masks.PatternMask()(ops.ones((2, 4)))

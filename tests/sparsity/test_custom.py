@@ -163,7 +163,7 @@ def test_a_registered_layer_has_units_inputs_and_costs():
 
 
 def test_a_ranked_mask_between_layers_raises():
-    with pytest.raises(ValueError, match="cannot stand between layers"):
+    with pytest.raises(ValueError, match="cannot be used between layers"):
         kg.masks.MagnitudeMask()(ops.ones((2, 3)))
 
 

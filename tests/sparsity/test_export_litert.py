@@ -117,7 +117,7 @@ def test_convolutions_go_along(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: pruned(granularity="weight"), "single zeros no faster"),
+        (lambda: pruned(granularity="weight"), "not run single zeros faster"),
         (lambda: pruned(density=0.4), "the file is slower than a dense one"),
         (network, "the file is slower than a dense one"),
         (lambda: kg.sparsify(network()), r"`keras_gumbel\.strip`"),
@@ -204,7 +204,7 @@ def test_a_class_that_tensorflow_does_not_know_gets_an_error(tmp_path):
     model = keras.Sequential([*network().layers, Doubled()])
     model.build((None, 64))
 
-    with pytest.raises(ValueError, match="your own are unknown"):
+    with pytest.raises(ValueError, match="functions are unknown"):
         kg.export_litert(pruned(model), tmp_path / "own.tflite", batch())
 
 

@@ -230,6 +230,6 @@ def test_bad_arguments_get_an_error(tmp_path):
     for path in ["a.h5", "a.keras.zip", b"a.keras", None, 3]:
         with pytest.raises(ValueError, match="`path` of `save_compressed`"):
             kg.save_compressed(model, path)
-    with pytest.raises(ValueError, match="a folder that exists"):
+    with pytest.raises(ValueError, match="an existing folder"):
         kg.save_compressed(model, tmp_path / "no" / "a.keras")
     assert list(tmp_path.iterdir()) == []
