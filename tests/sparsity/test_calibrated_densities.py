@@ -112,7 +112,7 @@ def test_layers_without_calibration_data_are_named(method):
     )
     kg.sparsify(model)
 
-    with pytest.raises(ValueError, match="that of dense.*/kernel") as error:
+    with pytest.raises(ValueError, match="data for dense.*/kernel") as error:
         kg.layer_densities(model, 0.5, method)
 
     assert "known" not in str(error.value)
