@@ -263,7 +263,7 @@ def test_random_masks_are_the_same_on_every_backend():
 def test_harden_best_cannot_compare_without_a_loss():
     model = kg.sparsify(keras.Sequential([keras.Input((N,)), layers.Dense(1)]))
 
-    with pytest.raises(ValueError, match=r"not compiled\.$"):
+    with pytest.raises(ValueError, match=r"not compiled\. Call `compile`"):
         kg.harden_best(model, (X, X[:, :1]), budget=K)
 
     assert not finals_of(model)
