@@ -29,8 +29,8 @@ class Gapped(Estimator):
     Args:
         gap: Positive number, in units of the logits. Defaults to `1.0`.
         backward_temperature: Positive number, or a schedule of the training
-            step, the temperature of the surrogate. `None` for that of the
-            layer or function. Defaults to `None`.
+            step, the temperature of the surrogate. `None` for the temperature
+            of the layer or function. Defaults to `None`.
 
     Raises:
         ValueError: If `gap` or `backward_temperature` is not positive.

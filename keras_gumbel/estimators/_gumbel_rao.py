@@ -31,8 +31,8 @@ class GumbelRao(Estimator):
         num_samples: Positive integer, the number of draws of noise. Defaults
             to `10`.
         backward_temperature: Positive number, or a schedule of the training
-            step, the temperature of the surrogate. `None` for that of the
-            layer or function. Defaults to `None`.
+            step, the temperature of the surrogate. `None` for the temperature
+            of the layer or function. Defaults to `None`.
 
     Raises:
         ValueError: If `num_samples` is not a positive integer, or

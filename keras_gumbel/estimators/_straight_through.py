@@ -30,8 +30,8 @@ class StraightThrough(Estimator):
 
     Args:
         backward_temperature: Positive number, or a schedule of the training
-            step, the temperature of the surrogate. `None` for that of the
-            layer or function. Defaults to `None`.
+            step, the temperature of the surrogate. `None` for the temperature
+            of the layer or function. Defaults to `None`.
 
     Raises:
         ValueError: If `backward_temperature` is not positive.

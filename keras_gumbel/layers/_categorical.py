@@ -23,8 +23,8 @@ from keras_gumbel.ops._sampling import gumbel_softmax
 class CategoricalLayer(SamplingLayer):
     """Axis, mask and inference of a choice among K classes.
 
-    Subclasses implement `sample(logits, temperature, mask, noise, step)`, and
-    what is returned beside that, `soft(logits, temperature, mask, noise)`.
+    Subclasses implement `sample(logits, temperature, mask, noise, step)` and,
+    for the second output, `soft(logits, temperature, mask, noise)`.
     """
 
     INFERENCE = ("argmax", "softmax", "sample")
@@ -82,7 +82,7 @@ class CategoricalLayer(SamplingLayer):
             if not self.return_soft:
                 return sample
             return sample, self.soft_inference(inputs, mask)
-        # With noise that is given, no state is touched.
+        # Given noise neither reads nor writes state.
         step = self.count(training) if noise is None else None
         if temperature is None:
             temperature = self.current_temperature(step)
@@ -136,7 +136,7 @@ class CategoricalLayer(SamplingLayer):
         raise NotImplementedError
 
     def _class_mask(self, inputs: Tensor, mask: Tensor | None) -> Tensor | None:
-        """Tells a mask of classes from the time steps Keras passes along."""
+        """Tells a mask of classes from the mask of time steps of Keras."""
         if mask is None:
             return None
         mask = as_tensor(type(self).__name__, "mask", mask)
@@ -153,11 +153,11 @@ class CategoricalLayer(SamplingLayer):
             raise invalid_argument(
                 self.name,
                 "mask",
-                "a mask of classes, of the rank of `inputs`, as this may as "
-                "well be one of time steps",
+                "a mask of classes with the rank of `inputs`, because this "
+                "could also be a mask of time steps",
                 tuple(mask.shape),
-                f"Pass it in the shape {(1, *mask.shape)} if it is one of "
-                "classes, or not at all if it is one of time steps.",
+                f"Pass a mask of classes in the shape {(1, *mask.shape)}. Do "
+                "not pass a mask of time steps.",
             )
         return mask
 

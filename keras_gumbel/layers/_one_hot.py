@@ -24,7 +24,7 @@ class OneHotLayer(CategoricalLayer):
 
     Args:
         hard: Boolean, whether samples are one-hot.
-        estimator: `Estimator` or what stands for one.
+        estimator: `Estimator` or an identifier of one.
         uniform_mix: Number in [0, 1], the share of the uniform distribution.
         **kwargs: Arguments of `CategoricalLayer`.
     """
@@ -68,7 +68,7 @@ class OneHotLayer(CategoricalLayer):
     def logits(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         if not self.uniform_mix:
             return inputs
-        # Rounded to half precision, rare classes would lose their share.
+        # In half precision, rare classes would lose their probability.
         wide, _ = widen(self.name, "inputs", inputs)
         return mix_uniform(wide, self.uniform_mix, self.axis, mask)
 

@@ -1,4 +1,4 @@
-"""What a layer adds to the loss for its logits, and logs."""
+"""The penalty of a layer on its logits, and its metric."""
 
 from typing import Any
 
@@ -16,10 +16,9 @@ from keras_gumbel.regularizers import CategoricalKL
 class DivergenceMetric(keras.metrics.Metric):
     """The mean divergence of the calls of a layer since the last reset.
 
-    The sums are weights of the layer: of the state that a step of training
-    changes, JAX lets a call change these alone. While such a step is traced
-    they are out of reach, and the metric is 0; at the end of the epoch it
-    reads them.
+    The sums are weights of the layer, because on JAX a call in a training step
+    can change no other state. While such a step is traced, the metric cannot
+    read the sums and is 0. It reads them at the end of the epoch.
     """
 
     def __init__(self, name: str) -> None:
@@ -39,7 +38,7 @@ class DivergenceMetric(keras.metrics.Metric):
             )
             for part in ("total", "count")
         )
-        # Not as an attribute, or they would be those of the metric, too.
+        # Not as an attribute, or they would also be variables of the metric.
         self._sums = lambda: (total, count)
 
     def update_state(self, divergence: Tensor) -> None:
@@ -60,7 +59,7 @@ class DivergenceMetric(keras.metrics.Metric):
 
 
 def metric_of(regularizer: Any) -> DivergenceMetric | None:
-    """Returns the metric that logs what a regularizer measures, if any."""
+    """Returns the metric that logs the divergence of a regularizer, if any."""
     if not isinstance(regularizer, CategoricalKL):
         return None
     return DivergenceMetric(regularizer.name)
@@ -76,8 +75,8 @@ def add_penalty(
 ) -> None:
     """Adds the penalty of logits to the losses of a layer.
 
-    The metric is updated in training and in `evaluate`. Other inference
-    changes no state, and neither does a call with noise that is given.
+    The metric is updated in training and in `evaluate`. Other inference changes
+    no state, and neither does a call with given noise.
     """
     if metric is None:
         layer.add_loss(regularizer(logits))

@@ -20,10 +20,10 @@ from keras_gumbel.ops._permutations import sinkhorn
 class PermutationSampler(SamplingLayer):
     """Samples a permutation of n items from logits.
 
-    Use it where a network must *order* items, or match two sets of them, and
-    still be trained by gradient descent: sort, rank, solve a jigsaw puzzle,
-    align two point clouds. The output is a matrix P: `P^T v` brings item i of
-    v to the place j where P_ij is 1.
+    Use it if a network must *order* items, or match two sets of items, and
+    still be trained by gradient descent. Examples are sorting, ranking, jigsaw
+    puzzles and the alignment of point clouds. The output is a matrix P: `P^T v`
+    moves item i of v to the place j with P_ij = 1.
 
     ```
     z ~ Gumbel(0, 1)^(n x n)
@@ -32,17 +32,18 @@ class PermutationSampler(SamplingLayer):
     output = h + (y - sg[y]); y if not `hard`
     ```
 
-    A low temperature brings y near h, and takes more iterations. In inference
-    (`training=False`) no noise is drawn and no state changes: the output is
-    the permutation with the largest sum of logits, or what `inference` says.
+    A low temperature makes y closer to h, and needs more iterations. In
+    inference (`training=False`), no noise is drawn and no state changes. By
+    default, the output is the permutation with the largest sum of logits.
+    `inference` changes this.
 
     Args:
         temperature: Positive number, or a schedule of the training step
             such as `keras_gumbel.schedules.ExponentialAnnealing`. Defaults
             to `1.0`.
-        hard: Boolean, whether the output is a permutation, with the gradient
-            of the relaxed sample. If not, it is doubly stochastic: its rows
-            and columns sum to 1. Defaults to `True`.
+        hard: Boolean, whether the output is a permutation, with the gradient of
+            the relaxed sample. Otherwise the output is doubly stochastic: its
+            rows and columns sum to 1. Defaults to `True`.
         num_iterations: Positive integer, the iterations of
             `keras_gumbel.ops.sinkhorn`. Defaults to `20`.
         inference: String, the output in inference: `"matching"` for the
@@ -52,40 +53,39 @@ class PermutationSampler(SamplingLayer):
             `"sample"` for a sample as in training. Defaults to
             `"matching"`.
         learn_temperature: Boolean, whether the temperature is a trainable
-            variable that starts at `temperature`, positive by construction.
-            Defaults to `False`.
-        precision: String, `"standard"` or `"high"`, the noise's: see
-            `keras_gumbel.random.gumbel`. Defaults to `"standard"`.
-        noise_shape: Tuple of integers and `None`, or `None`: as in
-            `keras.layers.Dropout`, noise is shared along the axes where it is
-            1, so that rows with equal logits get the same sample. Defaults to
+            positive variable that starts at `temperature`. Defaults to `False`.
+        precision: String, `"standard"` or `"high"`, the precision of the noise:
+            see `keras_gumbel.random.gumbel`. Defaults to `"standard"`.
+        noise_shape: Tuple of integers and `None`, or `None`. As in
+            `keras.layers.Dropout`, noise is shared along axes with the entry 1,
+            and rows with equal logits then get the same sample. Defaults to
             `None`.
         return_soft: Boolean, whether the output is the pair `(hard, soft)`: the
-            sample and, beside it, y of the same noise, with a gradient of its
-            own. For `hard=True`. In inference soft is y without noise. Defaults
-            to `False`.
+            sample, and y of the same noise with its own gradient. Requires
+            `hard=True`. In inference, `soft` is y without noise. Defaults to
+            `False`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
-        inputs: Logits x, a float tensor: what it is worth to bring item i to
+        inputs: Logits x, a float tensor: x_ij is the value of moving item i to
             place j. An entry of -inf is avoided.
-        mask: Boolean tensor that broadcasts to shape `(..., n)`, true for the
-            items there are, such as the mask of time steps that Keras passes
-            along. The others stay where they are.
+        mask: Boolean tensor that broadcasts to shape `(..., n)`, true for
+            existing items, such as the mask of time steps that Keras passes
+            along. Other items stay in place.
         training: Boolean, whether to draw noise.
-        temperature: Positive tensor that broadcasts to shape `(..., 1, 1)`,
-            in place of the layer's own temperature, or `None`. Defaults to
+        temperature: Positive tensor that broadcasts to shape `(..., 1, 1)` and
+            replaces the temperature of the layer, or `None`. Defaults to
             `None`.
-        noise: Gumbel noise that broadcasts to `inputs`, to use instead of
-            drawing some, or `None`. No state is then read or written. Defaults
-            to `None`.
+        noise: Gumbel noise that broadcasts to `inputs`, or `None` to draw
+            noise. With given noise, no state is read or written. Defaults to
+            `None`.
 
     Input shape:
         `(..., n, n)`.
 
     Output shape:
-        Same as the input, of both outputs for `return_soft=True`.
+        Same as the input. For `return_soft=True`, both outputs have this shape.
 
     Raises:
         ValueError: If `temperature` is not positive, `num_iterations` is not
@@ -155,7 +155,7 @@ class PermutationSampler(SamplingLayer):
         draws = self.draws(training)
         if not draws and self.inference == "matching" and not self.return_soft:
             return matching(inputs, mask)
-        # With noise that is given, no state is touched.
+        # Given noise neither reads nor writes state.
         step = self.count(training) if noise is None else None
         if temperature is None:
             temperature = self.current_temperature(step)

@@ -1,4 +1,4 @@
-"""The base of the layers that sample: how noise is shared, what comes out."""
+"""The base of the layers that sample: shared noise, and the soft output."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +15,9 @@ from keras_gumbel._validation import is_integer
 
 
 class SamplingLayer(StochasticLayer):
-    """Noise that is shared along axes, and a soft sample beside the hard one.
+    """Noise that is shared along axes, and a soft sample with the hard one.
 
-    Subclasses implement `choice_axes`, the axes that one choice is made along.
+    Subclasses implement `choice_axes`, the axes of one choice.
 
     Args:
         hard: Boolean, whether samples are discrete.
@@ -38,7 +38,7 @@ class SamplingLayer(StochasticLayer):
             raise invalid_argument(
                 owner,
                 "return_soft",
-                "`False` with `hard=False`, where the sample is soft itself",
+                "`False` with `hard=False`, because the sample is soft itself",
                 return_soft,
             )
         noise_shape = _checked(owner, noise_shape)
@@ -73,8 +73,8 @@ class SamplingLayer(StochasticLayer):
                 f"of {rank} entries for inputs of shape {tuple(input_shape)}, "
                 "each `None`, the length of the axis, or 1",
                 given,
-                "The choices themselves need noise of their own: only other "
-                "axes can share it.",
+                "The axes of the choices need separate noise. Only other axes "
+                "can share noise.",
             )
 
     def shape_of_noise(self, inputs: Tensor) -> Shape:
@@ -90,8 +90,8 @@ class SamplingLayer(StochasticLayer):
     def seeds(self) -> keras.random.SeedGenerator:
         """Returns the seeds of noise, for `keras_gumbel.random`.
 
-        Every replica has examples of its own, and noise, unless all examples
-        share it.
+        Every replica has its own examples and its own noise, unless all
+        examples share the noise.
         """
         if self.noise_shape is not None and self.noise_shape[0] == 1:
             return self.seed_generator

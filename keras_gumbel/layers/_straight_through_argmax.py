@@ -20,9 +20,9 @@ from keras_gumbel.ops._discrete import one_hot_argmax
 class StraightThroughArgmax(OneHotLayer):
     """Samples a class exactly, with the gradient of a relaxed sample.
 
-    Use it where only a one-hot vector makes sense: an action, a code, the
-    branch of a network. The forward pass is an exact categorical sample at
-    every temperature; the backward pass, and only that, is biased by it.
+    Use it if only a one-hot vector makes sense: an action, a code, the branch
+    of a network. The forward pass is an exact categorical sample at every
+    temperature. The temperature biases only the backward pass.
 
     ```
     z ~ Gumbel(0, 1)^K
@@ -31,52 +31,51 @@ class StraightThroughArgmax(OneHotLayer):
     output = h + (y - sg[y])                                      # Eq. (16)
     ```
 
-    Other gradients than the one of Eq. (16) are a choice of `estimator`. With
-    the same arguments, `GumbelSoftmax(hard=True)` draws the same samples with
-    the same gradients; take this layer where a relaxed sample makes no sense,
-    or for indices.
+    For other gradients than Eq. (16), pass an `estimator`. With the same
+    arguments, `GumbelSoftmax(hard=True)` draws the same samples with the same
+    gradients. Use this layer if a relaxed sample makes no sense, or for
+    indices.
 
-    In inference (`training=False`) no noise is drawn and no state changes:
-    the output is the one-hot vector of the likeliest class, or what
-    `inference` says.
+    In inference (`training=False`), no noise is drawn and no state changes. By
+    default, the output is the one-hot vector of the most likely class.
+    `inference` changes this.
 
     Args:
         temperature: Positive number, or a schedule of the training step
             such as `keras_gumbel.schedules.ExponentialAnnealing`. Defaults
             to `1.0`.
-        estimator: `keras_gumbel.estimators.Estimator` or what stands for
-            one, where the gradient comes from, such as `"reinmax"` or
-            `keras_gumbel.estimators.GumbelRao(num_samples=100)`: see
-            `keras_gumbel.estimators.get`. Defaults to
-            `"straight_through_gumbel"`.
+        estimator: The gradient estimator: a `keras_gumbel.estimators.Estimator`
+            such as `keras_gumbel.estimators.GumbelRao(num_samples=100)`, or an
+            identifier such as `"reinmax"`, see `keras_gumbel.estimators.get`.
+            Defaults to `"straight_through_gumbel"`.
         output_mode: String, `"one_hot"`, or `"index"` for the int32 index of
-            the class, through which no gradient flows: the logits have one
-            only from an estimator such as `"rloo"`. Defaults to `"one_hot"`.
+            the class. No gradient flows through an index. The logits then get a
+            gradient only from an estimator such as `"rloo"`. Defaults to
+            `"one_hot"`.
         axis: Integer, the axis of the K classes. Defaults to `-1`.
         inference: String, the output in inference: `"argmax"` for the one-hot
             vector of the largest logit, `"softmax"` for `softmax(x)`, the
             probabilities of the classes, `"sample"` for a sample as in
             training. Defaults to `"argmax"`.
         learn_temperature: Boolean, whether the temperature is a trainable
-            variable that starts at `temperature`, positive by construction.
-            Defaults to `False`.
-        precision: String, `"standard"` or `"high"`, the noise's: see
-            `keras_gumbel.random.gumbel`. Defaults to `"standard"`.
+            positive variable that starts at `temperature`. Defaults to `False`.
+        precision: String, `"standard"` or `"high"`, the precision of the noise:
+            see `keras_gumbel.random.gumbel`. Defaults to `"standard"`.
         logits_regularizer: Regularizer of the logits, such as
             `keras_gumbel.regularizers.CategoricalKL`, or `None`. Forbidden
             classes reach it as -inf. Defaults to `None`.
-        uniform_mix: Number in [0, 1], the share of the uniform distribution
+        uniform_mix: Number in [0, 1], the fraction of the uniform distribution
             that is mixed into softmax(x), so that no class dies out: see
-            `keras_gumbel.ops.mix_uniform`. It is in inference, too. Defaults
-            to `0.0`.
-        noise_shape: Tuple of integers and `None`, or `None`: as in
-            `keras.layers.Dropout`, noise is shared along the axes where it is
-            1, so that rows with equal logits get the same sample. Defaults to
+            `keras_gumbel.ops.mix_uniform`. It is also mixed in during
+            inference. Defaults to `0.0`.
+        noise_shape: Tuple of integers and `None`, or `None`. As in
+            `keras.layers.Dropout`, noise is shared along axes with the entry 1,
+            and rows with equal logits then get the same sample. Defaults to
             `None`.
         return_soft: Boolean, whether the output is the pair `(hard, soft)`: the
-            sample and, beside it, the relaxed sample of the same noise (Eq.
-            15), with a gradient of its own. In inference soft is softmax(x).
-            Defaults to `False`.
+            sample, and the relaxed sample of the same noise (Eq. 15) with its
+            own gradient. In inference, `soft` is softmax(x). Defaults to
+            `False`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
@@ -86,25 +85,25 @@ class StraightThroughArgmax(OneHotLayer):
             may be chosen. A forbidden class gets exactly 0. The mask of time
             steps that Keras passes along does not forbid classes.
         training: Boolean, whether to draw noise.
-        temperature: Positive tensor that broadcasts to `inputs`, in place of
-            the layer's own temperature, or `None`. Defaults to `None`.
-        noise: Gumbel noise that broadcasts to `inputs`, to use instead of
-            drawing some, or `None`. No state is then read or written, but by
-            `"gumbel_rao"`. Defaults to `None`.
+        temperature: Positive tensor that broadcasts to `inputs` and replaces
+            the temperature of the layer, or `None`. Defaults to `None`.
+        noise: Gumbel noise that broadcasts to `inputs`, or `None` to draw
+            noise. With given noise, only `"gumbel_rao"` reads or writes state.
+            Defaults to `None`.
 
     Input shape:
         `(..., K)`, with K on `axis`.
 
     Output shape:
-        Same as the input; without `axis` for `output_mode="index"`.
+        Same as the input. For `output_mode="index"`, without `axis`.
 
     Raises:
         ValueError: If `temperature` is not positive, `estimator`,
             `output_mode`, `inference` or `precision` is unknown, `estimator`
-            has no temperature to learn, `seed` is out of range, or an
-            estimator that compares losses has `noise_shape` or `return_soft`;
-            at build, if the inputs have no such `axis` or `noise_shape` does
-            not fit them.
+            has no temperature to learn, `seed` is out of range, or
+            `noise_shape` or `return_soft` is passed with an estimator that
+            compares losses; at build, if the inputs have no such `axis` or
+            `noise_shape` does not fit them.
 
     Example:
 
@@ -167,7 +166,8 @@ class StraightThroughArgmax(OneHotLayer):
         return self._index(one_hot_argmax(logits, self.axis))
 
     def _index(self, one_hot: Tensor) -> Tensor:
-        # Unlike that of floats, `argmax` of integers exports everywhere.
+        # Unlike `argmax` of floats, `argmax` of integers exports to all
+        # formats.
         return ops.argmax(ops.cast(one_hot, "int32"), axis=self.axis)
 
     def sample(

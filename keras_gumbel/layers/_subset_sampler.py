@@ -23,12 +23,11 @@ from keras_gumbel.ops._subsets import subset_marginals
 class SubsetSampler(CategoricalLayer):
     """Samples k of n items from logits.
 
-    Use it where a network must *choose* several different items and still be
-    trained by gradient descent: the k features, tokens or neighbours that the
-    rest of it may see. The estimator `"simple"` samples whole subsets, with
-    the gradient of their exact probabilities: it has no temperature to tune.
-    `"relaxed_top_k"` samples item after item and is the one to use where the
-    next layer can take relaxed samples.
+    Use it if a network must *choose* k different items, such as features,
+    tokens or neighbors, and still be trained by gradient descent. The estimator
+    `"simple"` samples whole subsets, with the gradient of their exact
+    probabilities. It has no temperature to tune. `"relaxed_top_k"` samples one
+    item after another. Use it if the next layer accepts relaxed samples.
 
     ```
     "simple":         h ~ P(S) proportional to exp(sum_{i in S} x_i), |S| = k
@@ -38,72 +37,71 @@ class SubsetSampler(CategoricalLayer):
     "rloo":           output = h as in "simple"
     ```
 
-    In inference (`training=False`) no noise is drawn and no state changes:
-    the output is the k-hot vector of the likeliest subset, or what
-    `inference` says.
+    In inference (`training=False`), no noise is drawn and no state changes. By
+    default, the output is the k-hot vector of the most likely subset.
+    `inference` changes this.
 
     Args:
         k: Positive integer, the number of items to choose.
-        temperature: Positive number, or a schedule of the training step
-            such as `keras_gumbel.schedules.ExponentialAnnealing`. For the
-            estimator `"relaxed_top_k"` alone, which wants it well below 1
-            unless `hard`. Defaults to `1.0`.
-        estimator: String, the distribution of the samples and their
-            gradient: `"simple"` for that of `keras_gumbel.ops.sample_subset`,
-            `"relaxed_top_k"` for that of `keras_gumbel.ops.relaxed_top_k`,
-            `"rloo"` for the samples of `"simple"` with a gradient without
-            bias, from the losses of several draws: see
-            `keras_gumbel.estimators.RLOO`. Defaults to `"simple"`.
-        hard: Boolean, whether the output is k-hot. With `"simple"` and
-            `"rloo"` it is always. Defaults to `True`.
+        temperature: Positive number, or a schedule of the training step such as
+            `keras_gumbel.schedules.ExponentialAnnealing`. Only used by the
+            estimator `"relaxed_top_k"`, which needs a value well below 1 unless
+            `hard`. Defaults to `1.0`.
+        estimator: String, the distribution of the samples and their gradient.
+            `"simple"` is `keras_gumbel.ops.sample_subset`, and
+            `"relaxed_top_k"` is `keras_gumbel.ops.relaxed_top_k`. `"rloo"`
+            draws the samples of `"simple"` and gets an unbiased gradient from
+            the losses of several draws: see `keras_gumbel.estimators.RLOO`.
+            Defaults to `"simple"`.
+        hard: Boolean, whether the output is k-hot. It must be true with
+            `"simple"` and `"rloo"`. Defaults to `True`.
         axis: Integer, the axis of the n items. Defaults to `-1`.
         inference: String, the output in inference: `"top_k"` for the k-hot
-            vector of the k largest logits, which has no gradient,
-            `"marginals"` for the probabilities p of the items, not with
-            `"relaxed_top_k"`, `"sample"` for a sample as in training.
-            Defaults to `"top_k"`.
+            vector of the k largest logits, which has no gradient, `"marginals"`
+            for the probabilities p of the items (not for `"relaxed_top_k"`), or
+            `"sample"` for a sample as in training. Defaults to `"top_k"`.
         learn_temperature: Boolean, whether the temperature is a trainable
-            variable that starts at `temperature`, positive by construction.
-            Defaults to `False`.
-        precision: String, `"standard"` or `"high"`, the noise's: see
-            `keras_gumbel.random.gumbel`. Defaults to `"standard"`.
+            positive variable that starts at `temperature`. Defaults to `False`.
+        precision: String, `"standard"` or `"high"`, the precision of the noise:
+            see `keras_gumbel.random.gumbel`. Defaults to `"standard"`.
         logits_regularizer: Regularizer of the logits, or `None`. Forbidden
             items reach it as -inf. Defaults to `None`.
-        noise_shape: Tuple of integers and `None`, or `None`: as in
-            `keras.layers.Dropout`, noise is shared along the axes where it is
-            1, so that rows with equal logits get the same sample. Defaults to
+        noise_shape: Tuple of integers and `None`, or `None`. As in
+            `keras.layers.Dropout`, noise is shared along axes with the entry 1,
+            and rows with equal logits then get the same sample. Defaults to
             `None`.
         return_soft: Boolean, whether the output is the pair `(hard, soft)`: the
-            sample and, beside it, p for `"simple"` or y for `"relaxed_top_k"`,
-            with a gradient of its own. For `hard=True`. In inference soft is p,
-            or y without noise. Defaults to `False`.
+            sample, and p for `"simple"` or y for `"relaxed_top_k"` with its own
+            gradient. Requires `hard=True`. In inference, `soft` is p, or y
+            without noise. Defaults to `False`.
         seed: Integer in [0, 2**32) or `None`. Defaults to `None`.
         **kwargs: Base layer keyword arguments, such as `name` and `dtype`.
 
     Call arguments:
         inputs: Logits x, a float tensor; -inf forbids an item.
-        mask: Boolean tensor that broadcasts to `inputs`, true where an item
-            may be chosen. A forbidden item gets exactly 0; where fewer than k
+        mask: Boolean tensor that broadcasts to `inputs`, true where an item may
+            be chosen. A forbidden item gets exactly 0. If fewer than k items
             are allowed, all of them are chosen. The mask of time steps that
             Keras passes along does not forbid items.
         training: Boolean, whether to draw noise.
-        temperature: Positive tensor that broadcasts to `inputs`, in place of
-            the layer's own temperature, or `None`. Defaults to `None`.
-        noise: Tensor that broadcasts to `inputs`, to use instead of drawing
-            some, Gumbel for `"relaxed_top_k"` and logistic for the others, or
-            `None`. No state is then read or written. Defaults to `None`.
+        temperature: Positive tensor that broadcasts to `inputs` and replaces
+            the temperature of the layer, or `None`. Defaults to `None`.
+        noise: Tensor that broadcasts to `inputs`, Gumbel noise for
+            `"relaxed_top_k"` and logistic noise for the others, or `None` to
+            draw noise. With given noise, no state is read or written. Defaults
+            to `None`.
 
     Input shape:
         `(..., n)`, with n on `axis`, at least k.
 
     Output shape:
-        Same as the input, of both outputs for `return_soft=True`.
+        Same as the input. For `return_soft=True`, both outputs have this shape.
 
     Raises:
         ValueError: If `k` or `temperature` is not positive, `estimator` or
-            `inference` is unknown, one of `hard`, `inference`, `noise_shape`
-            and `return_soft` does not go with `estimator`, `return_soft` is
-            true without `hard`, or `seed` is out of range; at build, if the
+            `inference` is unknown, `estimator` does not support the given
+            `hard`, `inference`, `noise_shape` or `return_soft`, `return_soft`
+            is true without `hard`, or `seed` is out of range; at build, if the
             inputs have no such `axis` or fewer than k items, or `noise_shape`
             does not fit them.
 

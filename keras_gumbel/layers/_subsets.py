@@ -23,15 +23,15 @@ class Simple:
     noise = staticmethod(random.logistic)
 
     def check(self, owner: str, hard: bool, inference: str) -> None:
-        """Raises where the options of a layer do not go with it."""
+        """Raises if the distribution does not support options of a layer."""
         if not hard:
             raise invalid_argument(
                 owner,
                 "hard",
                 "`True` with estimator='simple'",
                 hard,
-                "For relaxed samples use estimator='relaxed_top_k', for the "
-                "probabilities `keras_gumbel.ops.subset_marginals`.",
+                "For relaxed samples, use estimator='relaxed_top_k'. For "
+                "probabilities, use `keras_gumbel.ops.subset_marginals`.",
             )
 
     def sample(
@@ -57,24 +57,24 @@ class Simple:
         mask: Tensor | None,
         noise: Tensor | float,
     ) -> Tensor:
-        """Returns what a sample has the gradient of."""
+        """Returns the tensor whose gradient a sample has."""
         return subset_marginals(logits, k, axis, mask)
 
 
 class RelaxedTopK:
-    """Item after item, with the gradient of their relaxation."""
+    """One item after another, with the gradient of their relaxation."""
 
     noise = staticmethod(random.gumbel)
 
     def check(self, owner: str, hard: bool, inference: str) -> None:
-        """Raises where the options of a layer do not go with it."""
+        """Raises if the distribution does not support options of a layer."""
         if inference == "marginals":
             raise invalid_argument(
                 owner,
                 "inference",
                 "'top_k' or 'sample' with estimator='relaxed_top_k'",
                 inference,
-                "The marginals are those of estimator='simple'.",
+                "For the marginals, use estimator='simple'.",
             )
 
     def sample(
@@ -102,18 +102,18 @@ class RelaxedTopK:
         mask: Tensor | None,
         noise: Tensor | float,
     ) -> Tensor:
-        """Returns what a sample has the gradient of."""
+        """Returns the tensor whose gradient a sample has."""
         return relaxed_top_k(logits, k, temperature, False, axis, mask, noise)
 
 
 class LeaveOneOut(Simple):
     """Whole subsets, whose gradient comes from the losses of several draws.
 
-    With p the marginals of the items, that of log P(S) is h - p.
+    The gradient of log P(S) is h - p, with p the marginals of the items.
     """
 
     def check(self, owner: str, hard: bool, inference: str) -> None:
-        """Raises where the options of a layer do not go with it."""
+        """Raises if the distribution does not support options of a layer."""
         if not hard:
             raise invalid_argument(
                 owner, "hard", "`True` with estimator='rloo'", hard
@@ -130,7 +130,7 @@ class LeaveOneOut(Simple):
         noise: Tensor | None,
         seed: Seed = None,
     ) -> Tensor:
-        """Draws k-hot vectors, and records how likely they were."""
+        """Draws k-hot vectors, and records their probabilities."""
         logits, dtype = masked_logits("SubsetSampler", logits, axis, mask)
         fixed = ops.stop_gradient(logits)
         drawn = sample_subset(fixed, k, axis, None, noise, seed)

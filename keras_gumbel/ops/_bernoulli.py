@@ -53,15 +53,15 @@ def relaxed_bernoulli(
             entry of a tensor below 1e-15, or NaN, counts as 1e-15. Defaults to
             `1.0`.
         hard: Boolean, whether the value is 0 or 1. Defaults to `False`.
-        noise: Tensor of the shape of `probs`, logistic noise to use instead
-            of drawing some, or `None`. Defaults to `None`.
+        noise: Tensor of the shape of `probs`, logistic noise, or `None` to draw
+            noise. Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
             in `keras_gumbel.random`. Defaults to `None`.
-        estimator: `keras_gumbel.estimators.Estimator` or what stands for
-            one, where the gradient of a hard sample comes from. A relaxed
-            sample takes `StraightThroughGumbel` alone, which lets its
-            gradient have a temperature of its own. Defaults to
-            `"straight_through_gumbel"`.
+        estimator: The gradient estimator of a hard sample: a
+            `keras_gumbel.estimators.Estimator` or an identifier, see
+            `keras_gumbel.estimators.get`. A relaxed sample accepts only
+            `StraightThroughGumbel`, which can use another temperature for the
+            gradient. Defaults to `"straight_through_gumbel"`.
 
     Returns:
         A tensor of the shape and dtype of `probs`, in [0, 1].
@@ -116,8 +116,8 @@ def logit_relaxed_bernoulli(
         logits: Finite float tensor log(s / (1 - s)), of any shape.
         temperature: Positive number or tensor that broadcasts to `logits`.
             Defaults to `1.0`.
-        noise: Tensor of the shape of `logits`, logistic noise to use instead
-            of drawing some, or `None`. Defaults to `None`.
+        noise: Tensor of the shape of `logits`, logistic noise, or `None` to
+            draw noise. Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
             in `keras_gumbel.random`. Defaults to `None`.
 
@@ -163,11 +163,11 @@ def sample_bernoulli(
         probs: Float tensor s of probabilities in [0, 1], of any shape.
         temperature: Positive number or tensor that broadcasts to `probs`.
             Defaults to `1.0`.
-        estimator: `keras_gumbel.estimators.Estimator` or what stands for one,
-            such as `"reinmax"`: see `keras_gumbel.estimators.get`. Defaults
-            to `"straight_through_gumbel"`.
-        noise: Tensor of the shape of `probs`, logistic noise to use instead
-            of drawing some, or `None`. Defaults to `None`.
+        estimator: A `keras_gumbel.estimators.Estimator` or an identifier such
+            as `"reinmax"`, see `keras_gumbel.estimators.get`. Defaults to
+            `"straight_through_gumbel"`.
+        noise: Tensor of the shape of `probs`, logistic noise, or `None` to draw
+            noise. Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
             in `keras_gumbel.random`. Defaults to `None`.
 

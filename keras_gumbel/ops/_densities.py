@@ -65,7 +65,7 @@ def concrete_log_prob(
 
     Returns:
         A tensor of the broadcast shape without `axis`, of float32, or float64
-        if an argument has it. Where no class may be chosen it is 0.
+        if an argument has it. It is 0 if no class is allowed.
 
     Raises:
         ValueError: If `temperature` is a number that is not positive or has
@@ -120,7 +120,7 @@ def exp_concrete_log_prob(
 
     Returns:
         A tensor of the broadcast shape without `axis`, of float32, or float64
-        if an argument has it. Where no class may be chosen it is 0.
+        if an argument has it. It is 0 if no class is allowed.
 
     Raises:
         ValueError: If `temperature` is a number that is not positive or has

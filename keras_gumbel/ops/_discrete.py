@@ -40,15 +40,14 @@ def gumbel_max(
         axis: Integer, the axis of the K classes. Defaults to `-1`.
         mask: Boolean tensor that broadcasts to `logits`, true where a class
             may be chosen, or `None`. Defaults to `None`.
-        noise: Tensor of the shape of `logits`, Gumbel noise to use instead of
-            drawing some, or `None`. Defaults to `None`.
+        noise: Tensor of the shape of `logits`, Gumbel noise, or `None` to draw
+            noise. Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
             in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
-        An int32 tensor of the shape of `logits` without `axis`. Where no
-        class may be chosen it is 0, and where a logit is NaN it is the index
-        of that.
+        An int32 tensor of the shape of `logits` without `axis`. It is 0 if no
+        class is allowed, and the index of the NaN if a logit is NaN.
 
     Raises:
         ValueError: If `axis` is not an axis of `logits`.
@@ -87,9 +86,8 @@ def categorical(
             in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
-        An int32 tensor of the shape of `logits` without `axis`. Where no
-        class may be chosen it is 0, and where a logit is NaN it is the index
-        of that.
+        An int32 tensor of the shape of `logits` without `axis`. It is 0 if no
+        class is allowed, and the index of the NaN if a logit is NaN.
 
     Raises:
         ValueError: If `axis` is not an axis of `logits`.

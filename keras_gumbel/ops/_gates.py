@@ -49,8 +49,8 @@ def hard_concrete(
             Defaults to `2 / 3`.
         low: Negative number that 0 is stretched to. Defaults to `-0.1`.
         high: Number above 1 that 1 is stretched to. Defaults to `1.1`.
-        noise: Tensor of the shape of `probs`, logistic noise to use instead
-            of drawing some, or `None`. Defaults to `None`.
+        noise: Tensor of the shape of `probs`, logistic noise, or `None` to draw
+            noise. Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
             in `keras_gumbel.random`. Defaults to `None`.
 
@@ -105,8 +105,8 @@ def stochastic_gate(
         probs: Float tensor s of probabilities in [0, 1], of any shape.
         sigma: Positive number, the standard deviation of the variable before
             it is clipped. Defaults to `0.5`.
-        noise: Tensor of the shape of `probs`, normal noise to use instead of
-            drawing some, or `None`. Defaults to `None`.
+        noise: Tensor of the shape of `probs`, normal noise, or `None` to draw
+            noise. Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
             in `keras_gumbel.random`. Defaults to `None`.
 

@@ -28,8 +28,8 @@ def categorical_entropy(
             may be chosen, or `None`. Defaults to `None`.
 
     Returns:
-        A tensor of the shape of `logits` without `axis`, of its dtype. Where
-        no class may be chosen it is 0.
+        A tensor of the shape of `logits` without `axis`, of its dtype. It is 0
+        if no class is allowed.
 
     Raises:
         ValueError: If `axis` is not an axis of `logits`.
@@ -71,8 +71,8 @@ def categorical_kl(
             may be chosen, or `None`. Defaults to `None`.
 
     Returns:
-        A tensor of the shape of `logits` without `axis`, of its dtype. Where
-        no class may be chosen it is 0.
+        A tensor of the shape of `logits` without `axis`, of its dtype. It is 0
+        if no class is allowed.
 
     Raises:
         ValueError: If `axis` is not an axis of `logits`, or `prior_logits`

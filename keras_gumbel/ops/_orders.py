@@ -55,8 +55,8 @@ def sample_without_replacement(
         axis: Integer, the axis of the n items. Defaults to `-1`.
         mask: Boolean tensor that broadcasts to `logits`, true where an item
             may be drawn, or `None`. Defaults to `None`.
-        noise: Tensor of the shape of `logits`, Gumbel noise to use instead of
-            drawing some, or `None`. Defaults to `None`.
+        noise: Tensor of the shape of `logits`, Gumbel noise, or `None` to draw
+            noise. Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
             in `keras_gumbel.random`. Defaults to `None`.
 

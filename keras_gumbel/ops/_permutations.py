@@ -47,12 +47,12 @@ def matching(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     order of n**2 steps, one after another. No gradient flows through it.
 
     Args:
-        logits: Float tensor x of shape `(..., n, n)`: what it is worth to
-            bring item i to place j. An entry of -inf is taken only if no
+        logits: Float tensor x of shape `(..., n, n)`: x_ij is the value of
+            moving item i to place j. An entry of -inf is taken only if no
             permutation does without.
-        mask: Boolean tensor that broadcasts to shape `(..., n)`, true for the
-            items there are, or `None` for all. The others stay where they
-            are. Defaults to `None`.
+        mask: Boolean tensor that broadcasts to shape `(..., n)`, true for
+            existing items, or `None` for all. Other items stay in place.
+            Defaults to `None`.
 
     Returns:
         A tensor of zeros and ones, of the shape and dtype of `logits`. A
@@ -95,16 +95,16 @@ def sinkhorn(
     gradient is that of the iterations.
 
     Args:
-        logits: Float tensor x of shape `(..., n, n)`: what it is worth to
-            bring item i to place j. An entry of -inf gets next to nothing, if
+        logits: Float tensor x of shape `(..., n, n)`: x_ij is the value of
+            moving item i to place j. An entry of -inf gets next to nothing, if
             there are permutations that do without.
         temperature: Positive number or tensor that broadcasts to shape
             `(..., 1, 1)`. Defaults to `1.0`.
         num_iterations: Positive integer, the number of softmaxes over the
             rows and over the columns. Defaults to `20`.
-        mask: Boolean tensor that broadcasts to shape `(..., n)`, true for the
-            items there are, or `None` for all. The others stay where they
-            are, exactly. Defaults to `None`.
+        mask: Boolean tensor that broadcasts to shape `(..., n)`, true for
+            existing items, or `None` for all. Other items stay exactly in
+            place. Defaults to `None`.
 
     Returns:
         A tensor of the shape and dtype of `logits`, at least 0. Its rows and
@@ -154,18 +154,18 @@ def gumbel_sinkhorn(
     gradient is the one of `y`, as in Eq. (16).
 
     Args:
-        logits: Float tensor x of shape `(..., n, n)`: what it is worth to
-            bring item i to place j. An entry of -inf is avoided.
+        logits: Float tensor x of shape `(..., n, n)`: x_ij is the value of
+            moving item i to place j. An entry of -inf is avoided.
         temperature: Positive number or tensor that broadcasts to shape
             `(..., 1, 1)`. Defaults to `1.0`.
         hard: Boolean, whether the value is a permutation. Defaults to
             `False`.
         num_iterations: Positive integer, as in `sinkhorn`. Defaults to `20`.
-        mask: Boolean tensor that broadcasts to shape `(..., n)`, true for the
-            items there are, or `None` for all. The others stay where they
-            are, exactly. Defaults to `None`.
-        noise: Tensor that broadcasts to `logits`, Gumbel noise to use instead
-            of drawing some, or `None`. Defaults to `None`.
+        mask: Boolean tensor that broadcasts to shape `(..., n)`, true for
+            existing items, or `None` for all. Other items stay exactly in
+            place. Defaults to `None`.
+        noise: Tensor that broadcasts to `logits`, Gumbel noise, or `None` to
+            draw noise. Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
             in `keras_gumbel.random`. Defaults to `None`.
 

@@ -54,15 +54,15 @@ def gumbel_softmax(
         axis: Integer, the axis of the K classes. Defaults to `-1`.
         mask: Boolean tensor that broadcasts to `logits`, true where a class
             may be chosen, or `None`. Defaults to `None`.
-        noise: Tensor of the shape of `logits`, Gumbel noise to use instead of
-            drawing some, or `None`. Defaults to `None`.
+        noise: Tensor of the shape of `logits`, Gumbel noise, or `None` to draw
+            noise. Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
             in `keras_gumbel.random`. Defaults to `None`.
-        estimator: `keras_gumbel.estimators.Estimator` or what stands for
-            one, where the gradient of a hard sample comes from. A relaxed
-            sample takes `StraightThroughGumbel` alone, which lets its
-            gradient have a temperature of its own. Defaults to
-            `"straight_through_gumbel"`.
+        estimator: The gradient estimator of a hard sample: a
+            `keras_gumbel.estimators.Estimator` or an identifier, see
+            `keras_gumbel.estimators.get`. A relaxed sample accepts only
+            `StraightThroughGumbel`, which can use another temperature for the
+            gradient. Defaults to `"straight_through_gumbel"`.
 
     Returns:
         A tensor of the shape and dtype of `logits`. Forbidden classes are
@@ -127,8 +127,8 @@ def gumbel_log_softmax(
         axis: Integer, the axis of the K classes. Defaults to `-1`.
         mask: Boolean tensor that broadcasts to `logits`, true where a class
             may be chosen, or `None`. Defaults to `None`.
-        noise: Tensor of the shape of `logits`, Gumbel noise to use instead of
-            drawing some, or `None`. Defaults to `None`.
+        noise: Tensor of the shape of `logits`, Gumbel noise, or `None` to draw
+            noise. Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
             in `keras_gumbel.random`. Defaults to `None`.
 
@@ -182,14 +182,14 @@ def sample_one_hot(
             forbids a class.
         temperature: Positive number or tensor that broadcasts to `logits`.
             Defaults to `1.0`.
-        estimator: `keras_gumbel.estimators.Estimator` or what stands for one,
-            such as `"reinmax"`: see `keras_gumbel.estimators.get`. Defaults
-            to `"straight_through_gumbel"`.
+        estimator: A `keras_gumbel.estimators.Estimator` or an identifier such
+            as `"reinmax"`, see `keras_gumbel.estimators.get`. Defaults to
+            `"straight_through_gumbel"`.
         axis: Integer, the axis of the K classes. Defaults to `-1`.
         mask: Boolean tensor that broadcasts to `logits`, true where a class
             may be chosen, or `None`. Defaults to `None`.
-        noise: Tensor of the shape of `logits`, Gumbel noise to use instead of
-            drawing some, or `None`. Defaults to `None`.
+        noise: Tensor of the shape of `logits`, Gumbel noise, or `None` to draw
+            noise. Defaults to `None`.
         seed: Integer, `keras.random.SeedGenerator`, key of JAX or `None`, as
             in `keras_gumbel.random`. Defaults to `None`.
 
