@@ -360,7 +360,7 @@ def test_estimator_is_called_along_an_axis():
         ({"temperature": 0.0}, "`temperature`.*positive finite"),
         (
             {"estimator": estimators.Gapped(backward_temperature=ANNEALING)},
-            "`estimator`.*no schedule",
+            "`estimator`.*not a schedule",
         ),
         ({"axis": 1}, "`axis`.*integer in"),
     ],

@@ -1,4 +1,4 @@
-"""Where the gradients of discrete samples come from."""
+"""Gradient estimators of discrete samples."""
 
 from keras_gumbel._exports import dir_of
 from keras_gumbel.estimators._arm import ARM

@@ -12,15 +12,15 @@ from keras_gumbel._validation import invalid_argument
 from keras_gumbel.estimators._score_function import ScoreFunction
 from keras_gumbel.estimators._score_tape import active_tape
 
-# How far the logits of a pair may be apart, beyond rounding.
+# The largest difference of the logits of a pair, beyond rounding.
 _TOLERANCE = 1e-3
 
 
 class Antithetic(ScoreFunction):
-    """Draws in pairs, of which one has the opposite noise of the other.
+    """Pairs of draws with opposite noise.
 
-    Subclasses implement `factor(logit, noise)`, the odd function of the noise
-    that the difference of the losses is multiplied with.
+    Subclasses implement `factor(logit, noise)`. It is an odd function of the
+    noise and multiplies the difference of the losses.
     """
 
     group = 2
@@ -34,9 +34,9 @@ class Antithetic(ScoreFunction):
             raise invalid_argument(
                 type(self).__name__,
                 "logits",
-                "of two classes, which it is for",
+                "of two classes, the only supported number",
                 tuple(logits.shape),
-                "For more classes use `keras_gumbel.estimators.RLOO`.",
+                "For more classes, use `keras_gumbel.estimators.RLOO`.",
             )
         both = ops.all(is_allowed(logits), axis=-1)
         safe = ops.where(both[..., None], logits, 0.0)
@@ -55,7 +55,7 @@ class Antithetic(ScoreFunction):
         tape = active_tape()
         kept = None if tape is None else tape.paired("logits", fixed)
         if kept is not None:
-            # A wrong gradient would not be noticed.
+            # Nobody would notice a wrong gradient.
             apart = ops.abs(fixed - kept) > _TOLERANCE * (1.0 + ops.abs(kept))
             factor = ops.where(apart, float("nan"), factor)
         return factor * logit

@@ -9,25 +9,26 @@ from keras_gumbel.estimators._antithetic import Antithetic
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class ARM(Antithetic):
-    """ARM: pairs of opposite draws of binary variables, without bias.
+    """ARM: an unbiased estimator from pairs of opposite draws.
 
     ```
     gradient = (loss(m) - loss(m')) * (u - 1/2)
     m = 1 where u > sigmoid(-logit),  m' = 1 where u < sigmoid(logit)
     ```
 
-    in the logits, with u uniform. `DisARM` is its mean given both samples,
-    and has less variance: take that, unless you compare them.
+    in the logits of binary variables, with u uniform. `DisARM` is its mean
+    given both samples, and has less variance. Use `DisARM` unless you compare
+    the two.
 
-    The loss is that of each example, evaluated on an even number of draws by
-    `keras_gumbel.models.MonteCarloModel` in `fit` or by
-    `keras_gumbel.estimators.ScoreTape` in loops of your own, and need not
-    have a gradient. For binary masks and for layers with K = 2 classes. The
-    string `"arm"` stands for it.
+    The loss does not need a gradient. It has a value for each example, on an
+    even number of draws: use `keras_gumbel.models.MonteCarloModel` with `fit`,
+    or `keras_gumbel.estimators.ScoreTape` in a custom training loop. For binary
+    masks and for layers with K = 2 classes. The string `"arm"` stands for it.
 
-    Both draws of a pair must have the same logits. That is so in one layer of
-    samples, however wide, and not where logits depend on other samples or on
-    dropout: their gradient is NaN then. `RLOO` has no such condition.
+    Both draws of a pair must have the same logits. This holds for a single
+    layer of samples of any width. It does not hold if the logits depend on
+    other samples or on dropout. Their gradient is NaN then. `RLOO` has no such
+    condition.
 
     Example:
 

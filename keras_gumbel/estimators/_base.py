@@ -27,26 +27,26 @@ class Estimator:
     """Base class of gradient estimators of discrete samples.
 
     A one-hot sample h ~ softmax(x) has no gradient in the logits x. An
-    estimator gives it the gradient of a surrogate, a differentiable tensor
-    of the same shape:
+    estimator gives it the gradient of a surrogate. A surrogate is a
+    differentiable tensor of the same shape:
 
     ```
     output = h + (surrogate - sg[surrogate])                      # Eq. (16)
     ```
 
-    To write your own, subclass it, override `surrogate` and register the
-    class. All layers, masks and functions that take an `estimator` work with
-    it, for K classes and for binary variables, and so does
-    `keras_gumbel.gradient_report`. A function of the same four arguments, as
-    in the example, does for an estimator without options.
+    To write your own, subclass this class, override `surrogate` and register
+    the class. All layers, masks and functions with an `estimator` argument
+    accept it, for K classes and for binary variables, and so does
+    `keras_gumbel.gradient_report`. If the estimator has no options, a function
+    of the same four arguments is enough, as in the example.
 
     Called with a one-hot sample and its logits, an estimator returns the
     sample with its gradient: `ReinMax()(hard, logits)`.
 
     Args:
         backward_temperature: Positive number, or a schedule of the training
-            step where a layer counts it: the temperature of the surrogate.
-            `None` for that of the layer or function. Defaults to `None`.
+            step for layers, the temperature of the surrogate. `None` for the
+            temperature of the layer or function. Defaults to `None`.
 
     Raises:
         ValueError: If `backward_temperature` is not positive.
@@ -65,11 +65,11 @@ class Estimator:
     >>> layer = keras_gumbel.layers.StraightThroughArgmax(estimator=plain)
     """
 
-    # Whether the surrogate is the relaxed sample of Eq. (15), so that the
-    # estimator is one for samples that are not hard, too.
+    # Whether the surrogate is the relaxed sample of Eq. (15). Relaxed samples
+    # can then also use the estimator.
     relaxes = False
 
-    # The number of classes that it is for, if not any.
+    # The only supported number of classes, or `None` for any number.
     num_classes: int | None = None
 
     # Whether gradients come from the losses of several draws.
@@ -92,28 +92,28 @@ class Estimator:
         temperature: Any,
         seed: Seed = None,
     ) -> Tensor:
-        """Returns a tensor whose gradient the sample is to have.
+        """Returns the tensor whose gradient the sample gets.
 
         Args:
             hard: One-hot tensor of shape `(..., K)`, the sample: the argmax
                 of `logits + noise`.
             logits: Float32 or float64 tensor of the same shape, -inf where a
                 class is forbidden.
-            noise: Tensor of the same shape, the Gumbel noise of the sample.
-                For binary variables, which are a choice between two classes,
-                only the difference of the two entries counts.
+            noise: Tensor of the same shape, the Gumbel noise of the sample. A
+                binary variable is a choice between two classes, and only the
+                difference of the two entries matters.
             temperature: Positive number, or a tensor that broadcasts to
                 `logits`.
-            seed: Seed of noise beside that of the sample, as in
-                `keras_gumbel.random`. Defaults to `None`.
+            seed: Seed of additional noise, as in `keras_gumbel.random`.
+                Defaults to `None`.
 
         Returns:
-            A tensor of the shape of `logits`, finite. Its value does not
-            count.
+            A finite tensor of the shape of `logits`. Only its gradient is used,
+            not its value.
         """
         raise NotImplementedError(
             f"`{type(self).__name__}` has no method `surrogate`. Override it "
-            "to say what the gradient is."
+            "to define the gradient."
         )
 
     def binary_surrogate(
@@ -124,9 +124,10 @@ class Estimator:
         temperature: Any,
         seed: Seed = None,
     ) -> Tensor:
-        """The same for binary variables: `surrogate` of the two classes.
+        """Returns the surrogate for binary variables.
 
-        Override it where there is a shorter formula.
+        The default is `surrogate` of the two classes. Override it if there is a
+        shorter formula.
 
         Args:
             hard: Boolean tensor, the sample: where
@@ -139,7 +140,7 @@ class Estimator:
             seed: As in `surrogate`.
 
         Returns:
-            A tensor of the shape of `probs`, finite.
+            A finite tensor of the shape of `probs`.
         """
         if not is_number(temperature):
             temperature = ops.expand_dims(temperature, -1)
@@ -155,7 +156,7 @@ class Estimator:
         noise: Tensor | None = None,
         seed: Seed = None,
     ) -> Tensor:
-        """Gives a sample that you have its gradient.
+        """Gives an existing sample its gradient.
 
         Args:
             hard: One-hot tensor of shape `(..., K)`, drawn from
@@ -242,9 +243,9 @@ class Estimator:
             raise invalid_argument(
                 owner,
                 "estimator",
-                "one whose `backward_temperature` is no schedule",
+                "one whose `backward_temperature` is not a schedule",
                 self,
-                "Only layers count the training steps that it depends on.",
+                "A schedule needs the training step, which only layers count.",
             )
         return positive_temperature(owner, own, values, "backward_temperature")
 
@@ -256,16 +257,16 @@ class Estimator:
     def arranged(
         self, noise: Tensor, opposite: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Returns the noise that a sample is to be drawn with.
+        """Returns the noise for a sample.
 
         Args:
             noise: Tensor, noise that was drawn.
-            opposite: Callable that returns the opposite of such noise.
+            opposite: Callable that returns the opposite of noise.
         """
         return noise
 
     def at_step(self, layer: Any, step: Tensor | None) -> "Estimator":
-        """Returns the estimator with what its schedule gives at a step."""
+        """Returns the estimator with the value of its schedule at a step."""
         if not is_schedule(self.backward_temperature):
             return self
         fixed = copy.copy(self)
@@ -303,7 +304,7 @@ class Estimator:
 
 
 def classes_last(values: Any, axis: int, logits: Tensor) -> Any:
-    """Moves the classes of what broadcasts to logits to the last axis."""
+    """Moves the classes of a tensor like logits to the last axis."""
     if values is None or is_number(values) or len(values.shape) == 0:
         return values
     lacking = len(logits.shape) - len(values.shape)
@@ -317,8 +318,8 @@ def two_classes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns sample, logits and noise of a choice between 0 and 1."""
     logit = safe_logit(probs)
-    # With the gradient in the logit of the less likely class, no digits are
-    # lost to the difference of numbers that are nearly equal.
+    # The gradient in the logit of the less likely class loses no digits to a
+    # difference of nearly equal numbers.
     likely = logit > 0
     logits = [ops.where(likely, -logit, 0.0), ops.where(likely, 0.0, logit)]
     one = ops.cast(hard, logit.dtype)

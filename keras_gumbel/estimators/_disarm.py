@@ -1,4 +1,4 @@
-"""ARM, averaged over what led to the same pair of samples."""
+"""ARM, averaged over the noise of the same pair of samples."""
 
 import keras
 from keras import ops
@@ -9,23 +9,25 @@ from keras_gumbel.estimators._antithetic import Antithetic
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class DisARM(Antithetic):
-    """DisARM: pairs of opposite draws of binary variables, without bias.
+    """DisARM: an unbiased estimator from pairs of opposite draws.
 
     ```
     gradient = (loss(m) - loss(m')) / 2 * (m - m') * sigmoid(|logit|)
     ```
 
-    in the logits, where m' was drawn with the opposite noise of m.
+    in the logits of binary variables. m' was drawn with the opposite noise of
+    m.
 
-    The loss is that of each example, evaluated on an even number of draws by
-    `keras_gumbel.models.MonteCarloModel` in `fit` or by
-    `keras_gumbel.estimators.ScoreTape` in loops of your own, and need not
-    have a gradient. For binary masks and for layers with K = 2 classes. The
-    string `"disarm"` stands for it.
+    The loss does not need a gradient. It has a value for each example, on an
+    even number of draws: use `keras_gumbel.models.MonteCarloModel` with `fit`,
+    or `keras_gumbel.estimators.ScoreTape` in a custom training loop. For binary
+    masks and for layers with K = 2 classes. The string `"disarm"` stands for
+    it.
 
-    Both draws of a pair must have the same logits. That is so in one layer of
-    samples, however wide, and not where logits depend on other samples or on
-    dropout: their gradient is NaN then. `RLOO` has no such condition.
+    Both draws of a pair must have the same logits. This holds for a single
+    layer of samples of any width. It does not hold if the logits depend on
+    other samples or on dropout. Their gradient is NaN then. `RLOO` has no such
+    condition.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""A function of the user's as an estimator."""
+"""A user's function as an estimator."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,17 +12,18 @@ from keras_gumbel.estimators._base import Estimator
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class FromFunction(Estimator):
-    """The gradient of what a function of your own returns.
+    """The gradient of the tensor that your own function returns.
 
-    A function that is passed as an `estimator` becomes one of these. Register
-    the function with Keras to save a layer that has it.
+    A function that is passed as an `estimator` is converted to this class.
+    Register the function with Keras to save a layer that uses it.
 
     Args:
         function: Callable of `hard`, `logits`, `noise` and `temperature`,
             which returns the surrogate: see `Estimator.surrogate`.
         backward_temperature: Positive number, or a schedule of the training
-            step, the temperature that the function gets. `None` for that of
-            the layer or function. Defaults to `None`.
+            step, the temperature that the function gets. `None` for the
+            temperature of the layer or function that samples. Defaults to
+            `None`.
 
     Raises:
         ValueError: If `backward_temperature` is not positive.

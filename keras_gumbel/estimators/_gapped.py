@@ -22,9 +22,9 @@ class Gapped(Estimator):
     surrogate = softmax((x + m) / temperature)
     ```
 
-    The shift m, which has no gradient, raises the sampled logit to the
-    largest and pushes the others at least `gap` below it: what noise would
-    have done, without its variance. The string `"gapped"` stands for it.
+    The shift m has no gradient. It raises the sampled logit to the largest, and
+    pushes the others at least `gap` below it. It replaces the noise and has no
+    variance. The string `"gapped"` stands for it.
 
     Args:
         gap: Positive number, in units of the logits. Defaults to `1.0`.

@@ -24,8 +24,8 @@ class GumbelRao(Estimator):
     z_r ~ Gumbel(0, 1)^K  given that  argmax_k (x_k + z_rk) = h
     ```
 
-    It has the mean of `StraightThroughGumbel` and less variance, for the time
-    of `num_samples` softmaxes. The string `"gumbel_rao"` stands for it.
+    It has the mean of `StraightThroughGumbel` with less variance, but takes the
+    time of `num_samples` softmaxes. The string `"gumbel_rao"` stands for it.
 
     Args:
         num_samples: Positive integer, the number of draws of noise. Defaults
@@ -86,8 +86,8 @@ def _perturbed_given_argmax(
 ) -> Tensor:
     """Turns free noise into x + z given that the argmax is at `hard`.
 
-    The largest entry is Gumbel(log Z); the others are Gumbel(x_k), truncated
-    at the largest (Maddison et al., 2014).
+    The largest entry is Gumbel(log Z). The others are Gumbel(x_k), truncated at
+    the largest (Maddison et al., 2014).
     """
     hard = ops.cast(hard, "bool")
     total = ops.logsumexp(logits, axis=-1, keepdims=True)

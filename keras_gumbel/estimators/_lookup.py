@@ -1,4 +1,4 @@
-"""Finds the estimator that an argument stands for."""
+"""Finds the estimator for an identifier."""
 
 import inspect
 from collections.abc import Callable
@@ -34,12 +34,12 @@ SHORT_NAMES: dict[str, Callable[[], Estimator]] = {
 
 
 def get(identifier: Any) -> Estimator:
-    """Returns a gradient estimator, given what stands for it.
+    """Returns the gradient estimator for an identifier.
 
     Args:
-        identifier: `Estimator`, its class or its config, or a function of
+        identifier: An `Estimator`, its class or its config; a function of
             `hard`, `logits`, `noise` and `temperature` that returns the
-            surrogate, or one of `"straight_through_gumbel"`,
+            surrogate; or one of `"straight_through_gumbel"`,
             `"straight_through"`, `"identity"`, `"reinmax"`, `"gumbel_rao"`,
             `"gapped"`, `"rloo"`, `"disarm"` and `"arm"`.
 
@@ -47,7 +47,7 @@ def get(identifier: Any) -> Estimator:
         An `Estimator`.
 
     Raises:
-        ValueError: If it stands for no estimator.
+        ValueError: If `identifier` is not one of these.
 
     Example:
 
@@ -82,27 +82,27 @@ def get_for(owner: str, identifier: Any, name: str = "estimator") -> Estimator:
 
 
 def require_relaxing(owner: str, estimator: Estimator) -> None:
-    """Raises unless an estimator is one of relaxed samples, too."""
+    """Raises unless an estimator supports relaxed samples."""
     if not estimator.relaxes:
         raise invalid_argument(
             owner,
             "estimator",
             "'straight_through_gumbel' with `hard=False`",
             estimator,
-            "Pass `hard=True`: a relaxed sample has its own gradient.",
+            "A relaxed sample has its own gradient. Pass `hard=True`.",
         )
 
 
 def require_temperature_to_learn(
     owner: str, estimator: Estimator, learned: bool
 ) -> None:
-    """Raises where a temperature is learned that would have no gradient."""
+    """Raises if a learned temperature would have no gradient."""
     if learned and not estimator.needs_temperature:
         raise invalid_argument(
             owner,
             "learn_temperature",
-            f"`False` with estimator={estimator!r}, which has a temperature "
-            "of its own",
+            f"`False` with estimator={estimator!r}, which uses its own "
+            "temperature",
             learned,
         )
 
@@ -110,7 +110,7 @@ def require_temperature_to_learn(
 def require_independent_samples(
     owner: str, estimator: Estimator, noise_shape: Any, return_soft: bool
 ) -> None:
-    """Raises where scores would not be those of the samples together."""
+    """Raises if log-probabilities would not be those of the samples."""
     if not estimator.compares_losses:
         return
     if noise_shape is not None:
@@ -120,13 +120,13 @@ def require_independent_samples(
             f"`None` with estimator={estimator!r}, which needs independent "
             "samples",
             noise_shape,
-            "Draw one sample and repeat that.",
+            "Draw one sample and repeat it.",
         )
     if return_soft:
         raise invalid_argument(
             owner,
             "return_soft",
-            f"`False` with estimator={estimator!r}, which gives no gradient "
-            "without bias to a loss that sees the noise in a soft sample",
+            f"`False` with estimator={estimator!r}, which is biased if the "
+            "loss depends on the noise of a soft sample",
             return_soft,
         )

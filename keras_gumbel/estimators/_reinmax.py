@@ -15,26 +15,26 @@ from keras_gumbel.estimators._base import Estimator
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class ReinMax(Estimator):
-    """The ReinMax gradient, of second-order accuracy.
+    """The ReinMax gradient, which has second-order accuracy.
 
-    With the sample h, p = softmax(x) and the slope v of the loss at h:
+    With the sample h, p = softmax(x) and the gradient v of the loss at h:
 
     ```
     gradient = 2 J(q) v - J(p) v / 2,  q = (h + softmax(x / temperature)) / 2
     J(q) v   = q * v - q <q, v>
     ```
 
-    For a binary variable at temperature 1 the gradient in s is `v / (2 s)`
-    where the sample is 1 and `v / (2 (1 - s))` where it is 0. It has no bias
-    where the loss is quadratic in the sample, at temperature 1 alone, which
-    is therefore its own and not that of the layer. The variance for a binary
-    variable grows as 1 / s and 1 / (1 - s). The string `"reinmax"` stands for
-    it.
+    At temperature 1, it has no bias if the loss is quadratic in the sample. By
+    default, ReinMax therefore uses temperature 1 and not the temperature of the
+    layer. For a binary variable at temperature 1, the gradient in s is `v / (2
+    s)` if the sample is 1, and `v / (2 (1 - s))` if it is 0. Its variance for a
+    binary variable grows as 1 / s and 1 / (1 - s). The string `"reinmax"`
+    stands for it.
 
     Args:
         backward_temperature: Positive number, or a schedule of the training
-            step. `None` for that of the layer or function, which gets no
-            gradient from it. Defaults to `1.0`.
+            step. `None` for the temperature of the layer or function, which
+            then gets no gradient. Defaults to `1.0`.
 
     Raises:
         ValueError: If `backward_temperature` is not positive.
@@ -83,6 +83,6 @@ class ReinMax(Estimator):
 
 
 def _jacobian(q: Tensor, carrier: Tensor) -> Tensor:
-    """Zeros whose vector-Jacobian product is J(q) v."""
+    """Returns zeros whose vector-Jacobian product is J(q) v."""
     q = ops.stop_gradient(q)
     return q * (carrier - ops.sum(q * carrier, axis=-1, keepdims=True))

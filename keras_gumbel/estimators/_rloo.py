@@ -11,21 +11,21 @@ from keras_gumbel.estimators._score_function import ScoreFunction
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class RLOO(ScoreFunction):
-    """REINFORCE with a leave-one-out baseline: no bias, for any loss.
+    """REINFORCE with a leave-one-out baseline: unbiased for any loss.
 
     ```
     gradient = 1/I sum_i [loss(h_i) - mean_{j != i} loss(h_j)] * grad log P(h_i)
     ```
 
-    with I draws of the samples of the same batch, which
-    `keras_gumbel.models.MonteCarloModel` evaluates in `fit` and
-    `keras_gumbel.estimators.ScoreTape` in loops of your own. The loss need
-    not have a gradient. The string `"rloo"` stands for it.
+    with I draws of the samples of the same batch. The loss does not need a
+    gradient. Use `keras_gumbel.models.MonteCarloModel` with `fit`, or
+    `keras_gumbel.estimators.ScoreTape` in a custom training loop. The string
+    `"rloo"` stands for it.
 
-    In a layer, where every example has samples of its own, the losses of the
-    examples are compared. For masks on weights, which all examples share, the
-    losses of the batch are, and log P(m) is the logarithm of Eq. (18): this
-    is VR-PGE.
+    In a layer, every example has its own samples, and the losses of the
+    examples are compared. All examples share a mask on weights, so the losses
+    of the batch are compared. log P(m) is then the logarithm of Eq. (18), and
+    the estimator is VR-PGE.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""The base class of estimators without bias."""
+"""The base class of unbiased estimators."""
 
 from typing import Any
 
@@ -19,13 +19,13 @@ class ScoreFunction(Estimator):
     d/dx E[loss(h)] = E[loss(h) * d/dx log P(h)]
     ```
 
-    They have no bias, whatever the loss, and it need not have a gradient.
-    They need the values of the loss on several draws of the samples, which
-    `keras_gumbel.models.MonteCarloModel` evaluates in `fit` and
-    `ScoreTape` in loops of your own. The sample itself passes no gradient
-    back to its logits.
+    They are unbiased for any loss. They need the values of the loss on several
+    draws of the samples: use `keras_gumbel.models.MonteCarloModel` with `fit`,
+    or `ScoreTape` in a custom training loop. The sample itself passes no
+    gradient back to its logits.
 
-    To write your own, subclass it, override `score`, and register the class.
+    To write your own, subclass this class, override `score`, and register the
+    class.
 
     Example:
 
@@ -42,7 +42,7 @@ class ScoreFunction(Estimator):
         - [Williams, 1992](https://doi.org/10.1007/BF00992696)
     """
 
-    # How many draws in a row are compared with each other, if not all.
+    # The number of consecutive draws that are compared, or `None` for all.
     group: int | None = None
     compares_losses = True
 
@@ -50,7 +50,7 @@ class ScoreFunction(Estimator):
         super().__init__()
 
     def score(self, hard: Tensor, logits: Tensor, noise: Tensor) -> Tensor:
-        """Returns what the loss is multiplied with, before its gradient.
+        """Returns the tensor whose gradient multiplies the loss.
 
         Args:
             hard: As in `Estimator.surrogate`.
@@ -62,13 +62,13 @@ class ScoreFunction(Estimator):
         """
         raise NotImplementedError(
             f"`{type(self).__name__}` has no method `score`. Override it to "
-            "say what the loss is multiplied with."
+            "return the tensor whose gradient multiplies the loss."
         )
 
     def binary_score(
         self, hard: Tensor, probs: Tensor, noise: Tensor
     ) -> Tensor:
-        """The same for binary variables: `score` of the two classes.
+        """Returns `score` of the two classes of a binary variable.
 
         Args:
             hard: As in `Estimator.binary_surrogate`.
@@ -111,7 +111,7 @@ class ScoreFunction(Estimator):
 
     @property
     def needs_temperature(self) -> bool:
-        """Whether the gradient has the temperature of the layer: no."""
+        """Whether the gradient has the temperature of the layer: never."""
         return False
 
     def get_config(self) -> dict[str, Any]:

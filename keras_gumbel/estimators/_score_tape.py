@@ -1,4 +1,4 @@
-"""Gradients from losses: what the samples of several draws had for scores."""
+"""Gradients from the losses and the scores of several draws."""
 
 import contextlib
 import threading
@@ -22,14 +22,14 @@ _ACTIVE = threading.local()
 
 
 class Record(NamedTuple):
-    """What one sample adds to the gradient.
+    """The contribution of one sample to the gradient.
 
     Attributes:
-        score: Tensor whose gradient, times the loss, is that of the expected
-            loss: of shape `(batch,)`, or a scalar for a sample that all
-            examples share.
-        group: Integer, how many draws in a row are compared with each other,
-            or `None` for all of them.
+        score: Tensor whose gradient times the loss is the gradient of the
+            expected loss. It has the shape `(batch,)`, or is a scalar for a
+            sample that all examples share.
+        group: Integer, the number of consecutive draws that are compared, or
+            `None` for all.
     """
 
     score: Tensor
@@ -37,19 +37,19 @@ class Record(NamedTuple):
 
 
 class ScoreTape:
-    """Makes gradients of a loss that was evaluated on several draws.
+    """Computes the gradient from the losses of several draws.
 
-    Use it in a custom training loop for layers whose `estimator` has no bias,
-    such as `"rloo"`; in `fit`, `keras_gumbel.models.MonteCarloModel` uses one
-    for you. Such estimators need no gradient of the loss. They compare its
+    Use it in a custom training loop for layers with an unbiased `estimator`,
+    such as `"rloo"`. With `fit`, use `keras_gumbel.models.MonteCarloModel`
+    instead. Such estimators need no gradient of the loss. They compare its
     values on I draws of the samples h_1, ..., h_I of the same batch:
 
     ```
     1/I sum_i [loss(h_i) - mean_{j != i} loss(h_j)] * grad log P(h_i)
     ```
 
-    Layers record their log-probabilities on the tape, and `loss` returns the
-    mean loss with the gradient above added to that of the mean loss.
+    Layers record their log-probabilities on the tape. `loss` returns the mean
+    loss. Its gradient is the gradient of the mean loss plus the gradient above.
 
     Example:
 
@@ -90,17 +90,17 @@ class ScoreTape:
         """Returns the mean of the losses, with the gradient of the samples.
 
         Args:
-            losses: List of one tensor for every draw, in order: of shape
-                `(batch,)`, the losses of the examples, or a scalar, the loss
-                of the batch, which leaves more variance. More axes are
+            losses: List of one tensor for every draw, in order. A tensor of
+                shape `(batch,)` has the losses of the examples. A scalar is the
+                loss of the batch, which leaves more variance. Further axes are
                 averaged.
 
         Returns:
             A scalar tensor.
 
         Raises:
-            ValueError: If there is not one loss for every draw, or too few
-                draws for the estimators.
+            ValueError: If there is not one loss for every draw, or there are
+                too few draws for the estimators.
         """
         if not losses:
             return self.surrogate([], [])
@@ -122,8 +122,8 @@ class ScoreTape:
     ) -> Tensor:
         """Returns a scalar that has the gradient of the samples.
 
-        The loss of a draw is the sum of what its examples add to it and of
-        what is not that of one example.
+        The loss of a draw is the sum of the parts of its examples and of a rest
+        that belongs to no single example.
 
         Args:
             parts: List of one tensor of shape `(batch,)` for every draw, or
@@ -159,11 +159,11 @@ class ScoreTape:
         return any(self.draws)
 
     def record(self, score: Tensor, group: int | None) -> None:
-        """Notes the score of a sample.
+        """Records the score of a sample.
 
         Args:
             score: Tensor of the shape of the variables that were drawn, with
-                the examples on the first axis if it has more than none.
+                the examples on the first axis, if it has any axis.
             group: As in `Record`.
         """
         rank = len(score.shape)
@@ -175,8 +175,8 @@ class ScoreTape:
         """Keeps a tensor in the first draw of a pair, for the second.
 
         Returns:
-            `None` in the first draw, and in the second what was kept there at
-            the same place.
+            `None` in the first draw. In the second draw, the tensor that the
+            first draw kept at the same position.
         """
         if len(self.draws) % 2:
             self._kept.setdefault(kind, []).append(values)
@@ -186,7 +186,7 @@ class ScoreTape:
 
 @contextlib.contextmanager
 def shared_samples() -> Iterator[None]:
-    """Says that samples are not of one example each, but of the whole batch."""
+    """Marks samples as samples of the whole batch, not of single examples."""
     tape = active_tape()
     if tape is None:
         yield
@@ -199,28 +199,28 @@ def shared_samples() -> Iterator[None]:
 
 
 def active_tape() -> ScoreTape | None:
-    """Returns the tape that records, if there is one."""
+    """Returns the recording tape, or `None`."""
     tapes = _tapes()
     return tapes[-1] if tapes else None
 
 
 def warn_unless_recorded(owner: str, estimator: Any) -> None:
-    """Warns of a sample in training whose logits will have no gradient."""
+    """Warns if the logits of a sample in training get no gradient."""
     symbolic = _keras_private.in_symbolic_scope()
     if estimator.compares_losses and active_tape() is None and not symbolic:
         warnings.warn(
             f"`{owner}` has the estimator {estimator!r}, which compares the "
-            "losses of several draws, and draws once: what it samples from "
-            "gets no gradient. Train the model inside a "
+            "losses of several draws, but there is only one draw. Its logits "
+            "or scores get no gradient. Train the model inside a "
             "`keras_gumbel.models.MonteCarloModel`, or use a "
-            "`keras_gumbel.estimators.ScoreTape` in a loop of your own.",
+            "`keras_gumbel.estimators.ScoreTape` in a custom training loop.",
             SparsityWarning,
             stacklevel=2,
         )
 
 
 def record_once(score: Callable[[], Tensor], group: int | None) -> None:
-    """Notes the score of a sample, not again where gradients recompute it."""
+    """Records the score of a sample, but not again in a recomputation."""
 
     def record() -> None:
         tape = active_tape()
@@ -243,30 +243,30 @@ def _tapes() -> list[ScoreTape]:
 
 
 def _require_same_examples(value: Tensor, score: Tensor) -> None:
-    """Raises where losses and samples are of different numbers of examples."""
+    """Raises if losses and samples have different numbers of examples."""
     losses, samples = (
         shape[0] if shape else None
         for shape in (tuple(value.shape), tuple(score.shape))
     )
     if None not in (losses, samples) and losses != samples:
         raise ValueError(
-            f"There are losses of {losses} examples and samples of {samples}. "
-            "Keep the examples on the first axis of the logits, and the "
-            "choices of an example on the axes after it."
+            f"There are losses of {losses} examples, but samples of {samples} "
+            "examples. Keep the examples on the first axis of the logits, and "
+            "the choices of an example on the axes after it."
         )
 
 
 def _compared(
     values: Sequence[Tensor], scores: Sequence[Tensor], group: int | None
 ) -> Tensor:
-    """Multiplies scores by how much a draw is worse than others on average."""
+    """Multiplies scores by the loss of a draw less the mean of the others."""
     count = len(scores)
     size = count if group is None else group
     if count < 2 or count % size:
         raise ValueError(
-            f"A gradient without bias compares {group or 'at least two'} draws "
-            f"with each other, and there are {count}. Evaluate the loss on "
-            + ("more of them." if group is None else f"a multiple of {group}.")
+            f"An unbiased gradient compares {group or 'at least two'} draws "
+            f"with each other. Received: {count}. Evaluate the loss on "
+            + ("more draws." if group is None else f"a multiple of {group}.")
         )
     total: Any = 0.0
     for start in range(0, count, size):

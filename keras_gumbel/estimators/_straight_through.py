@@ -22,10 +22,10 @@ class StraightThrough(Estimator):
     surrogate = sigmoid(log(s / (1 - s)) / temperature)
     ```
 
-    for K classes and for binary variables; the string `"straight_through"`
-    stands for it. At temperature 1 the gradient in the probabilities is the
-    slope of the loss at the sample, which has no bias where the loss is
-    linear: the string `"identity"` stands for
+    for K classes and for binary variables. The string `"straight_through"`
+    stands for it. At temperature 1, the gradient in the probabilities is the
+    gradient of the loss at the sample. It has no bias if the loss is linear.
+    The string `"identity"` stands for
     `StraightThrough(backward_temperature=1.0)`.
 
     Args:

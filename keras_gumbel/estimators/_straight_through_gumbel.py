@@ -22,10 +22,10 @@ class StraightThroughGumbel(Estimator):
     surrogate = sigmoid((log(s / (1 - s)) + e) / temperature)     # Eq. (26)
     ```
 
-    for K classes and for binary variables; the string
-    `"straight_through_gumbel"` stands for it. It is the only estimator for
-    samples that are relaxed themselves (`hard=False`), which then have their
-    own gradient, or that of another temperature.
+    for K classes and for binary variables. The string
+    `"straight_through_gumbel"` stands for it. It is the only estimator that
+    supports relaxed samples (`hard=False`). They have their own gradient, or
+    the gradient at `backward_temperature`.
 
     Args:
         backward_temperature: Positive number, or a schedule of the training

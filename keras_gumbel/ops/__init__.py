@@ -1,17 +1,17 @@
 """Pure functions: tensors in, tensors out, no variables.
 
-Of one in K classes:
+Choose one of K classes:
 
 | function | returns | gradient |
 |---|---|---|
 | `gumbel_softmax` | relaxed one-hot sample | its own |
-| `gumbel_log_softmax` | the logarithm of such a sample | its own |
+| `gumbel_log_softmax` | the logarithm of a relaxed sample | its own |
 | `sample_one_hot` | one-hot sample: `gumbel_softmax(hard=True)` | estimator's |
 | `gumbel_max` | index of a sample | none |
 | `categorical` | the same, faster for many classes; no `noise=` | none |
 | `one_hot_argmax` | one-hot vector of the largest, no sample | none |
 
-Of k in n items:
+Choose k of n items:
 
 | function | returns | gradient |
 |---|---|---|
@@ -23,9 +23,9 @@ Of k in n items:
 | `soft_top_k` | the k largest, relaxed, no sample | its own |
 | `top_k_mask` | the K largest of several tensors, no sample | none |
 
-`gumbel_top_k` and `sample_subset` draw from different distributions: items
-one after another without replacement, and subsets in proportion to the product
-of their weights.
+`gumbel_top_k` and `sample_subset` draw from different distributions. The former
+draws items one after another without replacement. The latter draws subsets in
+proportion to the product of their weights.
 """
 
 from keras_gumbel._exports import dir_of

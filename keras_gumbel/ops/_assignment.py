@@ -1,10 +1,10 @@
 """The exact assignment of n rows to n columns, for many matrices at once.
 
 The Hungarian method by shortest augmenting paths (Jonker and Volgenant, 1987).
-Rows enter one after another. Each takes the cheapest chain of exchanges that
-ends at a free column, and prices of columns keep the costs of such chains from
-becoming negative. All matrices take their steps together, and those that are
-done wait.
+Rows enter one after another. Each row takes the cheapest chain of exchanges
+that ends at a free column. Prices of columns keep the costs of such chains from
+becoming negative. All matrices take their steps together, and finished matrices
+wait.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ _NONE = -1  # no row, or no column
 
 
 def assigned_rows(costs: Tensor) -> Tensor:
-    """Finds the assignment of the least total cost.
+    """Finds the assignment with the smallest total cost.
 
     Args:
         costs: Float tensor of shape `(matrices, n, n)`, finite, at least 0.
@@ -70,7 +70,7 @@ def _cheapest_chain(
     ) -> tuple[Tensor, ...]:
         index = ops.maximum(row, 0)[..., None]
         reduced = ops.take_along_axis(costs, index, axis=1)[:, 0] - prices
-        # The row leaves the column it has: that is what it saves.
+        # The row saves the cost of the column that it leaves.
         saved = ops.where(column == _NONE, 0.0, at(reduced, column))
         reached = ops.maximum(length + (reduced - saved), length)
         searching = row != _NONE

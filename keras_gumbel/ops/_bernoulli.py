@@ -42,10 +42,10 @@ def relaxed_bernoulli(
     With `hard=True` the value is 1 where `log(s / (1 - s)) + e > 0` and 0
     elsewhere, with the gradient of `m`: P(m = 1) = s (Eq. 18).
 
-    At s = 0 and s = 1 the value is exactly 0 and 1, but the formula has no
-    finite gradient. Here the logit is that of s clipped to
-    [2**-20, 1 - 2**-20], and the gradient passes through the clip, so it is
-    finite and a probability at the edge can come back.
+    At s = 0 and s = 1, the value is exactly 0 and 1, but the formula has no
+    finite gradient. The logit is therefore computed from s clipped to [2**-20,
+    1 - 2**-20]. The gradient passes through the clip, so it is finite, and a
+    probability at the edge can come back.
 
     Args:
         probs: Float tensor s of probabilities in [0, 1], of any shape.
@@ -68,7 +68,7 @@ def relaxed_bernoulli(
 
     Raises:
         ValueError: If a temperature is a number that is not positive, or
-            `estimator` is unknown or none of relaxed samples with
+            `estimator` is unknown or does not support relaxed samples with
             `hard=False`.
 
     Example:
@@ -110,7 +110,8 @@ def logit_relaxed_bernoulli(
     e ~ Logistic(0, 1)
     ```
 
-    the logit of Eq. (26), which rounds neither to 0 nor to 1.
+    This is the logit of Eq. (26). Unlike the sample, it is never rounded to 0
+    or 1.
 
     Args:
         logits: Finite float tensor log(s / (1 - s)), of any shape.
@@ -153,11 +154,11 @@ def sample_bernoulli(
     """Draws zeros and ones, with the gradient of an estimator.
 
     The value is 1 with probability s (Eq. 18), at every temperature. The
-    temperature is that of the surrogate, if the estimator has none of its
-    own. The same as `relaxed_bernoulli` with `hard=True`.
+    temperature is used for the surrogate, unless the estimator has its own
+    temperature. The same as `relaxed_bernoulli` with `hard=True`.
 
-    All gradients are finite at s = 0 and s = 1, by the clip of
-    `relaxed_bernoulli`.
+    The clip of `relaxed_bernoulli` keeps all gradients finite at s = 0 and s =
+    1.
 
     Args:
         probs: Float tensor s of probabilities in [0, 1], of any shape.
@@ -201,10 +202,10 @@ def _sample(
     noise: Tensor | None,
     seed: Seed,
 ) -> Tensor:
-    """Draws zeros and ones; their gradient is that of the estimator."""
+    """Draws zeros and ones with the gradient of the estimator."""
     probs, dtype = widen(owner, "probs", probs)
     temperature = positive_temperature(owner, temperature, probs)
-    # An integer is the same noise twice.
+    # An integer seed would give the same noise twice.
     rest = another_seed(owner, seed) if noise is None else seed
     noise = logistic_like(owner, probs, noise, seed)
     noise = estimator.arranged(noise, ops.negative)

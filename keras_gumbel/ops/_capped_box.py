@@ -17,13 +17,13 @@ from keras_gumbel.ops import _sums
 from keras_gumbel.ops._root_finding import find_root
 from keras_gumbel.ops._root_finding import find_root_near
 
-# The sum falls short of the budget by more than the error of sums, and by at
-# most the margin and the tolerance together, as shares of the budget.
+# The sum is below the budget by more than the error of sums, and by at most the
+# margin plus the tolerance. Both are fractions of the budget.
 _MARGIN = 5e-7
 _TOLERANCE = 4.5e-7
 
-# Pairs of a tensor z and of what its scores cost: a number or a tensor c in
-# (0, 1].
+# Pairs of a tensor z and the cost of its scores, in (0, 1]: a number or a
+# tensor c.
 Pairs: TypeAlias = list[tuple[Tensor, Any]]
 
 
@@ -41,21 +41,22 @@ def project(
     Args:
         pairs: List of tensors z and costs c.
         budget: Number or tensor K.
-        aim: Number or tensor of at most K, for the sum where K is active.
+        aim: Number or tensor of at most K, the target of the sum if K is
+            active.
         equality: Boolean, whether K is always active.
         joint: Boolean, whether all tensors share one K, or each row along the
             last axis of the only tensor has its own.
-        overwrite: Boolean, whether eager torch, which has to be told, may
-            write the scores over z. Defaults to `False`.
+        overwrite: Boolean, whether eager torch can write the scores over z.
+            Defaults to `False`.
         last: Tensor of two numbers, lambda in the last step and the slope of
-            the sum there, zeros where these are not known; or `None`. Only
-            how long the search takes depends on it. It goes with `joint`,
-            without `equality`, and where the aim is K. Defaults to `None`.
+            the sum there, with zeros for unknown values; or `None`. It only
+            affects the time of the search. It requires `joint`, no `equality`,
+            and an aim of K. Defaults to `None`.
 
     Returns:
-        The scores of every tensor, and lambda: a number, or a tensor with 1
-        in place of the last axis. With `last`, both numbers of this step are
-        in its place.
+        The scores of every tensor, and lambda: a number, or a tensor whose last
+        axis has the length 1. With `last`, both numbers of this step instead of
+        lambda.
     """
     given = [budget, *([] if last is None else [last])]
     given += [*(part for pair in pairs for part in pair)]
@@ -65,13 +66,13 @@ def project(
 
 
 class _Search:
-    """What searches among numbers (`_Eager`) and in a graph have in common."""
+    """The common base of searches among numbers (`_Eager`) and in a graph."""
 
     xp: Any
 
     def __init__(self, pairs: Pairs, joint: bool) -> None:
         self.pairs = pairs
-        # What is added up: see `_joined`.
+        # The summands: see `_joined`.
         self.parts = _joined(pairs) if joint else pairs
         self.joint = joint
         self.dtype = keras.backend.standardize_dtype(pairs[0][0].dtype)
@@ -109,8 +110,8 @@ class _Search:
         if xp is not ops and xp.all(fits):
             return None, None
         at_zero = at_zero + (1.0 - _MARGIN) * (budget - aim)
-        # No pass over the scores says how far it is to where all are 0: the
-        # search soon finds a bound that is nearer.
+        # There is no pass over the scores to find where all of them are 0,
+        # because the search soon finds a closer bound.
         far = xp.full_like(at_zero, self.largest)
         at_far = -(1.0 - _MARGIN) * aim
         at_far = xp.where(at_far < 0, at_far, -1.0)  # not on the target itself
@@ -143,7 +144,7 @@ class _Search:
         """
         xp = self.xp
         aim = self.number(aim)
-        # Neither a number that is none nor one that is stale does harm.
+        # NaN or outdated numbers do no harm.
         start, slope = (
             xp.where(
                 xp.logical_and(n > 0, n < self.largest), n, xp.zeros_like(n)
@@ -169,10 +170,10 @@ class _Search:
     def first_shift(self, at_zero: Any, aim: Any) -> Any:
         """Returns the shift to try after 0.
 
-        No sum falls faster than by `capacity(2)` per unit of the shift, and
-        after a step of training it rarely falls three times as slowly: points
-        on both sides of the root are worth more than a bound. The second is
-        the root for scores spread evenly over [0, 1].
+        No sum falls faster than by `capacity(2)` per unit of the shift. After a
+        training step, it rarely falls three times as slowly, and points on both
+        sides of the root help more than a bound. The second is the root for
+        scores that are spread evenly over [0, 1].
         """
         xp = self.xp
         return xp.minimum(
@@ -181,24 +182,24 @@ class _Search:
         )
 
     def finite(self, base: Any, x: Any) -> Any:
-        """Returns x, or NaN where no shift is large enough."""
-        # Nothing brings more scores of infinity than the budget under it.
+        """Returns x, or NaN if no shift is large enough."""
+        # Infinite scores are 1 at any shift, and there may be too many.
         endless = self.xp.abs(base + x) >= self.largest
         return self.xp.where(endless, float("nan"), x)
 
     def excess(self, base: Any, x: Any, budget: Any) -> Any:
         """Returns the sum at a shift less the budget, less its margin.
 
-        Where the sum is too near the budget to tell whether it fits, it is
-        computed exactly, and if it does the search is over: such sums are
-        those of scores that are all 0 or 1.
+        If the sum is too close to the budget to tell whether it fits, it is
+        computed exactly. If it fits, the search ends. Such sums come from
+        scores that are all 0 or 1.
         """
         xp = self.xp
         shift = self.subtrahend(base), self.subtrahend(x)
         above = self.sum_less(budget, *shift)
         margin = _MARGIN * budget
         if any(not _is_one(c) for _, c in self.pairs):
-            return above + margin  # products are rounded: none is exact
+            return above + margin  # products are rounded, so no sum is exact
         unsure = xp.abs(above) <= margin
         above = self.exact_where(unsure, above, budget, *shift)
         done = xp.logical_and(unsure, above <= 0)
@@ -227,7 +228,7 @@ class _Search:
         return total
 
     def overwrite(self, z: Tensor, c: Any, base: Any, x: Any) -> Tensor:
-        """Clips in the memory of z, where the compiler does not see to it."""
+        """Clips in the memory of z, if no compiler does this."""
         return _clipped(z, c, base, x)
 
     def number(self, value: Any) -> Any:
@@ -235,7 +236,7 @@ class _Search:
         raise NotImplementedError
 
     def shift(self, value: Tensor) -> Any:
-        """Converts a shift to what the search computes with."""
+        """Converts a shift to the type that the search computes with."""
         raise NotImplementedError
 
     def pair(self, values: Tensor) -> Any:
@@ -243,7 +244,7 @@ class _Search:
         raise NotImplementedError
 
     def subtrahend(self, shift: Any) -> Any:
-        """Converts it to what is subtracted; `None` is no shift."""
+        """Converts a shift to the subtrahend, or `None` for no shift."""
         raise NotImplementedError
 
     def sum_less(self, budget: Any, base: Any, x: Any) -> Any:
@@ -253,7 +254,7 @@ class _Search:
     def exact_where(
         self, unsure: Any, above: Any, budget: Any, base: Any, x: Any
     ) -> Any:
-        """Replaces sums that are not exact enough to tell whether they fit."""
+        """Replaces sums that are too inexact to tell whether they fit."""
         raise NotImplementedError
 
 
@@ -307,7 +308,7 @@ class _Eager(_Search):
         for z, c in self.parts:
             spent = _costing(self.scores(z, c, base, x), c)
             if self.joint and keras.backend.backend() == "torch":
-                # The same as below, without the time that `ops` takes.
+                # The same as below, without the overhead of `ops`.
                 total = total + spent.sum().item()
             else:
                 sums = _sums.row_sums(spent, self.joint)
@@ -343,7 +344,7 @@ class _Graph(_Search):
         value = ops.convert_to_tensor(value, self.dtype)
         if self.joint:
             return value
-        # JAX wants what its loop starts with in the shape it ends with.
+        # JAX needs the same shape at the start and the end of its loop.
         return ops.broadcast_to(value, (*self.pairs[0][0].shape[:-1], 1))
 
     def shift(self, value: Tensor) -> Any:
@@ -356,10 +357,10 @@ class _Graph(_Search):
         return 0.0 if shift is None else shift
 
     def scores(self, z: Tensor, c: Any, base: Any, x: Any) -> Tensor:
-        # A zero that no compiler knows, for each tensor its own. With
-        # constant bounds JAX would write all scores to memory before it adds
-        # them up; with bounds or shifts that tensors share, it would write
-        # these, once for every score.
+        # Each tensor has its own zero, which no compiler knows. With constant
+        # bounds, JAX would write all scores to memory before it adds them up.
+        # With bounds or shifts that tensors share, it would write these once
+        # for every score.
         corner = z[(0,) * len(z.shape)]
         zero = ops.where(corner == corner, 0.0, corner)
         z = _shifted(z, c, base + zero, x + zero)
@@ -388,11 +389,11 @@ class _Graph(_Search):
 
 
 def _joined(pairs: Pairs) -> Pairs:
-    """Copies tensors into one where calls take longer than what they do.
+    """Copies tensors into one if the overhead of calls dominates.
 
-    On a GPU a model of a hundred kernels else waits for as many calls in each
-    pass over the scores. What `keras.distribution` may have spread over
-    devices stays there.
+    Otherwise, a model with a hundred kernels waits for a hundred calls in each
+    pass over the scores on a GPU. Tensors that `keras.distribution` has spread
+    over devices stay there.
     """
     if (
         len(pairs) == 1
@@ -428,7 +429,7 @@ def _shifted(z: Tensor, c: Any, *shifts: Any) -> Tensor:
 def _clipped(z: Tensor, c: Any, *shifts: Any) -> Tensor:
     shifted = _shifted(z, c, *shifts)
     if keras.backend.backend() == "torch" and ops.is_tensor(z):
-        # `ops.clip` makes tensors of the bounds, and takes twice as long.
+        # `ops.clip` converts the bounds to tensors, and takes twice as long.
         clip = shifted.clip if shifted is z else shifted.clip_
         return clip(0.0, 1.0)
     return ops.clip(shifted, 0.0, 1.0)

@@ -29,30 +29,30 @@ def top_k_mask(
     max sum_i m_i v_i  subject to  m_i in {0, 1} and sum_i m_i <= K
     ```
 
-    for values v of at least 0: the point of {0, 1}^n with at most K ones that
-    is nearest to values in [0, 1]. With costs c, entries are taken from the
-    largest downwards for as long as sum_i c_i m_i <= K. Of equal values those
-    with the larger `ties` are taken, and of equal ones of these, or without
-    `ties`, those that come first. There is no sort: a threshold is found by
-    halving, for one comparison of every entry each.
+    for values v of at least 0. For values in [0, 1], it is the nearest point of
+    {0, 1}^n with at most K ones. With costs c, entries are taken from the
+    largest downwards as long as sum_i c_i m_i <= K. Among equal values, the
+    entries with the larger `ties` are taken first, and then the entries that
+    come first. Nothing is sorted. Bisection finds a threshold, and each of its
+    steps compares every entry once.
 
     Args:
         values: Float tensor of any shape, or a list of such tensors that share
             the budget. Entries are at least 0.
-        budget: Number or scalar tensor K. Ones are counted in int32: K is
-            rounded down where there are no costs.
-        costs: List of positive numbers, one for each tensor, what a one of it
-            costs, or `None` for 1. Defaults to `None`.
-        ties: Float tensor of the shape of `values`, or a list of them, that
-            decides between equal values; or `None`. Defaults to `None`.
+        budget: Number or scalar tensor K. Without costs, ones are counted in
+            int32, and K is rounded down.
+        costs: List of positive numbers, the cost of a one in each tensor, or
+            `None` for 1. Defaults to `None`.
+        ties: Float tensor of the shape of `values`, or a list of such tensors,
+            that orders equal values; or `None`. Defaults to `None`.
 
     Returns:
         A tensor, or a list of tensors, of zeros and ones, of the shapes and
-        dtypes of `values`. With a NaN among the values all of it is NaN.
+        dtypes of `values`. If a value is NaN, all entries are NaN.
 
     Raises:
-        ValueError: If `budget` is a negative number or NaN, or costs and
-            values are not equally many.
+        ValueError: If `budget` is a negative number or NaN, or the numbers of
+            costs and values differ.
 
     Example:
 
@@ -124,15 +124,16 @@ def top_of_rows(
 ) -> Tensor:
     """Marks the largest entries of every row.
 
-    Every entry is compared with all others of its row, without a sort: rows
-    are short.
+    Every entry is compared with all others of its row. Rows are short, so this
+    needs no sort.
 
     Args:
         values: Float tensor.
-        count: Number or scalar tensor, how many, rounded down.
+        count: Number or scalar tensor, the number of marked entries, rounded
+            down.
         axis: Integer, the axis the rows lie on.
-        ties: Tensor of the shape of `values` that decides between equal ones,
-            or `None`. What is equal still is taken in order.
+        ties: Tensor of the shape of `values` that orders equal values, or
+            `None`. Entries that are still equal are taken in order.
 
     Returns:
         A boolean tensor of the shape of `values`.
@@ -170,7 +171,7 @@ def _masks(
     def halve(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         middle = _middle(low, high)
         cost = _spent([v > middle for v in values], prices)
-        # At the very cost nothing is left to choose: the search is over.
+        # If the cost is exactly the budget, the search ends.
         return (
             ops.where(cost >= limit, middle, low),
             ops.where(cost <= limit, middle, high),
@@ -185,7 +186,7 @@ def _masks(
     left = limit - _spent(above, prices)
     equal = [ops.logical_and(v > low, v <= high) for v in values]
     if ties is not None:
-        # Nothing but what is tied can be above -0.5.
+        # Only tied entries can be above -0.5.
         ranked = [
             ops.where(tied, key, -0.5)
             for tied, key in zip(equal, ties, strict=True)
@@ -224,7 +225,7 @@ def _spent(masks: list[Tensor], prices: list[Any]) -> Any:
 
 
 def _cost(mask: Tensor, price: Any) -> Tensor:
-    """Returns what the ones cost, an integer at the price of an integer 1."""
+    """Returns the cost of the ones, an integer for the integer price 1."""
     count = _count(mask)
     if isinstance(price, int):
         return count

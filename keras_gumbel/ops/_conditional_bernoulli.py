@@ -1,10 +1,11 @@
-"""Sums of independent Bernoulli variables, and what they say of the items.
+"""Sums of independent Bernoulli variables, and items given their sum.
 
-The conditional Bernoulli distribution is that of n independent Bernoulli
-variables given that their sum is k, whatever constant c is taken off the
-logits. With c such that the sum is k on average, P(sum = k) is at least 1 /
-(n + 1), and sums and products of probabilities give all the rest: without
-logarithms or differences, nothing overflows or loses digits.
+The conditional Bernoulli distribution is the distribution of n independent
+Bernoulli variables given that their sum is k. It does not change if a constant
+c is subtracted from the logits. If c makes the sum k on average, P(sum = k) is
+at least 1 / (n + 1). Everything else is computed from sums and products of
+probabilities. Without logarithms or differences, nothing overflows or loses
+digits.
 """
 
 import math
@@ -15,8 +16,8 @@ from keras_gumbel._numerics import is_allowed
 from keras_gumbel._numerics import top_values
 from keras_gumbel._typing import Tensor
 
-# Leaves the tilt within 0.1% of its bracket, which is wide only where the
-# sum is k almost everywhere in it.
+# Finds the tilt within 0.1% of its bracket. The bracket is wide only if the sum
+# is k almost everywhere in it.
 _BISECTIONS = 12
 
 # The logit of probability 0. ONNX from TensorFlow multiplies it with 0.
@@ -24,11 +25,11 @@ _NEVER = -1e4
 
 
 def _centred(logits: Tensor, k: int) -> Tensor:
-    """Takes c off the logits such that sigmoid(x - c) sums to k."""
+    """Subtracts c from the logits such that sigmoid(x - c) sums to k."""
     items = logits.shape[-1]
     top = top_values(ops.stop_gradient(logits), min(k + 1, items))
     kth, following = top[..., k - 1 : k], top[..., -1:]
-    # Where k items or fewer are allowed, no c does and any will do.
+    # If at most k items are allowed, no c solves this, and any c can be used.
     solvable = is_allowed(following)
     logits = logits - ops.where(solvable, kth, 0.0)
     low = ops.where(solvable, following - kth, 0.0) - math.log(k)
@@ -43,7 +44,7 @@ def _centred(logits: Tensor, k: int) -> Tensor:
 
 
 def bernoulli_sums(logits: Tensor, k: int) -> list[Tensor]:
-    """P(sum = 0), ..., P(sum = k) of 1, 2, 4, ... neighbours, up to a half.
+    """P(sum = 0), ..., P(sum = k) of 1, 2, 4, ... neighbors, up to a half.
 
     The items are the leaves of a binary tree, filled up with items that are
     never drawn. Level l has the shape `(rows, nodes, min(2**l, k) + 1)`.
@@ -54,7 +55,7 @@ def bernoulli_sums(logits: Tensor, k: int) -> list[Tensor]:
         _centred(logits, k), [(0, 0), (0, missing)], "constant", _NEVER
     )
     logits = ops.where(logits < _NEVER, _NEVER, logits)
-    # Of both probabilities the smaller one keeps its digits and its slope.
+    # The smaller of both probabilities keeps its digits and its gradient.
     small = ops.sigmoid(ops.where(logits > 0, -logits, logits))
     drawn = ops.where(logits > 0, 1.0 - small, small)
     left_out = ops.where(logits > 0, small, 1.0 - small)
@@ -67,12 +68,12 @@ def bernoulli_sums(logits: Tensor, k: int) -> list[Tensor]:
 
 
 def _downwards(sums: list[Tensor]) -> list[Tensor]:
-    """The levels below the root, from it down: none if it is the only item."""
+    """The levels below the root, downwards; none if it is the only item."""
     return [level for level in reversed(sums) if level.shape[1] > 1]
 
 
 def _pairs(level: Tensor) -> Tensor:
-    """Puts neighbours together: `(rows, nodes / 2, 2, ...)`."""
+    """Puts neighbors together: `(rows, nodes / 2, 2, ...)`."""
     nodes, length = level.shape[1:]
     return ops.reshape(level, (-1, nodes // 2, 2, length))
 
@@ -81,7 +82,7 @@ def _convolve(one: Tensor, other: Tensor) -> Tensor:
     """The polynomial product along the last axis, for every other index."""
     product = one[..., :, None] * other[..., None, :]
     *nodes, rows, columns = product.shape[1:]
-    # Cutting a padded matrix into rows one shorter moves row i i places on.
+    # Cutting a padded matrix into rows that are one shorter shifts row i by i.
     padding = [(0, 0)] * (product.ndim - 1) + [(0, rows)]
     flat = ops.reshape(
         ops.pad(product, padding), (-1, *nodes, rows * (rows + columns))
@@ -91,7 +92,7 @@ def _convolve(one: Tensor, other: Tensor) -> Tensor:
 
 
 def marginals(logits: Tensor, sums: list[Tensor], k: int) -> Tensor:
-    """P(item drawn) given that k are, from the sums of all the others."""
+    """P(item drawn) given that k items are, from the sums of the others."""
     # P(sum of the others = k - j) for j drawn in a node, from the root down.
     others = ops.one_hot([[k]], k + 1, dtype=logits.dtype)
     for level in _downwards(sums):

@@ -1,11 +1,11 @@
 """Log-densities of relaxed samples, and entropy and KL of categorical ones.
 
-A relaxed sample at a low temperature is so close to a vertex that its own
-dtype rounds it there, where the density is 0 or infinite. So the densities
-take the logarithm or the logit of the sample, which `gumbel_log_softmax` and
-`logit_relaxed_bernoulli` draw.
-Densities are returned in float32 or wider: that of 200 classes at
-temperature 0.01 does not fit float16.
+A relaxed sample at a low temperature is so close to a vertex that its dtype
+rounds it to the vertex. The density there is 0 or infinite. The densities
+therefore take the logarithm or the logit of the sample, which
+`gumbel_log_softmax` and `logit_relaxed_bernoulli` draw. They are returned in
+float32 or wider, because the density of 200 classes at temperature 0.01 does
+not fit float16.
 """
 
 import math
@@ -29,7 +29,7 @@ _INF = float("inf")
 # Stands for "below all others" where -inf would make inf - inf.
 _HUGE = 3e38
 
-# Between these is the sum of shares whose logarithms were rounded.
+# The sum of shares with rounded logarithms is between these.
 _LEAST, _MOST = 0.8, 1.25
 
 
@@ -48,8 +48,8 @@ def concrete_log_prob(
     ```
 
     in the first K - 1 coordinates of y, the density of Eq. (15). Forbidden
-    classes take no part: K counts the allowed ones. Where y_k = 0 for an
-    allowed class, it is the limit in which all such y_k are equal.
+    classes are ignored, and K counts the allowed classes. If y_k = 0 for
+    allowed classes, the density is the limit in which all such y_k are equal.
 
     Args:
         log_sample: Float tensor log y, from `gumbel_log_softmax`. Its shape
@@ -102,9 +102,9 @@ def exp_concrete_log_prob(
     ```
 
     in the measure `d(log y_1) ... d(log y_(K-1)) / y_K` of the paper, which
-    treats all classes alike. The ratio of two such densities is the one of
-    `concrete_log_prob`, and smaller numbers make it. It is -inf where
-    y_k = 0 for an allowed class.
+    treats all classes alike. The ratio of two such densities is the same as
+    with `concrete_log_prob`, but is computed from smaller numbers. The
+    log-density is -inf if y_k = 0 for an allowed class.
 
     Args:
         log_sample: Float tensor log y, from `gumbel_log_softmax`. Its shape
@@ -198,8 +198,8 @@ def logit_binary_concrete_log_prob(
     u = temperature log(m / (1 - m)) - log(s / (1 - s))
     ```
 
-    a logistic distribution of scale 1 / temperature. The ratio of two such
-    densities is the one of `binary_concrete_log_prob`.
+    This is a logistic distribution of scale 1 / temperature. The ratio of two
+    such densities is the same as with `binary_concrete_log_prob`.
 
     Args:
         logit_sample: Float tensor log(m / (1 - m)), from
@@ -263,7 +263,7 @@ def _concrete_log_prob(
         ops.sum(ops.cast(x, logits.dtype), axis=axis, keepdims=True)
         for x in (allowed, zero)
     )
-    # Where some y_k are 0, their weights y_k^-t outgrow all others.
+    # If some y_k are 0, their weights y_k^-t exceed all others.
     leading = ops.where(zeros > 0, zero, allowed)
     top = ops.where(leading, weights, -_HUGE)
     top = largest(top, axis)
@@ -299,7 +299,7 @@ def _binary_concrete_log_prob(
     sign = ops.cast(ops.where(logit >= 0, 1.0, -1.0), logit.dtype)
     edge = ops.isinf(logit)
     size = ops.where(edge, 0.0, logit) * sign
-    # With |logit m| in one place, two large numbers are never subtracted.
+    # |logit m| occurs only once, so two large numbers are never subtracted.
     bounded = ops.log_sigmoid(t * size - sign * logits)
     bounded = 2.0 * (bounded - power * ops.log_sigmoid(size))
     value = ops.log(t) + sign * logits + (power - t) * size
@@ -309,7 +309,7 @@ def _binary_concrete_log_prob(
 def _alike(
     owner: str, name: str, sample: Tensor, logits: Tensor, temperature: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns all three in float32, or in float64 if a tensor has it."""
+    """Returns all three in float32, or in float64 if one tensor has it."""
     sample, _ = widen(owner, name, sample)
     if not _compatible(sample.shape, logits.shape):
         raise invalid_argument(
@@ -339,10 +339,10 @@ def _compatible(one: Shape, other: Shape) -> bool:
 def _require_logarithms(
     owner: str, log_sample: Tensor, allowed: Tensor, axis: int
 ) -> None:
-    """Raises if the sample itself was passed, where its values are known.
+    """Raises if the sample itself was passed, if its values are known.
 
     The exponentials of logarithms of shares sum to 1, up to the rounding of
-    half precision; those of K shares themselves, to more than K.
+    half precision. The exponentials of K shares themselves sum to more than K.
     """
     if not _keras_private.is_eager(log_sample):
         return
@@ -360,13 +360,13 @@ def _require_logarithms(
             "log_sample",
             "the logarithm of a relaxed sample, whose exponentials sum to 1",
             log_sample,
-            "Pass what `gumbel_log_softmax` draws, or the logarithm of what "
-            "`gumbel_softmax` does.",
+            "Pass a sample of `gumbel_log_softmax`, or the logarithm of a "
+            "sample of `gumbel_softmax`.",
         )
 
 
 def _limit(edge: Tensor, slope: Tensor) -> Tensor:
-    """`slope * inf` on the edge, 0 for a slope of 0, without a gradient."""
+    """`slope * inf` at the edge, 0 for a slope of 0, without a gradient."""
     limit = ops.where(slope > 0, _INF, ops.where(slope < 0, -_INF, 0.0))
     return ops.cast(ops.where(edge, limit, 0.0), slope.dtype)
 

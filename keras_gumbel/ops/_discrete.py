@@ -15,7 +15,7 @@ from keras_gumbel._typing import Seed
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import require_axis
 
-# From here on, two draws among sqrt(K) are cheaper than one among K.
+# From this K on, two draws among sqrt(K) are cheaper than one among K.
 _MANY = 256
 
 
@@ -32,7 +32,7 @@ def gumbel_max(
     y = argmax_k (x_k + z_k),  z ~ Gumbel(0, 1)^K                  # Eq. (5)
     ```
 
-    so that P(y = k) = softmax(x)_k (Eq. 14). No gradient flows through it.
+    Then P(y = k) = softmax(x)_k (Eq. 14). No gradient flows through the index.
 
     Args:
         logits: Float tensor x of shape `(..., K)`, with K on `axis`; -inf
@@ -72,9 +72,10 @@ def categorical(
 ) -> Tensor:
     """Draws the index of a class fast, for many classes.
 
-    The distribution of `gumbel_max` with about 2 sqrt(K) random numbers in
-    place of K: the Gumbel-max trick (Eq. 5) draws one of sqrt(K) blocks of
-    classes, by the sums of their weights, and then a class of that block.
+    It has the distribution of `gumbel_max`, but needs only about 2 sqrt(K)
+    random numbers instead of K. The Gumbel-max trick (Eq. 5) draws one of
+    sqrt(K) blocks of classes by the sums of their weights, and then a class of
+    this block.
 
     Args:
         logits: Float tensor x of shape `(..., K)`, with K on `axis`; -inf
@@ -128,9 +129,10 @@ def categorical(
 def one_hot_argmax(values: Tensor, axis: int = -1) -> Tensor:
     """Returns the one-hot vector of the largest entry along an axis.
 
-    The first of several equal largest entries wins. A row of -inf alone has
-    no largest entry and gives zeros. Written with comparisons: `argmax` on
-    floats does not export from TensorFlow to ONNX, LiteRT or OpenVINO.
+    The first of several equal largest entries wins. A row with only -inf has no
+    largest entry and gives zeros. It is computed with comparisons, because
+    `argmax` of floats does not export from TensorFlow to ONNX, LiteRT or
+    OpenVINO.
 
     Args:
         values: Float tensor of shape `(..., K)`, with K on `axis`.
@@ -148,7 +150,7 @@ def one_hot_argmax(values: Tensor, axis: int = -1) -> Tensor:
     values = ops.stop_gradient(as_tensor("one_hot_argmax", "values", values))
     axis = require_axis("one_hot_argmax", axis, values.shape)
     classes = values.shape[axis]
-    # How many classes there are from each on: the first has the most.
+    # The number of classes from each one on; it is largest for the first.
     left = ops.reshape(
         ops.arange(classes, 0, -1, dtype="int32"),
         [classes if i == axis else 1 for i in range(values.ndim)],
@@ -162,14 +164,14 @@ def one_hot_argmax(values: Tensor, axis: int = -1) -> Tensor:
 
 
 def _argmax(values: Tensor, axis: int) -> Tensor:
-    """The first of the largest entries, or of those that are NaN."""
+    """The first of the largest entries, or of the NaN entries."""
     if keras.config.backend() == "tensorflow":  # which passes NaN over
         values = ops.where(ops.isnan(values), float("inf"), values)
     return ops.argmax(values, axis=axis)
 
 
 def _log_sum(blocks: Tensor) -> Tensor:
-    """`log(sum(exp))` along the last axis, right for -inf and +inf too."""
+    """`log(sum(exp))` along the last axis, also correct for -inf and +inf."""
     top = largest(blocks, -1)[..., 0]
     base = ops.where(ops.isfinite(top), top, 0.0)
     total = ops.sum(ops.exp(blocks - base[..., None]), axis=-1)

@@ -57,15 +57,16 @@ def largest_of_rows(
 ) -> Tensor:
     """Marks the largest entries of every row.
 
-    There is no sort, which takes compilers far longer: a threshold for each
-    row is found by halving.
+    Bisection finds a threshold for each row. A sort would take compilers far
+    longer.
 
     Args:
         rows: Float tensor of shape `(rows, length)`, with entries above -1.
-        count: Whole number, or scalar tensor that has one, how many.
-        ties: Tensor of the shape of `rows` that decides between equal
-            entries, with entries of at least 0; or `None`. What is equal
-            still is taken in order.
+        count: Whole number or scalar tensor of one, the number of marked
+            entries.
+        ties: Tensor of the shape of `rows` with entries of at least 0 that
+            orders equal entries, or `None`. Entries that are still equal are
+            taken in order.
 
     Returns:
         A boolean tensor of the shape of `rows`.
@@ -78,7 +79,7 @@ def largest_of_rows(
     chosen, tied = _thresholds(rows, left)
     if ties is not None:
         left = left - _count(chosen)
-        # Nothing but what is tied can be above -0.5.
+        # Only tied entries can be above -0.5.
         keys = ops.where(tied, ops.cast(ties, "float32"), -0.5)
         best, still = _thresholds(keys, left)
         chosen = ops.logical_or(chosen, ops.logical_and(tied, best))
@@ -88,15 +89,15 @@ def largest_of_rows(
 
 
 def _thresholds(rows: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns what is above the threshold of its row, and what is on it.
+    """Returns the entries above the threshold of their row, and at it.
 
     Args:
         rows: Float tensor of shape `(rows, length)`, with entries above -1.
-        count: Integer tensor of shape `(rows, 1)`, how many to choose.
+        count: Integer tensor of shape `(rows, 1)`, the number to choose.
 
     Returns:
-        Two boolean tensors: at most `count` entries that are chosen, and equal
-        ones that the rest is to be chosen from.
+        Two boolean tensors: at most `count` chosen entries, and the equal
+        entries to choose the rest from.
     """
 
     def undecided(low: Tensor, high: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ def _thresholds(rows: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     def halve(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         middle = low + 0.5 * (high - low)
         above = _count(rows > middle)
-        # At the very number nothing is left to choose: the search is over.
+        # If the number is exactly the count, the search ends.
         return (
             ops.where(above >= count, middle, low),
             ops.where(above <= count, middle, high),
@@ -123,7 +124,7 @@ def _count(marked: Tensor) -> Tensor:
 
 
 def _first(marked: Tensor, count: Tensor) -> Tensor:
-    """Returns the first of every row that are marked, at most so many."""
+    """Returns the first marked entries of every row, at most so many."""
 
     def cut() -> Tensor:
         place = ops.cumsum(ops.cast(marked, "int32"), axis=1)

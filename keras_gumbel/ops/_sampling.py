@@ -40,9 +40,9 @@ def gumbel_softmax(
     y = softmax((x + z) / temperature),  z ~ Gumbel(0, 1)^K       # Eq. (15)
     ```
 
-    With `hard=True` the value is the one-hot vector of
-    `argmax_k (x_k + z_k)` and the gradient is the one of `y` (Eq. 16): an
-    exact categorical sample at every temperature.
+    With `hard=True`, the value is the one-hot vector of `argmax_k (x_k + z_k)`,
+    an exact categorical sample at every temperature. Its gradient is the
+    gradient of `y` (Eq. 16).
 
     Args:
         logits: Float tensor x of shape `(..., K)`, with K on `axis`; -inf
@@ -66,12 +66,12 @@ def gumbel_softmax(
 
     Returns:
         A tensor of the shape and dtype of `logits`. Forbidden classes are
-        exactly 0, and so is a row in which no class may be chosen. A row with
-        a logit of NaN or +inf is NaN, and no other row is.
+        exactly 0. If no class of a row is allowed, the whole row is 0. A row
+        with a logit of NaN or +inf is NaN. Other rows are not affected.
 
     Raises:
         ValueError: If a temperature is a number that is not positive,
-            `estimator` is unknown or none of relaxed samples with
+            `estimator` is unknown or does not support relaxed samples with
             `hard=False`, or `axis` is not an axis of `logits`.
 
     Example:
@@ -117,7 +117,7 @@ def gumbel_log_softmax(
     log y = log_softmax((x + z) / temperature),  z ~ Gumbel(0, 1)^K
     ```
 
-    the logarithm of Eq. (15), which does not underflow.
+    This is the logarithm of Eq. (15). It does not underflow.
 
     Args:
         logits: Float tensor x of shape `(..., K)`, with K on `axis`; -inf
@@ -174,8 +174,8 @@ def sample_one_hot(
     output = h + (surrogate - sg[surrogate])                      # Eq. (16)
     ```
 
-    The value does not depend on the temperature, which is that of the
-    surrogate. The same as `gumbel_softmax` with `hard=True`.
+    The temperature is used only for the surrogate, and the value does not
+    depend on it. The same as `gumbel_softmax` with `hard=True`.
 
     Args:
         logits: Float tensor x of shape `(..., K)`, with K on `axis`; -inf
@@ -194,8 +194,8 @@ def sample_one_hot(
             in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
-        A one-hot tensor of the shape and dtype of `logits`; zeros where no
-        class may be chosen.
+        A one-hot tensor of the shape and dtype of `logits`, or zeros if no
+        class is allowed.
 
     Raises:
         ValueError: If `temperature` is a number that is not positive,
@@ -228,10 +228,10 @@ def _sample(
     noise: Tensor | None,
     seed: Seed,
 ) -> Tensor:
-    """Draws a one-hot sample; its gradient is that of the estimator."""
+    """Draws a one-hot sample with the gradient of the estimator."""
     logits, dtype = masked_logits(owner, logits, axis, mask)
     temperature = positive_temperature(owner, temperature, logits)
-    # An integer is the same noise twice.
+    # An integer seed would give the same noise twice.
     rest = another_seed(owner, seed) if noise is None else seed
     noise = gumbel_like(owner, logits, noise, seed)
     noise = estimator.arranged(noise, lambda z: ops.flip(z, axis))

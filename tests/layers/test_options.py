@@ -294,7 +294,7 @@ def test_index_does_not_come_with_probabilities():
         ({"estimator": "rebar"}, "`estimator`.*one of"),
         (
             {"estimator": "reinmax", "learn_temperature": True},
-            "`learn_temperature`.*temperature of its own",
+            "`learn_temperature`.*its own temperature",
         ),
         ({"output_mode": "int"}, "`output_mode`.*one of 'one_hot'"),
     ],
