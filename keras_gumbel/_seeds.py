@@ -191,7 +191,7 @@ def _is_tensor(seed: Any) -> bool:
 
 
 def _mixed(word: int) -> int:
-    """A bijection of words of 32 bits that scatters neighbours.
+    """A bijection of words of 32 bits that scatters neighbors.
 
     It is the finalizer of MurmurHash3.
     """

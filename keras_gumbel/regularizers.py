@@ -25,7 +25,7 @@ __dir__ = dir_of(__all__)
 
 @keras.saving.register_keras_serializable(package="keras_gumbel")
 class CategoricalKL(keras.Regularizer):
-    """Pulls categorical distributions, given by logits, towards a prior.
+    """Pulls categorical distributions, given by logits, toward a prior.
 
     ```
     factor * mean over the batch of KL(softmax(x) || prior)

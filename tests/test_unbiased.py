@@ -427,8 +427,8 @@ def test_pair_with_other_logits_is_no_silent_bias():
 @pytest.mark.parametrize(
     ("name", "draws", "message"),
     [
-        ("rloo", 1, "at least two draws with each other, and there are 1"),
-        ("disarm", 3, "2 draws with each other, and there are 3"),
+        ("rloo", 1, "at least two draws with each other. Received: 1"),
+        ("disarm", 3, "2 draws with each other. Received: 3"),
     ],
 )
 def test_tape_refuses_too_few_draws(name, draws, message):
@@ -491,7 +491,7 @@ def test_examples_must_stay_on_the_first_axis():
             h = kg.ops.sample_one_hot(np.zeros((6, 2)), estimator="rloo")
         losses.append(ops.sum(ops.reshape(h, (3, 4)), axis=-1))
 
-    with pytest.raises(ValueError, match="3 examples and samples of 6"):
+    with pytest.raises(ValueError, match="3 examples, but samples of 6"):
         tape.loss(losses)
 
 

@@ -1,4 +1,4 @@
-"""Matrices of which every row and every column sums to 1."""
+"""Matrices whose rows and columns all sum to 1."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from keras_gumbel._numerics import dtype_of
 from keras_gumbel._typing import Tensor
 from keras_gumbel.ops._loops import repeated
 
-# Scales sums to where rounding errors do not lead above 1.
+# Scales sums far enough down that rounding errors do not exceed 1.
 _LESS_THAN_ONE = {"float32": 1.0 - 2.0**-20, "float64": 1.0 - 2.0**-49}
 
 # Up to this number a half-precision float holds every integer.
@@ -18,15 +18,15 @@ _INTEGERS = {"float16": 2**11, "bfloat16": 2**8}
 def balanced(shares: Tensor, items: Tensor | None = None) -> Tensor:
     """Moves a matrix of shares to a doubly stochastic one nearby.
 
-    Rows and columns that sum to more than 1 are scaled down. What is missing
-    then is spread over the rows and columns that miss it (Altschuler et al.,
-    2017, Algorithm 2).
+    Rows and columns that sum to more than 1 are scaled down. The rest is then
+    spread over the rows and columns that sum to less (Altschuler et al., 2017,
+    Algorithm 2).
 
     Args:
         shares: Float tensor of shape `(..., n, n)`, at least 0.
-        items: Boolean tensor that broadcasts to shape `(..., n)`, false where
-            row and column are those of the identity, or `None`. Defaults to
-            `None`.
+        items: Boolean tensor that broadcasts to shape `(..., n)`, false for
+            items whose row and column are those of the identity, or `None`.
+            Defaults to `None`.
 
     Returns:
         A tensor of the shape and dtype of `shares`.
@@ -50,10 +50,10 @@ def balanced(shares: Tensor, items: Tensor | None = None) -> Tensor:
 
 
 def _missing(shares: Tensor, axis: int) -> Tensor:
-    """What rows or columns miss of 1, without the rounding errors of sums.
+    """How far rows or columns are below 1, without rounding errors of sums.
 
-    All rows miss together what all columns miss: an error of that, a little
-    from each, would come to rest on those that miss most.
+    All rows together miss as much as all columns together. Small errors of each
+    row would add up in the rows that miss most.
     """
     # Sums of small multiples of a power of two are exact.
     coarse = ops.cast(shares * 2.0**12, "int32")  # rounded down
@@ -66,22 +66,22 @@ def _missing(shares: Tensor, axis: int) -> Tensor:
 def rounded(shares: Tensor, dtype: str) -> Tensor:
     """Rounds a doubly stochastic matrix to one of half-precision floats.
 
-    Every entry becomes one of the two multiples around it of a unit, the
-    spacing of floats below the largest entry. Roundings one by one would add
-    up: here the rows and columns still sum to 1.
+    Every entry becomes one of the two nearest multiples of a unit, the spacing
+    of floats below the largest entry. Rounding each entry by itself would add
+    up errors. Here the rows and columns still sum to 1.
 
     Args:
         shares: Float32 tensor of shape `(matrices, n, n)`.
         dtype: String, `"float16"` or `"bfloat16"`.
 
     Returns:
-        A float32 tensor of the shape of `shares`, which the dtype holds.
+        A float32 tensor of the shape of `shares`, with values of the dtype.
     """
     n = shares.shape[-1]
     units = float(_INTEGERS[dtype])
     top = ops.amax(shares, axis=(-2, -1), keepdims=True)
     for power in range(1, n.bit_length()):
-        # Clearly below 2**-power: rounding up must not lead above it.
+        # Clearly below 2**-power, so that rounding up does not exceed it.
         finer = top < 0.99 * 2.0**-power
         units = ops.where(finer, _INTEGERS[dtype] * 2.0**power, units)
     scaled = shares * units
@@ -97,14 +97,16 @@ def rounded(shares: Tensor, dtype: str) -> Tensor:
 def _rounded_rests(rests: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Chooses which entries are rounded up.
 
-    Row by row, a column is chosen before another if more of its entries are
-    still to be rounded up. That never fails if any choice does (Gale, 1957;
-    Ryser, 1957), and one that does is known: fractions have these sums.
+    In each row, columns with more entries left to round up are chosen first.
+    This succeeds if a solution exists (Gale, 1957; Ryser, 1957). One exists,
+    because the fractions have these sums.
 
     Args:
         rests: Float tensor of shape `(matrices, n, n)`, in [0, 1).
-        rows: Tensor of shape `(matrices, n, 1)`, how many of every row.
-        columns: Tensor of shape `(matrices, 1, n)`, how many of every column.
+        rows: Tensor of shape `(matrices, n, 1)`, the number to choose in each
+            row.
+        columns: Tensor of shape `(matrices, 1, n)`, the number to choose in
+            each column.
 
     Returns:
         A tensor of zeros and ones, of the shape and dtype of `rests`.

@@ -1,4 +1,4 @@
-"""The projection onto a budget of which every tensor gets a share."""
+"""The projection onto a budget with a floor for every tensor."""
 
 import functools
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from keras_gumbel.ops._loops import either
 from keras_gumbel.ops._loops import repeated
 from keras_gumbel.ops._projection import project_capped_box
 
-# A sum that misses its floor by this share of it has reached it.
+# A sum has reached its floor if it is below it by at most this fraction.
 TOLERANCE = 2e-6
 
 _ROW = 32
 
-# Nearest points of a tensor whose scores sum to its floor, found when needed.
+# The nearest scores of a tensor that sum to its floor, computed on demand.
 Lowest: TypeAlias = Callable[[], Tensor]
 
 
@@ -39,8 +39,8 @@ def project_above_floors(
     and sum_{i in l} s_i >= m_l for every tensor l
     ```
 
-    Beside lambda >= 0 of the budget (Eq. 31) there is a multiplier nu_l >= 0
-    for every floor, and in place of Eq. (32)
+    Besides lambda >= 0 of the budget (Eq. 31), there is a multiplier nu_l >= 0
+    for every floor. Eq. (32) becomes
 
     ```
     s_i = clip(z_i - (c_l lambda - nu_l), 0, 1)
@@ -48,33 +48,35 @@ def project_above_floors(
     ```
 
     Let lambda_l be the shift, of either sign, at which the scores of a tensor
-    sum to m_l. Where the shift c_l lambda leaves at least m_l of them, nu_l is
-    0; where it does not, the sum is m_l and the shift lambda_l. So
+    sum to m_l. If the sum at the shift c_l lambda is at least m_l, nu_l is 0.
+    Otherwise the sum is m_l and the shift is lambda_l. So
 
     ```
     s_i = clip(z_i - min(c_l lambda, lambda_l), 0, 1)
     ```
 
-    What is left to find is lambda. The sums fall with it: a tensor that is
-    below its floor at the lambda without floors is on it at the right one,
-    which is larger, since what the floors add the others must give. Such
-    tensors are put on their floors, the others share the rest of the budget,
-    and this is repeated until no more of them fall below theirs. That is once
-    for each tensor at most, and mostly not at all.
+    Only lambda is left to find. The floors add to some tensors, which the
+    others have to give, so the right lambda is larger than the lambda without
+    floors. The sums fall with lambda. A tensor that is below its floor without
+    floors is therefore exactly on its floor in the solution. Such tensors are
+    put on their floors, and the others share the rest of the budget. This is
+    repeated until no other tensor is below its floor. There is at most one
+    repetition for each tensor, and usually none.
 
     Args:
         values: List of float tensors z.
         budget: Number or scalar tensor K, of at least sum_l c_l m_l.
         costs: List of positive numbers c, one for each tensor.
-        floors: List of numbers or scalar tensors m, 0 for none.
-        lowest: List of callables, one for each tensor, that return the
-            nearest point with the sum m.
+        floors: List of numbers or scalar tensors m, 0 for no floor.
+        lowest: List of callables, one for each tensor, that return the nearest
+            scores with the sum m.
 
     Returns:
-        A list of tensors. Sums miss their floors by at most 2e-6 of them.
+        A list of tensors. Sums are below their floors by at most a fraction of
+        2e-6.
     """
     first = project_capped_box(values, budget, costs, differentiable=False)
-    # Of two dtypes, a tensor of scalars would be none.
+    # Scalars of different dtypes cannot form one tensor.
     least = [ops.cast(m, "float32") for m in floors]
 
     def fall_short(scores: list[Tensor]) -> Tensor:
@@ -98,11 +100,11 @@ def _raised(
     fall_short: Callable[[list[Tensor]], Tensor],
     low: Tensor,
 ) -> list[Tensor]:
-    """Puts tensors on their floors, until none of the others is below."""
+    """Puts tensors on their floors until no other tensor is below its floor."""
     points = [functools.cache(find) for find in lowest]
     if not _keras_private.is_eager(low):
         for point in points:
-            point()  # once, and not in every pass of the loop
+            point()  # only once, not in every pass of the loop
 
     def share(on_floor: Tensor) -> list[Tensor]:
         reserved: Any = sum(
@@ -127,20 +129,20 @@ def _raised(
 
 
 def _pick(on_floor: Tensor, point: Lowest, scores: Tensor) -> Tensor:
-    """Chooses between two tensors; the first is not computed if unused."""
+    """Chooses between two tensors, and computes the first only if used."""
     if _keras_private.is_eager(on_floor):
         return point() if on_floor else scores
     return ops.where(on_floor, point(), scores)
 
 
 def nearest_with_sum(values: Tensor, floor: Any, lost: Tensor) -> Tensor:
-    """Returns the nearest scores of a sum.
+    """Returns the nearest scores with a given sum.
 
     Args:
         values: Float tensor z.
         floor: Number or scalar tensor m, at most the number of scores.
-        lost: Boolean tensor, which scores have to be 0. If the others cannot
-            sum to m, they are all 1.
+        lost: Boolean tensor, which scores must be 0. If the others cannot sum
+            to m, they are all 1.
     """
     never = float(-np.sqrt(np.finfo(np.float32).max))
     values = ops.where(lost, never, values)
@@ -153,18 +155,18 @@ def nearest_with_sum(values: Tensor, floor: Any, lost: Tensor) -> Tensor:
 def raised_in_rows(
     values: Tensor, floor: Any, lost: Tensor, most: Any, axis: int
 ) -> Tensor:
-    """Returns scores of a sum, within what rows may have.
+    """Returns scores with a given sum, within the limits of rows.
 
-    Where they sum to more than m, they are the nearest. Where they sum to
-    less, they go as far as they must towards a point at which every row has
-    the most it may: a feasible point, not the nearest, that leaves the scores
-    of each row in their order.
+    If the values sum to more than m, the scores are the nearest. If they sum to
+    less, they move as far as necessary toward a point with the maximum in every
+    row. The result is feasible but not the nearest. The scores of each row keep
+    their order.
 
     Args:
         values: Float tensor in [0, 1] whose rows sum to `most` at most.
         floor: Number or scalar tensor m.
-        lost: Boolean tensor, which scores have to be 0.
-        most: Number or scalar tensor, how much of a row may be kept.
+        lost: Boolean tensor, which scores must be 0.
+        most: Number or scalar tensor, the largest sum of a row.
         axis: Integer, the axis that rows lie on.
     """
     found = project_capped_box(values, floor, differentiable=False)
@@ -179,9 +181,10 @@ def raised_in_rows(
 
 
 def _total(scores: Tensor) -> Tensor:
-    """Adds scores, in float32 to within 3e-7 of the sum.
+    """Adds scores in float32, to within 3e-7 of the sum.
 
-    Short rows first: added one by one, 300 equal scores lose 3e-6 of theirs.
+    Short rows are added first. One by one, the sum of 300 equal scores would
+    lose a fraction of 3e-6.
     """
     flat = ops.reshape(ops.cast(scores, "float32"), (-1,))
     flat = ops.pad(flat, [(0, -flat.shape[0] % _ROW)])

@@ -1,7 +1,7 @@
-"""Relaxed Bernoulli variables that are exactly 0 and 1 at times.
+"""Relaxed Bernoulli variables that can be exactly 0 and 1.
 
-Both are given the probability s to be open, P(m > 0), so that sum(s) is the
-expected number of gates that are open (Eq. 19), whatever the relaxation.
+The argument of both is the probability s of an open gate, P(m > 0). sum(s) is
+therefore the expected number of open gates (Eq. 19) for every relaxation.
 """
 
 import math

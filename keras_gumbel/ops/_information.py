@@ -57,8 +57,8 @@ def categorical_kl(
     KL = sum_k p_k log(p_k / q_k),  p = softmax(x), q = softmax(prior)
     ```
 
-    It is +inf, with no gradient, where the prior forbids a class that the
-    distribution allows. `mask` applies to the distribution alone.
+    It is +inf, with no gradient, if the prior forbids a class that the
+    distribution allows. `mask` applies only to the distribution.
 
     Args:
         logits: Float tensor x of shape `(..., K)`, with K on `axis`; -inf

@@ -17,16 +17,16 @@ def repeated(
 ) -> tuple[Any, ...]:
     """Applies `body` to tensors while `condition` holds.
 
-    Outside of a trace it compiles nothing: JAX would compile the loop again in
-    every call.
+    Outside a trace it compiles nothing, because JAX would compile the loop
+    again in every call.
 
     Args:
         condition: Callable, takes the tensors and returns a Boolean scalar.
-        body: Callable, takes the tensors and returns as many, of the same
-            shapes and dtypes.
+        body: Callable, takes the tensors and returns the same number of tensors
+            with the same shapes and dtypes.
         state: Tuple of tensors.
-        constants: Tuple of the tensors that the functions use besides.
-            Defaults to `()`.
+        constants: Tuple of other tensors that the functions use. Defaults to
+            `()`.
 
     Returns:
         A tuple of tensors.
@@ -41,7 +41,7 @@ def repeated(
 def either(
     predicate: Tensor, true: Callable[[], Any], false: Callable[[], Any]
 ) -> Any:
-    """Runs one of two functions; outside of a trace it compiles neither.
+    """Runs one of two functions. Outside a trace, it compiles neither.
 
     Args:
         predicate: Boolean scalar.

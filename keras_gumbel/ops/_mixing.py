@@ -1,4 +1,4 @@
-"""Logits of a distribution that is mixed with the uniform one."""
+"""Logits of a mixture with the uniform distribution."""
 
 import math
 from typing import Any
@@ -25,22 +25,22 @@ def mix_uniform(
     log((1 - epsilon) p_k + epsilon / K),  p = softmax(x)
     ```
 
-    No class is then less likely than `epsilon / K`: exploration never ends,
-    and divergences stay finite.
+    Every class then has at least the probability `epsilon / K`. Exploration
+    never ends, and divergences stay finite.
 
     Args:
         logits: Float tensor x of shape `(..., K)`, with K on `axis`; -inf
             forbids a class.
-        epsilon: Number in [0, 1], the share of the uniform distribution.
+        epsilon: Number in [0, 1], the fraction of the uniform distribution.
             Defaults to `0.01`.
         axis: Integer, the axis of the K classes. Defaults to `-1`.
         mask: Boolean tensor that broadcasts to `logits`, true where a class
             may be chosen, or `None`. Defaults to `None`.
 
     Returns:
-        A tensor of the shape and dtype of `logits`: log-probabilities, for
-        whatever takes logits. Forbidden classes stay at -inf, and K counts
-        the others alone.
+        A tensor of the shape and dtype of `logits`: log-probabilities, which
+        can be used as logits. Forbidden classes stay at -inf, and K counts only
+        the allowed classes.
 
     Raises:
         ValueError: If `epsilon` is not a number in [0, 1], or `axis` is not

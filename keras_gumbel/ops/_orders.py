@@ -1,7 +1,7 @@
 """Items drawn one after another without replacement, in their order.
 
-Every draw is by the softmax of the logits of the items that are left. That is
-the distribution of Plackett and Luce, and the order of the largest perturbed
+Every draw uses the softmax of the logits of the remaining items. This is the
+distribution of Plackett and Luce, and the order of the largest perturbed
 logits.
 """
 
@@ -24,7 +24,7 @@ from keras_gumbel.ops._subsets import require_subset_size
 # Stands for the logarithm of 0 where -inf would make inf - inf.
 _LEAST = -1e30
 
-# exp gives 0 further below than this, next to 1.
+# Next to 1, exp is 0 for numbers further below than this.
 _NEGLIGIBLE = 200.0
 
 
@@ -36,17 +36,17 @@ def sample_without_replacement(
     noise: Tensor | None = None,
     seed: Seed = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draws the indices of k items, one after another, and how likely that was.
+    """Draws k items one after another: indices and log-probabilities.
 
     ```
     i_1, ..., i_k = the k largest of x_i + z_i, from the largest downwards
     log P(i_j | i_1, ..., i_{j-1}) = x_{i_j} - log(sum of exp(x) of those left)
     ```
 
-    with z ~ Gumbel(0, 1)^n. Their sum is the log-probability of the items in
-    this order. No gradient flows through the indices; that of the
-    log-probabilities is the score that estimates the gradient of a loss
-    without differentiating it.
+    with z ~ Gumbel(0, 1)^n. The sum of the log-probabilities is the
+    log-probability of the items in this order. No gradient flows through the
+    indices. The gradient of the log-probabilities is the score, which estimates
+    the gradient of a loss without differentiating it.
 
     Args:
         logits: Float tensor x of shape `(..., n)`, with n on `axis`; -inf
@@ -61,10 +61,10 @@ def sample_without_replacement(
             in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
-        A tuple of the int32 indices, and of the log-probabilities of each draw
-        after those before it, in the dtype of `logits`. Both have the shape of
-        `logits` with k in place of n. Where fewer than k items are allowed,
-        the last indices are those of forbidden ones, with log-probabilities of
+        A tuple of the int32 indices, and the log-probabilities of each draw
+        given the draws before it, in the dtype of `logits`. Both have the shape
+        of `logits` with k instead of n. If fewer than k items are allowed, the
+        last indices are those of forbidden items, with log-probabilities of
         -inf and no gradient.
 
     Raises:
@@ -105,8 +105,8 @@ def plackett_luce_log_prob(
     ```
 
     Args:
-        indices: Integer tensor of the shape of `logits` with k in place of n,
-            the different indices of the items.
+        indices: Integer tensor of the shape of `logits` with k instead of n,
+            the distinct indices of the items.
         logits: Float tensor x of shape `(..., n)`, with n on `axis`; -inf
             forbids an item.
         axis: Integer, the axis of the n items. Defaults to `-1`.
@@ -152,7 +152,7 @@ def plackett_luce_log_prob(
 
 
 def _top_indices(values: Tensor, k: int) -> Tensor:
-    """Returns the indices of the largest entries, from the largest on."""
+    """Returns the indices of the largest entries, the largest first."""
     values = ops.stop_gradient(values)
     if keras.config.backend() == "jax":
         # Little slower there than `top_k`, which TensorFlow 2.21 cannot read
@@ -164,8 +164,8 @@ def _top_indices(values: Tensor, k: int) -> Tensor:
 def _log_probs(indices: Tensor, logits: Tensor) -> Tensor:
     """Log-probability of each draw, given those before it.
 
-    Sums are built up from the items that are never drawn to the first one
-    that is: no digits are lost in differences.
+    Sums are built from the items that are never drawn up to the first drawn
+    item, so no digits are lost in differences.
     """
     allowed = is_allowed(logits)
     top = ops.maximum(largest(logits, -1), -3e38)
@@ -188,7 +188,7 @@ def _log_probs(indices: Tensor, logits: Tensor) -> Tensor:
 
 
 def _log_sum(values: Tensor) -> Tensor:
-    """`log(sum(exp))` along the last axis, of which `_LEAST` is no part."""
+    """`log(sum(exp))` along the last axis, without entries of `_LEAST`."""
     top = largest(values, -1)
     share = ops.exp(ops.maximum(values - top, -_NEGLIGIBLE))
     total = ops.sum(

@@ -1,9 +1,9 @@
 """Permutations: the best one, its relaxation, and samples with a gradient.
 
 A permutation of n items is a matrix with a single 1 in every row i and every
-column j: item i comes to place j. The doubly stochastic matrices, of which
-every row and column sums to 1, are the mixtures of permutations, as the points
-of the simplex are those of one-hot vectors.
+column j, which moves item i to place j. In a doubly stochastic matrix, every
+row and column sums to 1. These matrices are the mixtures of permutations, just
+as the points of the simplex are the mixtures of one-hot vectors.
 """
 
 from typing import Any
@@ -29,10 +29,10 @@ from keras_gumbel.ops._assignment import assigned_rows
 from keras_gumbel.ops._doubly_stochastic import balanced
 from keras_gumbel.ops._doubly_stochastic import rounded
 
-# Sums of some thousand logits of this size are finite in float32.
+# Sums of a few thousand logits of this size are finite in float32.
 _LARGEST = 1e30
 
-# exp gives 0 further below than this, next to 1.
+# Next to 1, exp is 0 for numbers further below than this.
 _NEGLIGIBLE = {"float32": 200.0, "float64": 1000.0}
 
 
@@ -43,13 +43,14 @@ def matching(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     argmax_P sum_ij P_ij x_ij  subject to P being a permutation matrix
     ```
 
-    Exact, by the Hungarian method, and compiled as all else; it takes of the
-    order of n**2 steps, one after another. No gradient flows through it.
+    The result is exact and computed by the Hungarian method, which is compiled
+    like other operations. It takes about n**2 sequential steps. No gradient
+    flows through it.
 
     Args:
         logits: Float tensor x of shape `(..., n, n)`: x_ij is the value of
-            moving item i to place j. An entry of -inf is taken only if no
-            permutation does without.
+            moving item i to place j. An entry of -inf is used only if every
+            permutation needs one.
         mask: Boolean tensor that broadcasts to shape `(..., n)`, true for
             existing items, or `None` for all. Other items stay in place.
             Defaults to `None`.
@@ -88,16 +89,15 @@ def sinkhorn(
     subject to P >= 0 and all rows and columns of P summing to 1
     ```
 
-    to which alternating softmaxes over rows and columns converge. As the
-    temperature falls, the solution tends to `matching(logits)`, and more
-    iterations are needed to come near it. However many there are, the rows
-    and columns sum to 1: what the iterations have left over is spread. The
-    gradient is that of the iterations.
+    Alternating softmaxes over rows and columns converge to this solution. As
+    the temperature falls, it tends to `matching(logits)`, and needs more
+    iterations. After any number of iterations, the rows and columns sum to 1,
+    because the rest is spread. The gradient is that of the iterations.
 
     Args:
         logits: Float tensor x of shape `(..., n, n)`: x_ij is the value of
-            moving item i to place j. An entry of -inf gets next to nothing, if
-            there are permutations that do without.
+            moving item i to place j. An entry of -inf gets almost 0 if there
+            are permutations without one.
         temperature: Positive number or tensor that broadcasts to shape
             `(..., 1, 1)`. Defaults to `1.0`.
         num_iterations: Positive integer, the number of softmaxes over the
@@ -150,8 +150,8 @@ def gumbel_sinkhorn(
     y = sinkhorn((x + z) / temperature),  z ~ Gumbel(0, 1)^(n x n)
     ```
 
-    With `hard=True` the value is the permutation `matching(x + z)` and the
-    gradient is the one of `y`, as in Eq. (16).
+    With `hard=True`, the value is the permutation `matching(x + z)`, with the
+    gradient of `y` as in Eq. (16).
 
     Args:
         logits: Float tensor x of shape `(..., n, n)`: x_ij is the value of
@@ -170,9 +170,9 @@ def gumbel_sinkhorn(
             in `keras_gumbel.random`. Defaults to `None`.
 
     Returns:
-        A tensor of the shape and dtype of `logits`, at least 0, whose rows
-        and columns sum to 1 within 1e-6; with `hard=True` of zeros and ones.
-        A matrix with a logit of NaN or +inf is NaN.
+        A tensor of the shape and dtype of `logits`, at least 0, whose rows and
+        columns sum to 1 within 1e-6. With `hard=True`, its entries are zeros
+        and ones. A matrix with a logit of NaN or +inf is NaN.
 
     Raises:
         ValueError: If `logits` are not square matrices, `temperature` is a
@@ -201,7 +201,7 @@ def gumbel_sinkhorn(
 
 
 def require_square(owner: str, name: str, shape: Shape) -> None:
-    """Raises unless a shape is one of square matrices of known size."""
+    """Raises unless a shape is that of square matrices of known size."""
     if len(shape) < 2 or shape[-1] != shape[-2] or not shape[-1]:
         raise invalid_argument(
             owner, name, "square matrices, of shape (..., n, n)", tuple(shape)
@@ -246,7 +246,7 @@ def _temperature(owner: str, temperature: Tensor, logits: Tensor) -> Tensor:
 def _iterated(logits: Tensor, temperature: Tensor, iterations: int) -> Tensor:
     """Sinkhorn's iterations, with columns that sum to 1 in the end.
 
-    They are softmaxes of x + f + g, of which only f and g change.
+    They are softmaxes of x + f + g, and only f and g change.
     """
     g = 0.0
     for _ in range(iterations - 1):
@@ -259,7 +259,7 @@ def _iterated(logits: Tensor, temperature: Tensor, iterations: int) -> Tensor:
 def _tempered_log_sum(values: Tensor, temperature: Tensor, axis: int) -> Tensor:
     """`temperature * log(sum(exp(values / temperature)))`, finite.
 
-    Where all are -inf, it is the largest finite number, negative.
+    If all are -inf, it is the lowest finite number.
     """
     top = ops.maximum(largest(values, axis), -3e38)
     floor = -_NEGLIGIBLE[dtype_of(values)] * ops.stop_gradient(temperature)
@@ -288,13 +288,13 @@ def _matching(logits: Tensor) -> Tensor:
     n = logits.shape[-1]
     matrix: dict[str, Any] = {"axis": (-2, -1), "keepdims": True}
     allowed = is_allowed(logits)
-    # NaN stands in no order.
+    # NaN cannot be ordered.
     wrong = ops.logical_or(ops.isnan(logits), logits == float("inf"))
     values = ops.clip(logits, -_LARGEST, _LARGEST)
     values = ops.where(wrong, 0.0, values)
     highest = ops.amax(ops.where(allowed, values, -_LARGEST), **matrix)
     lowest = ops.amin(ops.where(allowed, values, _LARGEST), **matrix)
-    # More than any exchange of allowed entries can win, rounding included.
+    # More than any exchange of allowed entries can gain, including rounding.
     size = ops.maximum(ops.absolute(highest), ops.absolute(lowest))
     least = n * ops.maximum(highest - lowest, 0.0) + 1.0 + 1e-3 * size
     values = ops.where(allowed, values - highest, -least)

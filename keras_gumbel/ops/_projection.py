@@ -17,7 +17,7 @@ from keras_gumbel._validation import is_number
 from keras_gumbel._validation import require_axis
 from keras_gumbel.ops import _capped_box
 
-# What rounding to nearest may add to a score: a share of it, and a constant.
+# Rounding to nearest adds at most this fraction of a score, and this constant.
 _ROUNDING = {"float16": (2.0**-11, 2.0**-25), "bfloat16": (2.0**-8, 0.0)}
 
 
@@ -36,46 +36,44 @@ def project_capped_box(
     subject to 0 <= s_i <= 1 and sum_i c_i s_i <= K               # Eq. (30)
     ```
 
-    with c = 1 where there are no costs. The solution is
-    `s_i = clip(z_i - lambda c_i, 0, 1)` with the smallest `lambda >= 0` for
-    which the sum fits (Eqs. 31-33). A bracketed root finder takes about 5
-    sums over z to find it after a step of training, and 1 where the clip fits
-    already. Nothing is sorted, and a list is not concatenated.
+    with c = 1 without costs. The solution is `s_i = clip(z_i - lambda c_i, 0,
+    1)` with the smallest `lambda >= 0` for which the sum fits (Eqs. 31-33).
+    After a training step, a bracketed root finder takes about 5 sums over z to
+    find it. It takes 1 sum if the clip already fits. Nothing is sorted, and a
+    list is not concatenated.
 
-    The sum never exceeds K, and falls short of an active K by at most
-    1e-6 K; then no score is further from the solution than 1e-6 K over the
-    number of scores strictly between 0 and 1. A point that fits already is
-    only clipped, bit for bit. A score of +inf is 1; if there are more of them
-    than K has room for, or a NaN, all scores are NaN.
+    The sum never exceeds K, and is below an active K by at most 1e-6 K. The
+    error of a score is then at most 1e-6 K divided by the number of scores
+    strictly between 0 and 1. A point that already fits is only clipped, bit for
+    bit. A score of +inf is 1. If there are more infinite scores than K allows,
+    or a NaN, all scores are NaN.
 
     Args:
         values: Float tensor z of any shape, or a list of such tensors that
             share one budget.
-        budget: Number or scalar tensor K, at least 0. From the sum of all
-            costs on, only the box binds. With `axis`, also a tensor that
-            broadcasts to `values` with 1 in place of the axis.
-        costs: Positive number or array c that broadcasts to `values`, for a
-            list of tensors a list of them, or `None` for 1. Defaults to
-            `None`.
+        budget: Number or scalar tensor K, at least 0. If K is at least the sum
+            of all costs, only the box matters. With `axis`, also a tensor that
+            broadcasts to `values`, with length 1 on the axis.
+        costs: Positive number or array c that broadcasts to `values`, a list of
+            these for a list of tensors, or `None` for 1. Defaults to `None`.
         equality: Boolean, whether the sum must be K, to within 1e-6 K from
-            below, also where the clip has less. Defaults to `False`.
-        axis: Integer, the axis along which to project, every row onto a
-            budget of its own, or `None` for all scores together. Defaults to
-            `None`.
+            below, even if the sum of the clip is smaller. Defaults to `False`.
+        axis: Integer, the axis along which to project each row onto its own
+            budget, or `None` for all scores together. Defaults to `None`.
         differentiable: Boolean, whether gradients flow to `values` and to a
-            tensor `budget`, for two more passes over z. If not, there are
-            none. Defaults to `True`.
+            tensor `budget`. They take two more passes over z. Defaults to
+            `True`.
 
     Returns:
         A tensor, or a list of tensors, of the shapes and dtypes of `values`.
-        Half-precision tensors are computed in float32 and rounded at the end:
-        the sum still fits, but falls short of an active K by up to 0.8% in
-        bfloat16 and 0.1% in float16.
+        Half-precision tensors are computed in float32 and rounded at the end.
+        The sum still fits, but is below an active K by up to 0.8% in bfloat16
+        and 0.1% in float16.
 
     Raises:
         ValueError: If `budget` is a negative number or NaN, a cost is not
-            positive, costs and values are not equally many, `axis` is no axis
-            of `values`, or `values` is an empty list.
+            positive, the numbers of costs and values differ, `axis` is not an
+            axis of `values`, or `values` is an empty list.
 
     Example:
 
@@ -116,7 +114,7 @@ def project_capped_box(
 def project_over(
     values: list[Tensor], budget: Any, costs: Any = None
 ) -> list[Tensor]:
-    """Projects tensors that are not needed any more, without a gradient.
+    """Projects tensors that are no longer needed, without a gradient.
 
     Args:
         values: As in `project_capped_box`, a list. Eager torch writes the
@@ -133,14 +131,14 @@ def project_over(
 def project_again(
     values: list[Tensor], budget: Any, costs: Any, last: Any
 ) -> tuple[list[Tensor], Any]:
-    """Projects as `project_over`, in fewer sums if the last step was alike.
+    """Projects like `project_over`, in fewer sums if steps are similar.
 
     Args:
         values: As in `project_over`.
         budget: As there.
         costs: As there.
-        last: Tensor of two numbers that the last projection has returned, or
-            zeros. What comes out depends on it as little as on rounding.
+        last: Tensor of two numbers that the last projection returned, or zeros.
+            It affects the result no more than rounding does.
 
     Returns:
         A list of tensors, and a tensor of two numbers for the next time.
@@ -166,12 +164,12 @@ def _project_rows(
     axis: int,
     differentiable: bool,
 ) -> Tensor:
-    """Projects along an axis: every row onto a budget of its own."""
+    """Projects along an axis: every row onto its own budget."""
     axis = require_axis("project_capped_box", axis, z.shape)
     rank = len(z.shape)
 
     def moved(value: Any) -> Any:
-        """Brings the axis of a tensor that broadcasts to z to the end."""
+        """Moves the axis of a tensor that broadcasts to z to the end."""
         if is_number(value):
             return value
         value = ops.convert_to_tensor(value)
@@ -201,7 +199,7 @@ def _project(
     overwrite: bool = False,
     last: Any = None,
 ) -> tuple[list[Tensor], Any]:
-    """Returns the scores, and what `last` is the next time."""
+    """Returns the scores, and `last` for the next time."""
     filled = [0 not in z.shape for z in tensors]
     if not all(filled):
         # The search looks at an entry of each tensor.
@@ -247,8 +245,8 @@ def _with_gradient(
 ) -> list[Tensor]:
     """Adds zeros that have the gradient of the projection.
 
-    Where 0 < s < 1 and lambda is not 0, ds = dz - c dlambda, with
-    dlambda = (sum c dz - dK) / sum c^2.
+    If 0 < s < 1 and lambda is not 0, ds = dz - c dlambda, with dlambda = (sum c
+    dz - dK) / sum c^2.
 
     Args:
         projected: List of tensors s without a gradient.
@@ -311,7 +309,7 @@ def _require_costs(
 
 
 def _scaled(costs: list[Any], dtype: str) -> tuple[list[Any], Any]:
-    """Divides costs by the largest one, which is returned too."""
+    """Divides costs by the largest one, and returns both."""
     numbers = [float(c) for c in costs if is_number(c)]
     if len(numbers) == len(costs):
         unit = max(numbers)
@@ -330,7 +328,7 @@ def _at_most(size: int, budget: Any, unit: Any, dtype: str) -> Any:
 
 
 def _before_rounding(budget: Any, size: int, dtypes: list[str]) -> Any:
-    """Returns what may be spent in float32 if scores are rounded after it."""
+    """Returns the budget in float32 if scores are rounded afterwards."""
     share, each = (
         max(_ROUNDING.get(dtype, (0.0, 0.0))[i] for dtype in dtypes)
         for i in range(2)

@@ -17,7 +17,7 @@ from keras_gumbel.ops._projection import project_capped_box
 from keras_gumbel.ops._subsets import k_largest
 from keras_gumbel.ops._subsets import require_subset_size
 
-# In temperatures: exp gives 0 to values that are further apart.
+# In temperatures. For values that are further apart, exp is 0.
 _NEGLIGIBLE = 200.0
 
 # Differences of such values are finite in float32.
@@ -34,11 +34,11 @@ def soft_rank(
     F(t) = exp(t) / 2 if t < 0 else 1 - exp(-t) / 2
     ```
 
-    with F the distribution function of Laplace: the smallest value has the
-    rank 1, the largest the rank n. As the temperature falls, the ranks become
-    whole; equal values share the mean of their ranks at every temperature.
-    The ranks always sum to n (n + 1) / 2. Values are sorted once and summed up
-    along the order, in time of the order of n log(n).
+    with F the distribution function of Laplace. The smallest value has the rank
+    1, and the largest the rank n. As the temperature falls, the ranks become
+    whole numbers. At every temperature, equal values share the mean of their
+    ranks, and the ranks sum to n (n + 1) / 2. Values are sorted once and summed
+    along their order, in O(n log(n)) time.
 
     Args:
         values: Float tensor x of shape `(..., n)`, with n on `axis`.
@@ -90,10 +90,10 @@ def soft_top_k(
     subject to 0 <= p_i <= 1 and sum_i p_i = k
     ```
 
-    the projection of Eq. (30) with the sum given. Values more than a
-    temperature above or below the threshold are exactly 1 or 0, and as the
-    temperature falls all are. Nothing is drawn, and nothing is sorted: some
-    sums over the values find the threshold.
+    the projection of Eq. (30) with a given sum. Values more than a temperature
+    above or below the threshold are exactly 1 or 0. As the temperature falls,
+    all values are. Nothing is drawn or sorted. A few sums over the values find
+    the threshold.
 
     Args:
         values: Float tensor x of shape `(..., n)`, with n on `axis`; -inf
@@ -109,8 +109,8 @@ def soft_top_k(
 
     Returns:
         A tensor of the shape and dtype of `values`, in [0, 1], with sum k to
-        within 1e-6 k and the rounding of its dtype. Where k items or fewer
-        are allowed, all of them are 1. A row with a NaN is NaN.
+        within 1e-6 k and the rounding of its dtype. If at most k items are
+        allowed, all of them are 1. A row with a NaN is NaN.
 
     Raises:
         ValueError: If `k` is not an integer from 1 to n, `temperature` is a
@@ -162,8 +162,8 @@ def _temperature_of_rows(
 def _ranks_in_order(ordered: Tensor, temperature: Tensor) -> Tensor:
     """Ranks values that rise along the last axis.
 
-    The sums of exp(-(x_i - x_j) / temperature) over all smaller, or all
-    larger, x_j grow from value to value: that of the neighbour and 1, times
+    The sums of exp(-(x_i - x_j) / temperature) over all smaller, or all larger,
+    x_j follow a recurrence. Each sum is the sum of the neighbor plus 1, times
     the factor of the gap between the two.
     """
     n = ordered.shape[-1]
@@ -185,21 +185,21 @@ def _ranks_in_order(ordered: Tensor, temperature: Tensor) -> Tensor:
 def _decaying_sums(factors: Tensor, reverse: bool) -> Tensor:
     """Solves s_i = (s_{i-1} + 1) q_i, or from the other end.
 
-    In log(n) steps, each of which doubles the number of neighbours that are
-    summed up. TensorFlow cannot compile `keras.ops.associative_scan` by XLA.
+    It takes log(n) steps, and each doubles the number of summed neighbors.
+    TensorFlow cannot compile `keras.ops.associative_scan` with XLA.
     """
     length = factors.shape[-1]
     rest = [(0, 0)] * (factors.ndim - 1)
 
-    def neighbour(values: Tensor, distance: int) -> Tensor:
+    def neighbor(values: Tensor, distance: int) -> Tensor:
         if reverse:
             return ops.pad(values[..., distance:], [*rest, (0, distance)])
         return ops.pad(values[..., :-distance], [*rest, (distance, 0)])
 
     sums, distance = factors, 1
     while distance < length:
-        sums = sums + factors * neighbour(sums, distance)
-        factors = factors * neighbour(factors, distance)
+        sums = sums + factors * neighbor(sums, distance)
+        factors = factors * neighbor(factors, distance)
         distance *= 2
     return sums
 
@@ -208,7 +208,7 @@ def _projected(rows: Tensor, k: int, temperature: Tensor) -> Tensor:
     """The soft k-hot vectors of values along the last axis.
 
     The threshold is at most one temperature below the k-th largest value, and
-    not above it: what is further away may be clipped.
+    not above it. Values that are further away can be clipped.
     """
     allowed = is_allowed(rows)
     kth = top_values(ops.stop_gradient(rows), k)[..., -1:]
@@ -218,7 +218,7 @@ def _projected(rows: Tensor, k: int, temperature: Tensor) -> Tensor:
         ops.clip(ops.where(allowed, x, 0.0), -_LARGEST, _LARGEST)
         for x in (rows, kth)
     )
-    distance = rows - kth  # of infinite values, too
+    distance = rows - kth  # also of infinite values
     distance = ops.minimum(ops.maximum(distance, -far), far) / temperature
     distance = ops.where(enough, distance, 2.0)
     distance = ops.where(allowed, distance, -2.0)
