@@ -1,4 +1,4 @@
-"""Feature selection as scikit-learn has it."""
+"""Feature selection by the conventions of scikit-learn."""
 
 import contextlib
 import copy
@@ -42,18 +42,19 @@ except ImportError as error:
 # Of the default network.
 _HIDDEN = (64, 64)
 
-# The network learns from all features first: one that helps only together with
-# others, or in its square, looks like noise until then. If it is left alone
-# for long, or without weight decay, it learns the noise, too.
+# The network first learns from all features. Until then, a feature that helps
+# only together with others, or as a square, looks like noise. If this phase is
+# long or has no weight decay, the network also learns the noise.
 _BEGIN, _END = 0.1, 0.6
 _WEIGHT_DECAY = 0.3
 
-# Few scores share the noise of a batch. At the rate that is good for millions
-# of them, 0.05, it drives them about; in a short run they have to come as far.
+# With few scores, the noise of a batch moves them too much at a rate of 0.05,
+# which is good for millions of scores. In a short run, the scores have to move
+# just as far.
 _SCORE_RATE = 0.01
 _SCORE_REACH = 2.0
 
-# Batches of an epoch, if the user does not say how many examples one has.
+# The number of batches in an epoch if the user does not set the batch size.
 _BATCHES = 20
 _SMALLEST, _LARGEST = 32, 512
 
@@ -61,63 +62,63 @@ _SMALLEST, _LARGEST = 32, 512
 class FeatureSelector(SelectorMixin, BaseEstimator):
     """Selects the features that a neural network predicts the target from.
 
-    A mask with one score for each feature stands in front of a Keras model.
-    Model and scores are trained together, while a budget for the sum of the
-    scores falls from all features to as many as are wanted
-    (`keras_gumbel.schedules.CubicDensity`). Exactly that many are selected.
-    Since they are chosen jointly, a feature that helps only together with
-    others is found, and one that repeats another is not needed.
+    A mask with one score for each feature precedes a Keras model. The model and
+    the scores are trained together. Meanwhile, a budget for the sum of the
+    scores falls from all features to the wanted number
+    (`keras_gumbel.schedules.CubicDensity`). Exactly this number is selected.
+    The features are chosen jointly. A feature that helps only together with
+    others is found, and a redundant feature is not needed.
 
-    It is a transformer of scikit-learn, with `fit_transform`, `transform`,
-    `inverse_transform`, `get_support` and `get_feature_names_out`: use it in a
+    It is a scikit-learn transformer with `fit_transform`, `transform`,
+    `inverse_transform`, `get_support` and `get_feature_names_out`. Use it in a
     `Pipeline`, with `clone` and in a `GridSearchCV`. It needs scikit-learn 1.6
     or later, which the extra `keras-gumbel[sklearn]` installs.
 
-    What is predicted follows from the type of `y`:
+    The type of `y` decides what the model predicts:
 
     - integers, Booleans or strings: classes;
     - a matrix of the integers 0 and 1: several labels for each example;
     - floats, in one or more columns: numbers, by regression;
     - `None`: the features themselves, from those that are selected.
 
-    Features are standardized before the mask, so that their units do not
-    matter. For the model, a dropped feature has its mean everywhere.
+    Features are standardized before the mask, so their units do not matter. The
+    model sees a dropped feature as its mean.
 
     Args:
         model: Compiled Keras model, which is cloned with new weights; or a
-            function that returns one, called as `model(X=X, y=y)` with arrays
-            as in `keras.wrappers`, where classes are one-hot; or `None` for
-            two hidden layers of 64 units, trained by AdamW. Its inputs are
-            batches of all features, standardized. Its loss decides how it is
-            given classes: as integers if the loss is a sparse one or the
-            model has one output, else one-hot. Defaults to `None`.
-        n_features_to_select: Positive integer, the number of features; a
-            float in (0, 1], their share; or `None` for half of them. Defaults
-            to `None`.
+            function that returns one; or `None` for two hidden layers of 64
+            units, trained by AdamW. The function is called as `model(X=X, y=y)`
+            with arrays as in `keras.wrappers`, with one-hot classes. The inputs
+            of the model are batches of all features, standardized. Classes are
+            integers if the loss is sparse or the model has one output, and
+            one-hot otherwise. Defaults to `None`.
+        n_features_to_select: Positive integer, the number of features; a float
+            in (0, 1], the fraction of the features; or `None` for half of the
+            features. Defaults to `None`.
         epochs: Positive integer. Defaults to `100`.
         batch_size: Positive integer, or `None` for 20 batches an epoch of 32
             to 512 examples each. Defaults to `None`.
-        random_state: Integer, `numpy.random.RandomState` or `None`: seeds the
-            weights and the order of the examples. The same integer gives the
-            same features. Defaults to `None`.
+        random_state: Integer, `numpy.random.RandomState` or `None`. It seeds
+            the weights and the order of the examples. The same integer gives
+            the same features. Defaults to `None`.
         verbose: Integer or `"auto"`, as in `keras.Model.fit`. Defaults to `0`.
 
     Attributes:
         support_: Boolean array, which features are selected.
-        scores_: Float array in [0, 1], the mean score of each feature over
-            the epochs: the longer it was kept, the larger.
-        ranking_: Integer array, 1 for the selected features, and from 2 on
-            for the others, by falling `scores_`.
+        scores_: Float array in [0, 1], the mean score of each feature over the
+            epochs. Features that were kept longer have larger scores.
+        ranking_: Integer array, 1 for selected features, then 2, 3, ... for the
+            others in order of falling `scores_`.
         n_features_: Integer, the number of selected features.
-        model_: Keras model, trained with the selected features, from all
-            features as they are in `X` to its outputs. The default model
-            standardizes the numbers that it predicts, and returns logits.
+        model_: Keras model, trained with the selected features. Its inputs are
+            all features of `X`, not standardized. The default model predicts
+            standardized numbers, or logits.
         history_: Dictionary, the history of the training.
 
     Raises:
         ImportError: If scikit-learn is missing.
         ValueError: In `fit`, if an argument is out of its range, the model is
-            not compiled, `y` is of another type, or training diverges.
+            not compiled, `y` has another type, or training diverges.
 
     Example:
 
@@ -151,12 +152,12 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None) -> "FeatureSelector":
-        """Trains the model, and selects its features.
+        """Trains the model and selects the features.
 
         Args:
             X: Array of shape `(n_samples, n_features)`.
             y: Array of shape `(n_samples,)` or `(n_samples, n_outputs)`, or
-                `None` to select the features that tell the others. Defaults
+                `None` to select the features that predict the others. Defaults
                 to `None`.
 
         Returns:
@@ -223,8 +224,8 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
         return self.support_
 
     def __sklearn_clone__(self) -> "FeatureSelector":
-        # `fit` does not change the model, so that there is no need to copy it:
-        # Keras warns where it copies an optimizer that has no variables yet.
+        # `fit` does not change the model, so it need not be copied. Keras would
+        # warn about a copy of an optimizer without variables.
         bare = copy.copy(self)
         bare.model = None
         twin = super(FeatureSelector, bare).__sklearn_clone__()
@@ -238,7 +239,7 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
         return tags
 
     def _validated(self, X: Any, y: Any) -> tuple[np.ndarray, Any]:
-        """Checks the data, and the arguments that do not depend on it."""
+        """Checks the data and the arguments that do not depend on it."""
         require_positive_integer("FeatureSelector", "epochs", self.epochs)
         if self.batch_size is not None:
             require_positive_integer(
@@ -271,14 +272,14 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
         )
 
     def _examples(self, all_examples: int) -> int:
-        """Returns the number of examples of a batch."""
+        """Returns the number of examples in a batch."""
         wanted = self.batch_size
         if wanted is None:
             wanted = np.clip(all_examples // _BATCHES, _SMALLEST, _LARGEST)
         return int(min(wanted, all_examples))
 
     def _network(self, x: np.ndarray, target: "Target") -> tuple[Any, Any]:
-        """Returns a compiled model, and that or a clone with new weights."""
+        """Returns a compiled model, and the model or a clone to train."""
         if self.model is None:
             source = network = _default_network(x.shape[1], target)
         elif isinstance(self.model, keras.Model):
@@ -295,8 +296,8 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
             )
         if not (source.compiled and source.loss and source.optimizer):
             raise ValueError(
-                "`FeatureSelector` trains the model that it is given, with "
-                "the loss and the optimizer that it is compiled with. "
+                "`FeatureSelector` trains your model with its own loss and "
+                "optimizer. "
                 f"Received: the model {source.name!r}, which is not compiled "
                 "with a loss. Call `model.compile(optimizer, loss)` first."
             )
@@ -305,11 +306,11 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What a model is to predict.
+    """The target of a model.
 
     Attributes:
         kind: String, `"classes"`, `"labels"` or `"numbers"`.
-        values: Array; of classes, one-hot.
+        values: Array, with classes one-hot.
     """
 
     kind: str
@@ -317,7 +318,7 @@ class Target:
 
     @classmethod
     def of(cls, y: np.ndarray) -> "Target":
-        """Finds out which kind a target is, by its type."""
+        """Finds the kind of a target by its type."""
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if y.dtype.kind == "f":
@@ -336,7 +337,7 @@ class Target:
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(
-                "`FeatureSelector` needs two classes or more to tell apart. "
+                "`FeatureSelector` needs at least two classes. "
                 f"Received: y with one class, {classes[0]!r}."
             )
         return cls("classes", np.eye(len(classes))[labels])
@@ -362,7 +363,7 @@ class Target:
 
 
 class _Batches(keras.utils.PyDataset):
-    """Batches of one size, in an order that the generator alone decides."""
+    """Batches of equal size, in an order from the generator only."""
 
     def __init__(
         self,
@@ -379,7 +380,7 @@ class _Batches(keras.utils.PyDataset):
         self.on_epoch_end()
 
     def __len__(self) -> int:
-        # The rest of an epoch would have to be compiled for.
+        # A smaller last batch would need another compilation.
         return len(self.x) // self.batch_size
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -392,7 +393,7 @@ class _Batches(keras.utils.PyDataset):
 
 
 class _Path(keras.callbacks.Callback):
-    """Notes the scores of each epoch."""
+    """Records the scores of each epoch."""
 
     def __init__(self, gate: LearnedMask) -> None:
         super().__init__()
@@ -406,7 +407,7 @@ class _Path(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seeds what Keras draws the seeds of initializers and layers from."""
+    """Seeds the source of Keras's seeds for initializers and layers."""
     state = random.getstate()
     random.seed(seed)
     try:
@@ -434,7 +435,7 @@ def _default_network(features: int, target: Target) -> keras.Model:
 
 
 def _copy_of(optimizer: Any) -> Any:
-    """Returns an unused copy of what steps the weights."""
+    """Returns an unused copy of the optimizer of the weights."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = optimizer.inner_optimizer
     return type(optimizer).from_config(optimizer.get_config())
@@ -448,7 +449,7 @@ def _name_of(loss: Any) -> str:
 
 
 def _ranking(support: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Returns 1 for what is selected, and ranks from 2 on for the rest."""
+    """Returns 1 for selected features, and ranks from 2 on for the rest."""
     ranking = np.ones(len(support), "int64")
     dropped = np.flatnonzero(~support)
     falling = dropped[np.argsort(-scores[dropped], kind="stable")]

@@ -1,4 +1,4 @@
-"""Metrics of how many codes of a discrete layer are in use."""
+"""Metrics of the codes of a discrete layer that are in use."""
 
 from typing import Any
 
@@ -131,7 +131,7 @@ class _CodeMetric(keras.metrics.Metric):
         raise NotImplementedError
 
     def by_group(self) -> Tensor:
-        """Returns the result of each group, or the one there is."""
+        """Returns the result of each group, or the only result."""
         total = ops.convert_to_tensor(self.total)
         return ops.cast(self._of_totals(total), self.dtype)
 

@@ -1,9 +1,9 @@
 """Gumbel and logistic noise, drawn in float32 whatever the dtype policy.
 
-Both start from uniforms at the midpoints of a grid of 2**23 cells, the same
-on all backends: no draw is infinite, and events of probability 1e-6 keep
-their rate. `precision="high"` splits every cell once more into 2**23.
-Half-precision uniforms have as few as 128 values, so only the result is cast.
+Both start from uniforms at the midpoints of a grid of 2**23 cells, on all
+backends. No draw is infinite, and events of probability 1e-6 keep their rate.
+`precision="high"` splits every cell again into 2**23 cells. Half-precision
+uniforms have as few as 128 values, so only the result is cast.
 """
 
 from collections.abc import Sequence
@@ -41,19 +41,19 @@ def gumbel(
     F(z) = exp(-exp(-z))        z = -log(-log(u)), u ~ U(0, 1)      # Eq. (3)
     ```
 
-    The values lie in [-2.82, 16.64] on every backend, and events of
-    probability 1e-6 occur at 0.999 of their rate. With `precision="high"`
-    the values reach 32.6 and events of probability 1e-12 keep their rate, for
-    twice the random bits.
+    The values are in [-2.82, 16.64] on every backend, and events of probability
+    1e-6 occur at 0.999 of their rate. With `precision="high"`, the values reach
+    32.6 and events of probability 1e-12 keep their rate, but this takes twice
+    the random bits.
 
     Args:
         shape: Sequence of integers, the shape of the result.
         dtype: String, a float dtype, or `None` for `keras.config.floatx()`.
             Defaults to `None`.
         seed: Integer in [0, 2**32), `keras.random.SeedGenerator`, integer
-            tensor of shape `()` or `(2,)`, key of JAX, or `None` for one of
-            Keras's own. Under `jax.vmap` and `tf.vectorized_map` every row
-            has its own noise. Defaults to `None`.
+            tensor of shape `()` or `(2,)`, key of JAX, or `None` for a seed
+            from Keras. Under `jax.vmap` and `tf.vectorized_map`, every row has
+            its own noise. Defaults to `None`.
         precision: String, `"standard"` or `"high"`. Defaults to
             `"standard"`.
 
@@ -87,26 +87,26 @@ def logistic(
 ) -> Tensor:
     """Draws standard logistic noise, Logistic(0, 1).
 
-    The difference of two independent Gumbel variables (Eq. 25 to 26), from
-    one uniform:
+    It is the difference of two independent Gumbel variables (Eq. 25 to 26), but
+    is computed from one uniform:
 
     ```
     F(e) = 1 / (1 + exp(-e))    e = log(u) - log(1 - u), u ~ U(0, 1)
     ```
 
-    The values lie in [-16.64, 16.64] on every backend, and exceed a threshold
-    at its probability up to 6e-8, half a cell. With `precision="high"` they
-    lie in [-32.6, 32.6] and events of probability 1e-12 keep their rate, for
-    twice the random bits.
+    The values are in [-16.64, 16.64] on every backend. They exceed a threshold
+    with its probability, up to 6e-8, half a cell. With `precision="high"`, they
+    are in [-32.6, 32.6] and events of probability 1e-12 keep their rate, but
+    this takes twice the random bits.
 
     Args:
         shape: Sequence of integers, the shape of the result.
         dtype: String, a float dtype, or `None` for `keras.config.floatx()`.
             Defaults to `None`.
         seed: Integer in [0, 2**32), `keras.random.SeedGenerator`, integer
-            tensor of shape `()` or `(2,)`, key of JAX, or `None` for one of
-            Keras's own. Under `jax.vmap` and `tf.vectorized_map` every row
-            has its own noise. Defaults to `None`.
+            tensor of shape `()` or `(2,)`, key of JAX, or `None` for a seed
+            from Keras. Under `jax.vmap` and `tf.vectorized_map`, every row has
+            its own noise. Defaults to `None`.
         precision: String, `"standard"` or `"high"`. Defaults to
             `"standard"`.
 
@@ -124,7 +124,8 @@ def logistic(
     """
     dtype, seed = _checked("logistic", dtype, seed, precision)
     if precision == "high":
-        # The last bit of the cell says which tail, the others how far out.
+        # The last bit of the cell selects the tail, and the others the
+        # distance.
         cell, part = _split_uniform(shape, seed)
         half = ops.floor(0.5 * cell)
         u = (half + part) / _CELLS
@@ -139,7 +140,7 @@ def logistic(
 def _midpoints(shape: Sequence[Any], seed: Seed) -> Tensor:
     """Draws uniforms from the middles of the cells, never 0 or 1."""
     # Keras's uniforms are multiples of 2**-23 on JAX and TensorFlow, and of
-    # 2**-24 on torch, where whole numbers take the fewest operations.
+    # 2**-24 on torch. On torch, integers take the fewest operations.
     if keras.backend.backend() == "torch":
         exported = _calls.exported_noise(shape)
         if exported is not None:
@@ -152,7 +153,7 @@ def _midpoints(shape: Sequence[Any], seed: Seed) -> Tensor:
 
 
 def _split_uniform(shape: Sequence[Any], seed: Seed) -> tuple[Tensor, Tensor]:
-    """Draws the index of a cell, and where in the cell."""
+    """Draws the index of a cell, and a position in the cell."""
     cells = _cells((2, *shape), seed)
     return cells[0], (cells[1] + 0.5) / _CELLS
 

@@ -1,4 +1,4 @@
-"""A penalty on logits, as a Keras regularizer."""
+"""A Keras regularizer of logits."""
 
 import math
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """A bracketed root finder for decreasing functions, eager or in a graph.
 
-It serves the projection (Eq. 33): the function is the sum of clipped scores
-less the budget, and every evaluation of it is a pass over all scores.
+The projection (Eq. 33) uses it. The function is the sum of clipped scores less
+the budget, and every evaluation is a pass over all scores.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,11 @@ from keras import ops
 # More evaluations than any search in float32 (float64) was seen to need.
 _MOST_STEPS = {"float32": 150, "float64": 300}
 
-# As a share of the excess far away, the least change that a slope is read from.
+# The smallest change for a slope, as a fraction of the excess far away.
 _LEAST_CHANGE = 3e-5
 
-# As another, the excess at 0 below which 0 is tried: what fits stays as it is.
+# 0 is tried if the excess at 0 is below this fraction: fitting scores stay as
+# is.
 _NEAR = 1e-4
 
 # x, x1, f1, x2, f2, base, rebased: see `find_root`.
@@ -36,25 +37,26 @@ def find_root(
 ) -> tuple[Any, Any]:
     """Chandrupatla's method, aimed a little below zero.
 
-    Looks for a shift between 0 and `far` at which the excess is in
-    [-tolerance, 0]. The shift is the sum of two floats, base + x: where one
-    float is too coarse, the search starts anew around the best shift so far,
-    with the digits that follow.
+    It looks for a shift between 0 and `far` at which the excess is in
+    [-tolerance, 0]. The shift is the sum of two floats, base + x. If one float
+    is too coarse, the search restarts around the best shift so far, with the
+    following digits.
 
-    All scalars may be arrays of one shape: as many searches, side by side.
+    All scalars can be arrays of one shape, for parallel searches.
 
     Args:
         excess: Maps base and x to the excess, which falls as they grow.
         at_zero: The excess at 0.
-        far: The other end, at which the excess has the other sign. If that
-            is the largest float, no end is known, and it is looked for in
-            ever longer steps.
+        far: The other end, at which the excess has the other sign. The largest
+            float means that no end is known. The search then looks for it in
+            growing steps.
         at_far: The excess there.
-        first: The shift to try first. Outside of the bracket, the middle is.
+        first: The shift to try first. If it is outside the bracket, the middle
+            is tried.
         tolerance: Non-negative, how far below 0 the excess may be.
         dtype: String, the dtype of the shifts.
-        xp: `keras.ops`, or where the numbers have values `numpy` or, for a
-            single search, `_scalars`.
+        xp: `keras.ops`. For numbers with known values, `numpy`, or `_scalars`
+            for a single search.
 
     Returns:
         A pair, base and x, at which the excess is not positive. NaN if an
@@ -105,7 +107,7 @@ def find_root(
         step, lambda *state: xp.any(unfinished(*state)), state, dtype, xp
     )
     _, x1, f1, x2, _, base, _ = state
-    # Scores that are not numbers make the excess, and all scores, NaN.
+    # A NaN score makes the excess, and all scores, NaN.
     return base, xp.where(f1 <= half, x1, x2) + 0.0 * at_zero
 
 
@@ -119,30 +121,30 @@ def find_root_near(
     dtype: str,
     xp: Any,
 ) -> tuple[Any, Any, Any]:
-    """Looks for a root that is probably near a number, and is at least 0.
+    """Looks for a root of at least 0 that is probably near a number.
 
-    The same method as that of `find_root`, for a single search, which begins
-    at `start` and goes on where a line of the given slope says. No end of the
-    bracket is known then. If this line does not lead to the root, the lower
-    end is 0, and the upper is looked for as in `find_root`. Nothing but the
-    number of evaluations depends on `start` and `slope`.
+    It uses the method of `find_root` for a single search. The search begins at
+    `start` and continues along a line of the given slope. No end of the bracket
+    is known then. If the line does not lead to the root, the lower end is 0,
+    and the upper end is found as in `find_root`. `start` and `slope` affect
+    only the number of evaluations.
 
     Args:
         excess: As in `find_root`.
-        start: Number of at least 0. From 0 on, the search is as in
+        start: Number of at least 0. With 0, the search is the same as in
             `find_root`.
-        slope: Number, how much the excess may fall per unit of the shift, or
-            0 where that is not known.
-        first: Maps the excess at 0, if that is positive, to the shift to try
-            next where the slope is not known.
+        slope: Number, the probable decrease of the excess per unit of the
+            shift, or 0 if it is unknown.
+        first: Maps a positive excess at 0 to the shift to try next if the slope
+            is unknown.
         at_far: The excess at the largest float.
         tolerance: As in `find_root`.
         dtype: As in `find_root`.
         xp: `keras.ops` or `_scalars`.
 
     Returns:
-        Base, x and a slope: the excess at base + x is not positive, and that
-        is 0 if the excess is not positive at 0. NaN if an excess is NaN.
+        Base, x and a slope. The excess at base + x is not positive. base + x is
+        0 if the excess at 0 is not positive. NaN if an excess is NaN.
     """
     half = 0.5 * tolerance
     cast = _rounding_to(dtype, xp)
@@ -151,7 +153,7 @@ def find_root_near(
     below, unknown = -1.0, endless
 
     def from_afar(x: Any, slope: Any) -> Any:
-        """Replaces by 0 what is so near that 0 may be the root."""
+        """Replaces shifts by 0 that are so close that 0 may be the root."""
         near = slope * x <= _NEAR * xp.abs(at_far)
         return xp.where(near, xp.zeros_like(x), x)
 
@@ -162,7 +164,7 @@ def find_root_near(
         f = xp.where(xp.logical_and(at_zero, f <= half), 0.0 * f, f)
         begins = xp.equal(f1, unknown)
         last = f1
-        # What rounding leaves of a smaller change is no slope.
+        # A smaller change is mostly rounding and gives no slope.
         tells = xp.abs(f1 - f) > _LEAST_CHANGE * xp.abs(at_far)
         tells = xp.logical_and(tells, xp.logical_not(begins))
         slope = xp.where(tells, (f1 - f) / (x - x1), slope)
@@ -171,12 +173,12 @@ def find_root_near(
         x2, f2 = xp.where(same_side, x2, x1), xp.where(same_side, f2, f1)
         line = _between_two(x, f, x2, f2, xp)
         bent = _next_point(x, f, x2, f2, x3, f3, xp)
-        # The third point is none, or far away.
+        # There is no third point, or it is far away.
         straight = xp.logical_or(xp.equal(x3, endless), xp.equal(f3, unknown))
         straight = xp.logical_and(straight, xp.abs(f) < 0.5 * xp.abs(f3))
         following = xp.where(straight, line, bent)
-        # With the root on one side of all points so far: a line, and if that
-        # has not led near, 0 or a leap.
+        # If the root is on one side of all points so far, follow a line. If
+        # this did not lead close, try 0 or a leap.
         led = xp.logical_or(begins, 4.0 * xp.abs(f) < xp.abs(last))
         ahead = from_afar(cast(x + f / slope), slope)
         open_below = xp.equal(f2, unknown)
@@ -207,7 +209,7 @@ def find_root_near(
 
 
 def _rounding_to(dtype: str, xp: Any) -> Callable[[Any], Any]:
-    """Returns what rounds a shift to its dtype."""
+    """Returns a function that rounds a shift to its dtype."""
     rounded = np.dtype(dtype).type
     if xp is ops:
         return lambda x: ops.cast(x, dtype)
@@ -215,7 +217,7 @@ def _rounding_to(dtype: str, xp: Any) -> Callable[[Any], Any]:
 
 
 def _unfinished(state: Any, half: Any, xp: Any) -> Any:
-    """Whether no end is on target, and a float is left between them."""
+    """Whether no end is on target, and there is a float between them."""
     x, x1, f1, x2, f2, *_ = state
     off_target = xp.minimum(xp.abs(f1), xp.abs(f2)) > half
     return xp.logical_and(off_target, _is_between(x, x1, x2))
@@ -228,7 +230,7 @@ def _repeated(
     dtype: str,
     xp: Any,
 ) -> Any:
-    """Takes steps until they are done, in a graph or outside."""
+    """Takes steps until the search is done, in a graph or outside."""
     most = _MOST_STEPS[dtype]
     if xp is ops:
         return ops.while_loop(unfinished, step, state, maximum_iterations=most)
@@ -250,7 +252,7 @@ def _rebased(
     half: Any,
     xp: Any,
 ) -> _State:
-    """Moves the origin to the end that fits, where no float is between."""
+    """Moves the origin to the end that fits, if no float is between."""
     stuck = xp.logical_and(
         xp.minimum(xp.abs(f1), xp.abs(f2)) > half,
         xp.logical_not(xp.logical_or(_is_between(x, x1, x2), rebased)),
@@ -265,7 +267,7 @@ def _rebased(
 def _next_point(
     x1: Any, f1: Any, x2: Any, f2: Any, x3: Any, f3: Any, xp: Any
 ) -> Any:
-    """Inverse quadratic interpolation where it is safe, else the middle."""
+    """Inverse quadratic interpolation if it is safe, or the middle."""
     xi = (x1 - x2) / (x3 - x2)
     phi = (f1 - f2) / (f3 - f2)
     safe = xp.logical_and(phi**2 < xi, (1 - phi) ** 2 < 1 - xi)
@@ -277,7 +279,7 @@ def _next_point(
 
 
 def _between_two(x1: Any, f1: Any, x2: Any, f2: Any, xp: Any) -> Any:
-    """Linear interpolation, or the middle where it is none of the inside."""
+    """Linear interpolation, or the middle if the result is not inside."""
     x = x1 + f1 / (f1 - f2) * (x2 - x1)
     return xp.where(_is_between(x, x1, x2), x, _middle(x1, x2, xp))
 
@@ -285,10 +287,10 @@ def _between_two(x1: Any, f1: Any, x2: Any, f2: Any, xp: Any) -> Any:
 def _further(
     x: Any, f: Any, previous: Any, before: Any, dtype: str, xp: Any
 ) -> Any:
-    """Twice as far as a line says if the last step halved f, or 8 times.
+    """Twice the step of a line if the last step halved f, or 8 times.
 
-    Where that is not enough either, it is 64 times, then 4096. Where it is
-    less than floats tell apart, it is a few of these.
+    If this is not enough either, it is 64 times, then 4,096 times. If the step
+    is below the spacing of floats, it is a few spacings.
     """
     line = x + 2.0 * f / (before - f) * (x - previous)
     ratio = x / xp.where(previous > 0, previous, x)
@@ -304,7 +306,7 @@ def _is_between(x: Any, x1: Any, x2: Any) -> Any:
 
 
 def _middle(x1: Any, x2: Any, xp: Any) -> Any:
-    """The arithmetic mean, or across magnitudes the geometric one.
+    """The arithmetic mean, or the geometric mean across magnitudes.
 
     The ends have the same sign, or one is 0.
     """

@@ -1,7 +1,8 @@
 """NumPy's functions for single numbers.
 
-NumPy's own take many times as long as the arithmetic, and a search calls some
-hundred. Numbers are `numpy.float64`, which divide by zero as arrays do.
+NumPy's own functions take many times as long as the arithmetic, and a search
+calls about a hundred. Numbers are `numpy.float64`, which divide by zero like
+arrays.
 """
 
 import math

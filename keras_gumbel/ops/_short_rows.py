@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_gumbel._typing import Tensor
 
-# Above it, a search for the root is quicker than all pairs of entries.
+# For longer rows, a search for the root is faster than all pairs of entries.
 LONGEST = 8
 
 
@@ -21,8 +21,8 @@ def project_short_rows(values: Tensor, budget: Any, axis: int) -> Tensor:
          = min over p of  p + sum_{i > p} max(a_i - x, 0)
     ```
 
-    and the largest root of a minimum of falling functions is the smallest of
-    their roots, so that r(x) = K has the solution
+    The largest root of a minimum of falling functions is the smallest of their
+    roots. So r(x) = K has the solution
 
     ```
     x = min over p <= K of  max over q > p of
@@ -32,8 +32,7 @@ def project_short_rows(values: Tensor, budget: Any, axis: int) -> Tensor:
     Args:
         values: Float tensor.
         budget: Number or scalar tensor K of at least 0.
-        axis: Integer, the axis that rows lie on, of a length of at most
-            `LONGEST`.
+        axis: Integer, the axis of the rows. Its length is at most `LONGEST`.
 
     Returns:
         A tensor of the shape of `values`.

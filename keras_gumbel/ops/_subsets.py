@@ -1,10 +1,11 @@
 """Samples of k among n items, their relaxation and their probabilities.
 
-Two distributions over the subsets S of k items have the logits x. Drawing one
-item after another without replacement, each by the softmax of those left, is
-what the k largest of x + z do (Plackett-Luce). The conditional Bernoulli
-distribution, P(S) proportional to exp(sum of x over S), is the softmax of all
-subsets. For k = 1 both are the categorical distribution.
+There are two distributions over the subsets S of k items with logits x. The
+first draws items one after another without replacement, each by the softmax of
+the remaining items (Plackett-Luce). The k largest of x + z have this
+distribution. The second is the conditional Bernoulli distribution, with P(S)
+proportional to exp(sum of x over S). It is the softmax over all subsets. For k
+= 1, both are the categorical distribution.
 """
 
 from typing import Any
@@ -32,10 +33,10 @@ from keras_gumbel.ops._conditional_bernoulli import drawn_items
 from keras_gumbel.ops._conditional_bernoulli import marginals
 from keras_gumbel.ops._discrete import one_hot_argmax
 
-# exp gives 0 further below than this, next to 1.
+# Next to 1, exp is 0 for numbers further below than this.
 _NEGLIGIBLE = 200.0
 
-# In temperatures: a score so far ahead has no slope worth having.
+# In temperatures. A score so far ahead has no useful gradient.
 _FAR = 1e4
 
 
@@ -53,7 +54,7 @@ def gumbel_top_k(
     S = the k largest of x_i + z_i,  z ~ Gumbel(0, 1)^n
     ```
 
-    which for k = 1 is Eq. (5). No gradient flows through it.
+    For k = 1, this is Eq. (5). No gradient flows through it.
 
     Args:
         logits: Float tensor x of shape `(..., n)`, with n on `axis`; -inf
@@ -69,7 +70,7 @@ def gumbel_top_k(
 
     Returns:
         A tensor of the shape and dtype of `logits` with exactly k ones and
-        zeros elsewhere; the first of equals win. Where fewer than k items are
+        zeros elsewhere. The first of equal items win. If fewer than k items are
         allowed, all of them are drawn. A row with a logit of NaN is NaN.
 
     Raises:
@@ -109,11 +110,11 @@ def relaxed_top_k(
     y   = a_1 + ... + a_k
     ```
 
-    which for k = 1 is Eq. (15). As the temperature falls, y tends to the
-    sample of `gumbel_top_k`. Keep it well below 1: a warm softmax hardly
-    takes away what it has given, and an entry of y may exceed 1. With
-    `hard=True` the value is that sample at every temperature and the gradient
-    is the one of y (Eq. 16).
+    For k = 1, this is Eq. (15). As the temperature falls, y tends to the sample
+    of `gumbel_top_k`. Keep the temperature well below 1. At high temperatures,
+    the softmax hardly reduces the scores of drawn items, and an entry of y can
+    exceed 1. With `hard=True`, the value is the sample of `gumbel_top_k` at
+    every temperature, with the gradient of y (Eq. 16).
 
     Args:
         logits: Float tensor x of shape `(..., n)`, with n on `axis`; -inf
@@ -132,8 +133,8 @@ def relaxed_top_k(
 
     Returns:
         A tensor of the shape and dtype of `logits`, at least 0, with sum k.
-        Forbidden items are exactly 0; where fewer than k items are allowed
-        the sum is their number. A row with a logit of NaN or +inf is NaN.
+        Forbidden items are exactly 0. If fewer than k items are allowed, the
+        sum is their number. A row with a logit of NaN or +inf is NaN.
 
     Raises:
         ValueError: If `k` is not an integer from 1 to n, `temperature` is a
@@ -174,9 +175,9 @@ def subset_marginals(
     p_i = P(i in S),  P(S) proportional to exp(sum_{i in S} x_i), |S| = k
     ```
 
-    Exact, and differentiable: the Jacobian of p in x is the covariance of the
-    k-hot vector of S. For k = 1 it is `softmax(x)`. Takes memory of the order
-    of n k a row.
+    The probabilities are exact and differentiable. The Jacobian of p in x is
+    the covariance of the k-hot vector of S. For k = 1, p is `softmax(x)`. Each
+    row takes O(n k) memory.
 
     Args:
         logits: Float tensor x of shape `(..., n)`, with n on `axis`; -inf
@@ -188,9 +189,9 @@ def subset_marginals(
 
     Returns:
         A tensor of the shape and dtype of `logits`, in [0, 1], with sum k.
-        Forbidden items are exactly 0; where k items or fewer are allowed,
-        these are exactly 1 and have no gradient. A row with a logit of NaN,
-        or with several of +inf, is NaN.
+        Forbidden items are exactly 0. If at most k items are allowed, these are
+        exactly 1 and have no gradient. A row with a logit of NaN, or with
+        several of +inf, is NaN.
 
     Raises:
         ValueError: If `k` is not an integer from 1 to n, or `axis` is not an
@@ -241,7 +242,7 @@ def sample_subset(
 
     Returns:
         A tensor of the shape and dtype of `logits` with exactly k ones and
-        zeros elsewhere. Where fewer than k items are allowed, all of them are
+        zeros elsewhere. If fewer than k items are allowed, all of them are
         drawn. A row with a logit of NaN, or with several of +inf, is NaN.
 
     Raises:
@@ -286,7 +287,7 @@ def _prepared(
 
 
 def k_largest(values: Tensor, k: int, axis: int) -> Tensor:
-    """The k-hot vector of the k largest entries; the first of equals win."""
+    """The k-hot vector of the k largest entries; the first equals win."""
     values = moved_axis(ops.stop_gradient(values), axis, -1)
     least = top_values(values, k)[..., -1:]
     above = values > least
@@ -302,11 +303,11 @@ def k_largest(values: Tensor, k: int, axis: int) -> Tensor:
 def _log_rest(
     scores: Tensor, share: Tensor, temperature: Tensor, axis: int
 ) -> Tensor:
-    """`log(1 - share)` of a softmax, to the last digit where share is 1.
+    """`log(1 - share)` of a softmax, accurate even for a share near 1.
 
-    Only the largest share comes near 1. With Z the sum of all exp(s / t) and
-    R the sum of the others, the logarithm is log(R) - log(Z), both relative
-    to the largest term in them, less the distance of these terms.
+    Only the largest share can be close to 1. Let Z be the sum of all exp(s /
+    t), and R the sum of the others. The logarithm is log(R) - log(Z), both
+    relative to their largest term, less the distance of these terms.
     """
     first = ops.cast(one_hot_argmax(scores, axis), "bool")
     others = ops.where(first, -float("inf"), scores)
@@ -329,7 +330,7 @@ def _log_rest(
 
 
 def _as_rows(values: Tensor, axis: int) -> tuple[Tensor, Any]:
-    """Returns values of shape `(rows, n)`, and what puts such back."""
+    """Returns values of shape `(rows, n)`, and a function to undo this."""
     values = moved_axis(values, axis, -1)
 
     def restore(rows: Tensor) -> Tensor:

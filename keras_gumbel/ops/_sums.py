@@ -1,8 +1,8 @@
-"""Sums of many scores that lose nothing.
+"""Sums of many scores without loss of precision.
 
-In float32, the sum of 1e8 scores is off by up to 6% where a compiler adds
-them one by one, as XLA does on a CPU. Here short rows are added in float, and
-their sums in integers.
+In float32, the sum of 1e8 scores is off by up to 6% if a compiler adds them one
+by one, like XLA on a CPU. Here short rows are added in float, and their sums in
+integers.
 """
 
 import math
@@ -24,15 +24,15 @@ def row_sums(values: Tensor, joint: bool) -> Tensor:
 
     Args:
         values: Float tensor.
-        joint: Boolean, whether all of it belongs together, or only what is
-            along the last axis.
+        joint: Boolean, whether all entries belong together, or only those along
+            the last axis.
 
     Returns:
         A tensor with the same sums along the last axis. If `joint`, it is a
         vector with the same sum.
     """
     if keras.backend.backend() != "tensorflow":
-        # They add accurately, and JAX fuses what keeps the shape.
+        # They add accurately, and JAX fuses operations that keep the shape.
         if joint:
             return ops.reshape(ops.sum(values), (1,))
         return ops.sum(values, axis=-1, keepdims=True)
@@ -64,18 +64,18 @@ def add_exactly(sums: Tensor) -> tuple[Tensor, Tensor]:
 def exact_excess(values: list[Tensor], budget: Tensor, joint: bool) -> Tensor:
     """Compares sums with a budget.
 
-    Many times slower than the sums above, and right where they are in doubt:
-    scores are cut into digits, which are added in integers.
+    It is many times slower than the sums above, but is exact where they are in
+    doubt. Scores are cut into digits, which are added in integers.
 
     Args:
         values: List of float tensors with entries in [0, 1].
-        budget: Float tensor, a scalar if `joint`, else with 1 in place of the
-            last axis.
+        budget: Float tensor, a scalar if `joint`, otherwise with length 1 on
+            the last axis.
         joint: Boolean, as for `row_sums`.
 
     Returns:
-        The sum of the sums less the budget, or a little more where an entry
-        has bits beyond 2**-22.
+        The sum of the sums less the budget, or a little more if an entry has
+        bits beyond 2**-22.
     """
     bits = _free_bits(sum(math.prod(_summed(v, joint)) for v in values))
     values, excess = list(values), []
@@ -98,7 +98,7 @@ def exact_excess(values: list[Tensor], budget: Tensor, joint: bool) -> Tensor:
 
 
 def chunks(tensor: Tensor) -> list[Tensor]:
-    """Splits a tensor where that makes eager operations on it faster."""
+    """Splits a tensor if this makes eager operations on it faster."""
     size = math.prod(tensor.shape)
     if keras.backend.backend() != "torch" or size <= _CHUNK:
         return [tensor]
@@ -109,7 +109,7 @@ def chunks(tensor: Tensor) -> list[Tensor]:
 
 
 def _free_bits(count: int) -> int:
-    """The bits a number may have if int32 must hold the sum of `count`."""
+    """The number of bits of a number if int32 must hold a sum of `count`."""
     return max(1, 30 - count.bit_length())
 
 
