@@ -354,7 +354,7 @@ def test_shrink_keeps_one_constant_that_is_padded_with_zeros(case):
     _, report = shrunk(model)
 
     assert rows(report)["conv"] == kept
-    why = "it stands for the constants that a convolution pads with zeros"
+    why = "it replaces other constants that a convolution pads with zeros"
     assert reasons(report) == ({"conv": {why: 1}} if kept == 3 else {})
     _, found = caught(keras_gumbel.shrink, model)
     assert found == []
@@ -427,8 +427,8 @@ def test_a_small_constant_does_not_stand_for_large_ones():
     _, report = shrunk(model)
 
     assert rows(report)["conv"] == 3
-    why = "`other` (SeparableConv2D) adds up less of a constant at the edges"
-    one = "it stands for the constants that a convolution pads with zeros"
+    why = "`other` (SeparableConv2D) pads a constant with zeros at the edges"
+    one = "it replaces other constants that a convolution pads with zeros"
     assert reasons(report)["conv"] == {why: 1, one: 1}
 
 
@@ -497,7 +497,7 @@ BARRIERS = {
     ),
     "layer_normalization": (
         layers.LayerNormalization(name="next"),
-        "`next` (LayerNormalization) normalizes each channel by all of them",
+        "`next` (LayerNormalization) normalizes over all channels",
     ),
     "dropout": (
         layers.Dropout(0.5, noise_shape=(None, 1, 1, 4), name="next"),
@@ -513,7 +513,7 @@ BARRIERS = {
     ),
     "separable": (
         layers.SeparableConv2D(3, 3, padding="same", name="next"),
-        "`next` (SeparableConv2D) adds up less of a constant at the edges",
+        "`next` (SeparableConv2D) pads a constant with zeros at the edges",
     ),
     "depthwise": (
         layers.DepthwiseConv2D(3, padding="same", name="next"),
@@ -529,7 +529,7 @@ BARRIERS = {
     ),
     "model": (
         keras.Sequential([layers.Dense(3)], name="next"),
-        "`next` (Sequential) is a model of its own",
+        "`next` (Sequential) is a nested model",
     ),
 }
 
@@ -591,7 +591,7 @@ def test_shrink_keeps_an_unread_sum_where_one_side_is_read():
     _, report = shrunk(model)
 
     assert rows(report) == {"first": 3, "second": 3, "out": 2}
-    why = "`sum` (Add) joins it with one that stays"
+    why = "`sum` (Add) combines it with one that stays"
     assert reasons(report) == {"second": {why: 1}}
 
 
@@ -607,7 +607,7 @@ def test_shrink_keeps_what_is_added_to_an_input(kind):
     _, report = shrunk(model)
 
     (why,) = reasons(report)["hidden"]
-    assert "joins it with one that stays" in why
+    assert "combines it with one that stays" in why
 
 
 def test_shrink_knows_operators_with_numbers():
@@ -826,7 +826,7 @@ def test_shrink_keeps_the_channels_of_a_mask():
     assert rows(report)["mask"] == 5
     assert rows(report)["hidden"] == 3
     (why,) = reasons(report)["mask"]
-    assert why.endswith("(GlobalAveragePooling1D) has it as its mask")
+    assert why.endswith("(GlobalAveragePooling1D) uses it as its mask")
 
 
 @pytest.mark.backends("torch")  # TensorFlow has it on GPUs only

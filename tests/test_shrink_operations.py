@@ -136,7 +136,7 @@ BARRIERS = {
     "with a row": lambda x: ops.concatenate([x, np.ones((3, 5, 5, 1))], -1),
 }
 WHY = {
-    "clip": "(Clip) has an array as its `x_max`",
+    "clip": "(Clip) gets an array as its `x_max`",
     "matmul": "(Matmul) is not known to keep channels apart",
     "mean": "(Mean) computes one number from many channels",
     "one channel": "(GetItem) picks one channel",

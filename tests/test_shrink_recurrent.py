@@ -156,8 +156,8 @@ def test_units_of_both_directions(merge_mode, kind):
     [
         ({"return_state": True}, {}, "returns its state"),
         ({"activation": "softmax"}, {}, "may mix units"),
-        ({"stateful": True}, {}, "remembers its state from batch to batch"),
-        ({}, {"initial_state": 2}, "starts from a given state"),
+        ({"stateful": True}, {}, "keeps its state between batches"),
+        ({}, {"initial_state": 2}, "has an initial state"),
     ],
 )
 def test_units_whose_state_is_seen_stay(options, call, why):

@@ -1,4 +1,4 @@
-"""What `keras_gumbel.shrink_report` returns.
+"""The classes of the report of `keras_gumbel.shrink_report`.
 
 The functions `shrink` and `shrink_report` are in the package itself.
 """

@@ -1,7 +1,7 @@
-"""What is known of the channels of a tensor, and what layers do to them.
+"""The known properties of channels, and the changes of layers.
 
-A unit, that is a column of a Dense kernel or a filter of a convolution, makes
-one channel of its layer's output.
+A unit is a column of a Dense kernel or a filter of a convolution. It makes one
+channel of the output of its layer.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ class Channels:
     """The channels of a symbolic tensor.
 
     Attributes:
-        axis: Integer, the axis they lie on.
-        constants: Float array, the value of each channel that has the same
-            one everywhere, whatever the inputs of the model; NaN for others.
+        axis: Integer, the axis of the channels.
+        constants: Float array, the value of each channel that is the same
+            everywhere for all inputs of the model, and NaN for others.
         pinned: String or `None`, why every channel must stay.
     """
 
@@ -36,13 +36,13 @@ class Channels:
         return int(self.constants.size)
 
 
-# A tensor of which nothing is known keeps its shape: it has no `Channels`.
+# A tensor without `Channels` keeps its shape, because nothing is known of it.
 MaybeChannels = Channels | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """A layer where it is called.
+    """One call of a layer.
 
     Attributes:
         layer: The layer, or the operation of `keras.ops`.
@@ -52,7 +52,7 @@ class Call:
         in_training: Boolean, whether it was called with `training=True`.
         tensors: Tuple of symbolic tensors, the inputs.
         outputs: Tuple of symbolic tensors.
-        arguments: Dictionary of all arguments, by their places or names.
+        arguments: Dictionary of all arguments, by position or name.
     """
 
     layer: keras.Layer
@@ -67,14 +67,14 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """How a layer changes.
+    """The changes of a layer.
 
     Attributes:
         layer: The layer.
         config: Dictionary, the arguments that change.
         weights: List of arrays, all weights.
-        arguments: Dictionary, what it is called with instead, by places or
-            names.
+        arguments: Dictionary of the changed arguments of its call, by position
+            or name.
     """
 
     layer: keras.Layer
@@ -90,8 +90,8 @@ class Layout:
     Attributes:
         inputs: Integer or `None`, the axis of the input channels.
         outputs: Integer or `None`, the axis of the output channels.
-        repeats: Integer, the entries there are for each input channel.
-        tiles: Integer, how many times the output channels follow each other.
+        repeats: Integer, the number of entries for each input channel.
+        tiles: Integer, how often the output channels are repeated in sequence.
     """
 
     inputs: int | None = None
@@ -122,8 +122,8 @@ class BarrierError(Exception):
     """A layer that must keep its shapes; the message says why."""
 
 
-# Functions of one number. What else Keras calls an activation may compare
-# channels, as softmax does.
+# Functions of one number. Other activations of Keras may combine channels, like
+# softmax.
 _ELEMENTWISE = {
     getattr(keras.activations, name)
     for name in (
@@ -136,7 +136,7 @@ _ELEMENTWISE = {
 
 
 def is_elementwise(activation: Any) -> bool:
-    """Whether an activation is known to treat every number alone."""
+    """Whether an activation is known to be elementwise."""
     return activation is None or (
         not isinstance(activation, keras.Layer) and activation in _ELEMENTWISE
     )
@@ -149,7 +149,7 @@ def name_of(activation: Any) -> str:
 
 
 def activated(layer: keras.Layer, values: np.ndarray) -> np.ndarray:
-    """Applies a layer's activation, at the precision the layer has."""
+    """Applies the activation of a layer at the precision of the layer."""
     activation = getattr(layer, "activation", None)
     if activation is None or np.isnan(values).all():
         return finite(values)
@@ -160,7 +160,7 @@ def activated(layer: keras.Layer, values: np.ndarray) -> np.ndarray:
 
 
 def finite(constants: np.ndarray) -> np.ndarray:
-    """Replaces infinite constants by NaN: nobody can fold them."""
+    """Replaces infinite constants by NaN, because they cannot be folded."""
     return np.where(np.isfinite(constants), constants, np.nan)
 
 

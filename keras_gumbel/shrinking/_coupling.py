@@ -22,19 +22,19 @@ from keras_gumbel.shrinking._unit_sums import UnitSum
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Slot:
-    """Where the channels of a group lie on a weight.
+    """The position of the channels of a group on a weight.
 
     Attributes:
         layer: The layer that reads, makes or passes on the channels.
         weight: `keras.Variable`, one of its weights.
         axis: Integer, the axis of the weight, not negative.
-        reads: Boolean, whether the layer adds the channels up with this
-            weight. If not, it makes them or scales them.
-        index: Integer array, the coupled set that each entry of the axis
-            belongs to, or -1 if it belongs to none of the group.
+        reads: Boolean, whether the layer sums the channels with this weight.
+            Otherwise it makes or scales them.
+        index: Integer array, the coupled set of each entry of the axis, or -1
+            if the entry is in no set of the group.
         input_axis: Integer or `None`, the axis of the first input of the layer
-            on which the channels lie in the same order. `None` if the weight
-            does not read them from there.
+            with the channels in the same order. `None` if the weight does not
+            read them from this input.
     """
 
     layer: keras.Layer
@@ -54,9 +54,9 @@ class ChannelGroup:
 
     Attributes:
         name: String, the name of the first layer that makes the channels,
-            after those of the models it is in.
+            prefixed by the names of the models that contain it.
         size: Integer, the number of sets.
-        slots: Tuple of `Slot`, all places of these channels.
+        slots: Tuple of `Slot`, all positions of these channels.
     """
 
     name: str
@@ -71,7 +71,7 @@ def coupled_channels(owner: str, model: keras.Model) -> list[ChannelGroup]:
     set everywhere.
 
     Args:
-        owner: String, the function that errors name.
+        owner: String, the function that error messages name.
         model: Functional or built Sequential model.
 
     Returns:
@@ -96,10 +96,10 @@ def coupled_channels(owner: str, model: keras.Model) -> list[ChannelGroup]:
 
 
 class _Coupling:
-    """Follows the channels of one model, whatever its weights are.
+    """Follows the channels of one model, independent of its weights.
 
-    Every channel of every tensor has a number. Two of them are joined where a
-    layer passes one on as the other.
+    Every channel of every tensor has a number. Two numbers are joined if a
+    layer passes one channel on as the other.
     """
 
     def __init__(self, model: keras.Model, shared: set[int]) -> None:
@@ -139,7 +139,7 @@ class _Coupling:
             yield name, members.size, tuple(slot for _, slot in found)
 
     def _alike(self, sets: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
-        """Returns the chosen sets, those with the same structure together."""
+        """Returns the chosen sets, grouped by their structure."""
         tensors = np.zeros(self._count, int)
         for tensor, numbers in enumerate(self._numbers.values()):
             tensors[numbers] = tensor
@@ -203,9 +203,9 @@ class _Coupling:
         self._pinned.append(self._numbers.get(id(tensor), np.zeros(0, int)))
 
     def _slots(self) -> Iterator[tuple[str, Slot]]:
-        """Yields all places of channels, which are named by their numbers.
+        """Yields all positions of channels, which are given by their numbers.
 
-        Before each stands the name of its units.
+        Each is preceded by the name of its units.
         """
         for step in self._steps:
             rule = step.rule
@@ -241,10 +241,10 @@ class _Coupling:
 def joined(
     count: int, pairs: list[tuple[np.ndarray, np.ndarray]]
 ) -> np.ndarray:
-    """Returns the smallest number that each one is joined with.
+    """Returns the smallest number that each number is joined with.
 
     Args:
-        count: Integer, how many numbers there are.
+        count: Integer, the number of numbers.
         pairs: List of pairs of arrays, whose entries are joined.
     """
     smallest = np.arange(count)

@@ -113,7 +113,7 @@ def _require_numbers(operation: Any) -> None:
     """Raises if an operation has arrays of its own, such as `clip` may."""
     for name, value in vars(operation).items():
         if not name.startswith("_") and np.ndim(value) > 0:
-            raise BarrierError(f"has an array as its `{name}`")
+            raise BarrierError(f"gets an array as its `{name}`")
 
 
 def _length(shape: tuple[int | None, ...], axis: int, rank: int) -> int | None:

@@ -1,4 +1,4 @@
-"""Models in models, and copies in which some layers are replaced."""
+"""Nested models, and copies with replaced layers."""
 
 import contextlib
 from collections.abc import Callable
@@ -10,14 +10,14 @@ import keras
 from keras_gumbel import _keras_private
 from keras_gumbel._validation import invalid_argument
 
-# Builds the layer that takes another one's place in the copy.
+# Builds the layer that replaces another layer in the copy.
 Replace = Callable[[keras.Layer], keras.Layer]
 
 # Fills the layer in the copy from the one it replaces.
 Fill = Callable[[keras.Layer, keras.Layer], None]
 
 
-# Returns what an operation is called with instead, by place or name.
+# Returns the changed arguments of an operation, by position or name.
 Arguments = Callable[[keras.Operation], dict[int | str, Any]]
 
 
@@ -28,15 +28,15 @@ def rewrite(
 
     Args:
         model: Sequential or Functional model, which may contain others.
-        replace: Called with each layer or operation that is not such a model;
-            returns that of the copy, with weights of its own.
-        fill: Called with each layer and its replacement once the copy is
-            built; carries the weights over.
-        arguments: Called with each operation; returns the arguments that are
-            others in the copy.
+        replace: Called with each layer or operation that is not such a model.
+            Returns the layer of the copy, with its own weights.
+        fill: Called with each layer and its replacement after the copy is
+            built. Copies the weights.
+        arguments: Called with each operation. Returns the arguments that differ
+            in the copy.
 
     Returns:
-        A model of the same class, with the same names of inputs.
+        A model of the same class, with the same input names.
     """
     copies: dict[int, keras.Operation] = {}
     originals: dict[int, keras.Operation] = {}
@@ -88,7 +88,7 @@ def rewrite(
 
 
 def graph_models(model: keras.Model) -> dict[str, keras.Model]:
-    """Returns a built model and those in it, once each, by prefix of names."""
+    """Returns a built model and its nested models by prefix, once each."""
     found = {"": model}
     waiting = [("", model)]
     while waiting:
@@ -103,17 +103,17 @@ def graph_models(model: keras.Model) -> dict[str, keras.Model]:
 
 
 def copy_layer(layer: keras.Operation) -> keras.Operation:
-    """Returns a layer of the same config, with weights of its own.
+    """Returns a layer with the same config and its own weights.
 
-    The graph of a model has operations of `keras.ops` in it as well. One that
-    no config describes has no weights and serves both models.
+    The graph of a model also contains operations of `keras.ops`. An operation
+    without a config has no weights, and both models share it.
     """
     if not isinstance(layer, keras.Layer):
         try:
             return type(layer).from_config(layer.get_config())
         except NotImplementedError:
             return layer
-    # Classes that are not registered may be inside.
+    # There may be unregistered classes inside.
     kinds = {type(x) for x in _keras_private.flatten_layers(layer)}
     own = {
         k.__name__: k for k in kinds if not k.__module__.startswith("keras.")
@@ -123,7 +123,7 @@ def copy_layer(layer: keras.Operation) -> keras.Operation:
 
 
 def copy_weights(layer: keras.Layer, copy: keras.Layer) -> None:
-    """Carries all weights of a layer over to a copy of it."""
+    """Copies all weights of a layer to its copy."""
     copy.set_weights(layer.get_weights())
 
 
@@ -142,7 +142,7 @@ def require_graph(owner: str, model: Any) -> None:
 
 
 def _like(tensor: keras.KerasTensor) -> keras.KerasTensor:
-    """Returns an input of the same name: `fit` knows inputs by name."""
+    """Returns an input of the same name, because `fit` uses input names."""
     return keras.Input(
         batch_shape=tensor.shape,
         dtype=tensor.dtype,
@@ -153,7 +153,7 @@ def _like(tensor: keras.KerasTensor) -> keras.KerasTensor:
 
 @contextlib.contextmanager
 def _uncompiled(model: keras.Model) -> Iterator[None]:
-    """Hides that models are compiled: `clone_model` compiles Sequentials."""
+    """Hides that models are compiled, or `clone_model` compiles clones."""
     compiled = [
         part
         for part in [model, *_keras_private.flatten_layers(model)]

@@ -83,7 +83,7 @@ def normalization(call: Call) -> Link:
     channels = only(call)
     axes = np.ravel(call.layer.axis) % len(call.output_shape)
     if channels.axis in axes:
-        raise BarrierError("normalizes each channel by all of them")
+        raise BarrierError("normalizes over all channels")
     unknown = np.full(channels.size, np.nan)
     return one_to_one(call, unknown, channels.axis)
 

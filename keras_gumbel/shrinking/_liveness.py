@@ -19,21 +19,21 @@ from keras_gumbel.shrinking._parts import Step
 from keras_gumbel.shrinking._steps import parts_of
 from keras_gumbel.shrinking._unit_sums import UnitSum
 
-# Reasons that every model has, and no one can mend.
+# Reasons that occur in every model and cannot be fixed.
 OUTPUT = "the model returns it"
 LAST = "a layer keeps one unit"
-STAND_IN = "it stands for the constants that a convolution pads with zeros"
+STAND_IN = "it replaces other constants that a convolution pads with zeros"
 USUAL = (OUTPUT, LAST, STAND_IN)
 
 
 class _State:
-    """What is decided of the channels of a tensor so far.
+    """The decisions on the channels of a tensor so far.
 
     Attributes:
         channels: `Channels`.
         kept: Boolean array, the channels that stay.
-        united: Boolean array, those that nobody needs and that stay for the
-            sake of others.
+        united: Boolean array, channels that nothing reads but that stay because
+            a coupled tensor keeps them.
         reasons: Array of strings, why they stay; empty if they are read.
     """
 
@@ -47,12 +47,12 @@ class _State:
 class Liveness:
     """Follows the channels of one model.
 
-    Constants are followed from the inputs on, then what is needed back from
-    the outputs. Layers that pass channels on must keep the same ones of all
-    their tensors, hence the repetition.
+    Constants are followed forward from the inputs. Then needed channels are
+    followed back from the outputs. Layers that pass channels on must keep the
+    same channels of all their tensors, so this is repeated.
 
     Args:
-        model: Functional or built Sequential model. Models in it are layers
+        model: Functional or built Sequential model. Nested models are layers
             that keep their shapes.
         shared: Set of ids of the layers that are called more than once.
 
@@ -89,13 +89,13 @@ class Liveness:
             yield str(state.reasons[unit])
 
     def held(self, step: Step) -> str:
-        """Returns what alone keeps all units of a step, or an empty string."""
+        """Returns the only reason for all units of a step, or `""`."""
         reasons = set(self._states[id(step.output)].reasons)
         reason = str(reasons.pop())
         return "" if reasons or reason in USUAL else reason
 
     def edits(self) -> Iterator[Edit]:
-        """Yields how layers change."""
+        """Yields the changes of layers."""
         for parts in self.parts:
             kept = [self._kept_of(step) for step in parts.steps]
             if not all(x.all() for pair in kept for x in pair):
@@ -124,7 +124,7 @@ class Liveness:
             new = _State(step.rule.output)
             self._states.setdefault(id(step.output), new)
         for mask in parts.masks:
-            why = f"{describe(call.layer)} has it as its mask"
+            why = f"{describe(call.layer)} uses it as its mask"
             self._keep(mask, True, why)
 
     def _channels_of(self, tensor: Tensor) -> MaybeChannels:
@@ -155,7 +155,7 @@ class Liveness:
                 self._pass_back(step)
 
     def _keep_stand_in(self) -> bool:
-        """Keeps one constant for others that a convolution cannot fold."""
+        """Keeps one constant that replaces others before a convolution."""
         for step in reversed(self.steps):
             rule, state = step.rule, self._states.get(id(step.inputs[0]))
             if not isinstance(rule, UnitSum) or rule.merge_axis is None:
@@ -173,7 +173,7 @@ class Liveness:
         return False
 
     def _keep_last(self) -> bool:
-        """Keeps a channel of one tensor without any; whether there is one."""
+        """Keeps a channel of one empty tensor; returns whether there is one."""
         for step in reversed(self.steps):
             kept = self.kept(step)
             if not kept.any():
@@ -182,11 +182,11 @@ class Liveness:
         return False
 
     def _pass_back(self, step: Step) -> None:
-        """Keeps what the kept outputs of a step need of its inputs."""
+        """Keeps the inputs that the kept outputs of a step need."""
         state = self._states[id(step.output)]
         if isinstance(step.rule, UnitSum):
             varying, uneven = step.rule.demand(state.kept)
-            why = "adds up less of a constant at the edges"
+            why = "pads a constant with zeros at the edges"
             self._keep(step.inputs[0], varying, "")
             if step.rule.merge_axis is None:
                 why = f"{describe(step.rule.layer)} {why}"
@@ -215,7 +215,7 @@ class Liveness:
         """Keeps the outputs of a link whose inputs are kept."""
         if isinstance(step.rule, UnitSum):
             return
-        why = f"{describe(step.rule.layer)} joins it with one that stays"
+        why = f"{describe(step.rule.layer)} combines it with one that stays"
         for tensor, sources in zip(step.inputs, step.rule.sources, strict=True):
             state = self._states.get(id(tensor))
             stays = sources >= 0

@@ -1,4 +1,4 @@
-"""What a layer consists of, where it is called."""
+"""The parts of a layer in a call."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,18 +12,18 @@ from keras_gumbel.shrinking._channels import Channels
 from keras_gumbel.shrinking._channels import Edit
 from keras_gumbel.shrinking._unit_sums import UnitSum
 
-# Which inputs and which outputs of a step are kept.
+# The kept inputs and the kept outputs of a step.
 Kept = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What becomes of the channels of some tensors.
+    """A step that maps the channels of tensors to an output.
 
     Attributes:
         rule: `UnitSum` or `Link`.
-        inputs: List of symbolic tensors, or objects in place of tensors that
-            are inside of the layer.
+        inputs: List of symbolic tensors, or of objects that represent tensors
+            inside the layer.
         output: Symbolic tensor, or such an object.
     """
 
@@ -34,15 +34,15 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """A layer where it is called: one step, or several.
+    """The call of a layer: one step, or several.
 
     Attributes:
         layer: The layer.
-        steps: List of `Step`. What makes a tensor comes before what takes it,
-            except for what a layer reads of its own output.
-        edit: Function from what is kept of each step to the layer without
+        steps: List of `Step`. The step that makes a tensor comes before the
+            steps that read it, unless a layer reads its own output.
+        edit: Function from the kept channels of each step to the layer without
             the other channels.
-        masks: List of symbolic tensors that say which steps are padded.
+        masks: List of symbolic tensors, the masks of padded steps.
     """
 
     layer: keras.Layer
@@ -57,7 +57,7 @@ class Parts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PartialSum(UnitSum):
-    """A sum inside of a layer; several numbers belong to each unit.
+    """A sum inside a layer, with several numbers for each unit.
 
     Its `totals` have the shape `(inputs, units, numbers)`.
 
@@ -65,7 +65,7 @@ class PartialSum(UnitSum):
         values: Float array, the values of units that are constant, NaN for
             others.
         parts: List of the variables whose values `weights` are.
-        inside: Boolean, whether it reads what is inside of the layer.
+        inside: Boolean, whether it reads a tensor inside the layer.
         pinned: String or `None`, why all units stay.
         lay: Function from sums of shape `(units, numbers)` to a bias.
     """
@@ -97,5 +97,5 @@ class PartialSum(UnitSum):
         return None if self.inside else super().input_axis
 
     def as_bias(self, shift: np.ndarray) -> np.ndarray:
-        """Returns what units add up in the shape of a bias."""
+        """Returns the sums of units in the shape of a bias."""
         return self.lay(shift)

@@ -1,4 +1,4 @@
-"""One pass over a model: what is dead, and a copy without it."""
+"""One pass over a model: its dead units, and a copy without them."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from keras_gumbel.shrinking._steps import shared_layers
 
 
 def follow(owner: str, model: keras.Model) -> dict[str, Liveness]:
-    """Follows the model and each of those in it, by a prefix of names."""
+    """Follows the model and its nested models, by prefix of names."""
     models = built_models(owner, model)
     if marked_scores(model.variables):
         raise ValueError(
@@ -36,10 +36,10 @@ def edits_of(found: dict[str, Liveness]) -> dict[int, Edit]:
 
 
 def needs_another(found: dict[str, Liveness]) -> bool:
-    """Whether the copy has more to remove than what was found.
+    """Whether the copy has more units to remove.
 
-    A convolution of which one group is left is an ordinary one: it can lose
-    single units.
+    A convolution with one remaining group becomes an ordinary convolution,
+    which can lose single units.
     """
     return any(
         edit.config.get("groups") == 1 and edit.layer.groups > 1
@@ -48,7 +48,7 @@ def needs_another(found: dict[str, Liveness]) -> bool:
 
 
 def rebuilt(model: keras.Model, found: dict[str, Liveness]) -> keras.Model:
-    """Returns a copy of a model without what was found to be dead."""
+    """Returns a copy of a model without the dead units."""
     edits = edits_of(found)
 
     def replace(layer: keras.Layer) -> keras.Layer:

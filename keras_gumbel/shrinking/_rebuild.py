@@ -1,4 +1,4 @@
-"""From a model with dead units to a smaller one."""
+"""A smaller copy of a model with dead units."""
 
 import warnings
 
@@ -16,29 +16,29 @@ from keras_gumbel.shrinking._report import report_of
 def shrink(model: keras.Model) -> keras.Model:
     """Returns a smaller copy of a model, without its dead units.
 
-    A unit, that is a column of a Dense kernel or a filter of a convolution,
-    is dead if it is constant because all that it reads is multiplied by
-    exact zeros, or if nothing reads it. Heads of attention and units of
-    recurrent layers are dead if nothing reads them, or if they are always
-    zero. Dead units are removed with all that belongs to them
-    in the layers that follow: batch normalization, activations, pooling,
-    depthwise convolutions, `Flatten`, `Reshape`, `Concatenate`, and sums, of
-    which a channel is removed only if no branch needs it. So are the
-    operations of `keras.ops` that do the same, such as `ops.relu(x)`,
-    `x + y`, `x * array`, `ops.reshape` and `x[..., :3]`. Convolutions in
-    groups and `GroupNormalization` lose whole groups.
+    A unit is a column of a Dense kernel or a filter of a convolution. It is
+    dead if nothing reads it, or if it is constant because exact zeros multiply
+    everything that it reads. Heads of attention and units of recurrent layers
+    are dead if nothing reads them, or if they are always zero. Dead units are
+    also removed from the layers that follow: batch normalization, activations,
+    pooling, depthwise convolutions, `Flatten`, `Reshape`, `Concatenate` and
+    sums. A sum loses a channel only if no branch needs it. Operations of
+    `keras.ops` such as `ops.relu(x)`, `x + y`, `x * array`, `ops.reshape` and
+    `x[..., :3]` are treated like these layers. Grouped convolutions and
+    `GroupNormalization` lose whole groups.
 
-    What a constant unit contributes goes into the biases of the layers that
-    read it. Predictions stay the same, up to rounding; names, and the shapes
-    of the inputs and outputs of the model and of the models in it, are those
-    of the original.
+    The contribution of a constant unit is added to the biases of the layers
+    that read it. Predictions stay the same, up to rounding. Names stay the
+    same, too, and so do the shapes of the inputs and outputs of the model and
+    its nested models.
 
-    At least one unit of each layer stays, and of the constants other than 0
-    that a convolution pads with zeros, one that stands for all. All stay where
-    a depthwise or separable convolution pads them. So do the units of layers
-    that are shared or not known, and before a `LayerNormalization`, which
-    mixes all channels. One warning lists the dead units that stay;
-    `keras_gumbel.shrink_report` has all of them, and the reasons.
+    At least one unit of each layer stays. If a convolution pads nonzero
+    constants with zeros, one constant stays and replaces the others. If a
+    depthwise or separable convolution pads them, all of them stay. The units of
+    shared or unsupported layers stay, and so do units before a
+    `LayerNormalization`, which mixes all channels. One warning lists the dead
+    units that stay. `keras_gumbel.shrink_report` lists all of them with the
+    reasons.
 
     Args:
         model: Sequential or Functional model without masks, such as

@@ -53,9 +53,9 @@ def recurrent(call: Call) -> Parts:
     if type(layer.cell) not in _GATES:
         raise BarrierError(UNKNOWN)
     if others:
-        raise BarrierError("starts from a given state")
+        raise BarrierError("has an initial state")
     if layer.stateful:
-        raise BarrierError("remembers its state from batch to batch")
+        raise BarrierError("keeps its state between batches")
     (channels, *_), output = call.inputs, call.outputs[0]
     axis = len(output.shape) - 1
     sums = _sums(layer, channels, axis)

@@ -1,4 +1,4 @@
-"""What shrinking removes from a model, and what it cannot."""
+"""The report of the units that shrinking can and cannot remove."""
 
 import collections
 import dataclasses
@@ -23,13 +23,13 @@ class ShrinkRow:
     """One layer with units of a model.
 
     Attributes:
-        name: String, the name of the layer, after those of the models it is
-            in. The units of a `MultiHeadAttention` are its heads; those of
-            its output have a row of their own.
+        name: String, the name of the layer, prefixed by the names of the models
+            that contain it. The units of a `MultiHeadAttention` are its heads.
+            Its output units have a separate row.
         units: Integer, the number of its units.
-        kept: Integer, how many are left.
-        reasons: Dictionary, why units are left that compute nothing, or that
-            nothing reads, to their number.
+        kept: Integer, the number of units that stay.
+        reasons: Dictionary from the reason why dead units stay to the number of
+            such units. A dead unit computes nothing, or nothing reads it.
     """
 
     name: str
@@ -39,22 +39,22 @@ class ShrinkRow:
 
     @property
     def dead(self) -> int:
-        """The number of units that are left although they are dead."""
+        """The number of dead units that stay."""
         return sum(self.reasons.values())
 
 
 @dataclasses.dataclass(frozen=True)
 class ShrinkReport(Report):
-    """What `keras_gumbel.shrink` removes from a model.
+    """The units that `keras_gumbel.shrink` removes from a model.
 
     `print` and notebooks show it as a table.
 
     Attributes:
         rows: Tuple of `ShrinkRow`, one for each layer with units.
-        parameters: Integer, the weights of the model.
-        kept: Integer, those of the smaller one.
-        skipped: Dictionary, names of layers that keep all their units to the
-            reason.
+        parameters: Integer, the number of weights of the model.
+        kept: Integer, the number of weights of the smaller model.
+        skipped: Dictionary from the names of layers that keep all their units
+            to the reasons.
     """
 
     rows: tuple[ShrinkRow, ...]
@@ -84,7 +84,7 @@ class ShrinkReport(Report):
 
 
 def shrink_report(model: keras.Model) -> ShrinkReport:
-    """Reports what `keras_gumbel.shrink` would remove, and what not and why.
+    """Reports the units that `keras_gumbel.shrink` would remove or keep.
 
     Args:
         model: Sequential or Functional model without masks.
@@ -113,7 +113,7 @@ def shrink_report(model: keras.Model) -> ShrinkReport:
 
 
 def report_of(owner: str, model: keras.Model) -> ShrinkReport:
-    """Reports on all passes over a model, in the name of a function."""
+    """Reports on all passes over a model, on behalf of a function."""
     found = follow(owner, model)
     report = _report(model, found)
     if not needs_another(found):
@@ -129,7 +129,7 @@ def report_of(owner: str, model: keras.Model) -> ShrinkReport:
 
 
 def _report(model: keras.Model, found: dict[str, Liveness]) -> ShrinkReport:
-    """Puts together what was found of a model and those in it."""
+    """Combines the results for a model and its nested models."""
     units = {
         prefix + step.rule.name: (step, liveness)
         for prefix, liveness in found.items()
@@ -165,7 +165,7 @@ def _report(model: keras.Model, found: dict[str, Liveness]) -> ShrinkReport:
 
 
 def _has_units(layer: keras.Layer) -> bool:
-    """Whether a layer that keeps its shapes might have lost units."""
+    """Whether a layer that keeps its shapes could lose units in principle."""
     if type(layer) in LINKING_LAYERS or _keras_private.is_functional(layer):
         return False
     return any(len(w.shape) > 1 for w in getattr(layer, "weights", ()))

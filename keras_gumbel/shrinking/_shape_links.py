@@ -68,7 +68,7 @@ def link(call: Call) -> Link:
         BarrierError: If it is not known to.
     """
     if _keras_private.is_functional(call.layer):
-        raise BarrierError("is a model of its own")
+        raise BarrierError("is a nested model")
     rule = _RULES.get(kind_of(call.layer))
     if rule is None:
         raise BarrierError(UNKNOWN)

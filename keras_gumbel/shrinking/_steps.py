@@ -1,4 +1,4 @@
-"""The calls of a model, and the rules of the layers that are called."""
+"""The calls of a model, and the rules of the called layers."""
 
 import collections
 import dataclasses
@@ -49,10 +49,10 @@ def parts_of(
     channels_of: Callable[[Tensor], MaybeChannels],
     shared: bool,
 ) -> Parts:
-    """Returns what a layer does with the channels it is called with.
+    """Returns the effect of a layer on the channels of its inputs.
 
     Raises:
-        BarrierError: If they must stay as they are.
+        BarrierError: If the channels must stay as they are.
     """
     tensors = {id(tensor) for tensor in call.inputs}
     masks = [call.arguments.get(name) for name in _MASKS]
@@ -93,7 +93,7 @@ def _parts(call: Call) -> Parts:
 
 
 def built_models(owner: str, model: keras.Model) -> dict[str, keras.Model]:
-    """Returns the model and those in it, by a prefix of names.
+    """Returns the model and its nested models, by prefix of names.
 
     Raises:
         TypeError: If `model` is not a Sequential or Functional model.
@@ -103,8 +103,8 @@ def built_models(owner: str, model: keras.Model) -> dict[str, keras.Model]:
     if not model.built:
         raise ValueError(
             f"`{owner}` needs the weights of the model {model.name!r}, which "
-            "is not built. Call it on data, or `model.build(input_shape)`, "
-            "first."
+            "is not built. Call the model on data, or call "
+            "`model.build(input_shape)` first."
         )
     return graph_models(model)
 

@@ -18,7 +18,7 @@ from keras_gumbel.shrinking._unit_sums import UnitSum
 
 
 def unit_sum(call: Call) -> UnitSum:
-    """Returns what a layer with units does.
+    """Returns the rule of a layer with units.
 
     Raises:
         BarrierError: If its units and inputs must stay.
@@ -32,15 +32,15 @@ def _dense(call: Call) -> UnitSum:
 
 
 def _einsum_dense(call: Call) -> UnitSum:
-    """Returns what a layer does that multiplies the last axis by a matrix."""
+    """Returns the rule of a layer that multiplies the last axis by a matrix."""
     layer = call.layer
     equation, units = layer.equation, layer.equation[-1]
     inputs, _ = equation.split(",")
     matrix = f"{inputs},{inputs[-1]}{units}->{inputs[:-1]}{units}"
     if equation != matrix or units in inputs:
-        raise BarrierError('has another equation than "...a,ab->...b"')
+        raise BarrierError('does not have the equation "...a,ab->...b"')
     if layer.bias_axes not in (None, units):
-        raise BarrierError("has a bias that is not one of units")
+        raise BarrierError("has a bias that is not per unit")
     axis = len(call.output_shape) - 1
     return dataclasses.replace(
         _from_kernel(call, "output_shape", Layout(0, 1), True, axis),
