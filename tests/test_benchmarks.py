@@ -49,7 +49,7 @@ def test_a_cell_of_the_table_is_as_printed(cell):
 def test_tables_of_features_are_those_of_the_records():
     pytest.importorskip("sklearn")
     run = subprocess.run(
-        [sys.executable, "benchmarks/features.py", "--seeds", "3"],
+        [sys.executable, "benchmarks/features.py", "--seeds", "5"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=True,
