@@ -232,13 +232,14 @@ def tempered_softmax(
     top = ops.maximum(largest(values, axis), -_HUGE)
     # Only differences survive a division by a small temperature.
     distance = values - top
-    if is_number(temperature):
+    if not is_number(temperature):
+        # Its gradient needs all distances finite, which takes a third of the
+        # time of the backward pass.
+        floor = -_NEGLIGIBLE[dtype_of(values)] * ops.stop_gradient(temperature)
+        distance = ops.maximum(distance, floor)
+    elif keras.backend.backend() == "torch":
         some = ops.not_equal(top, -_HUGE)
         return _softmax(distance, temperature, some, axis)
-    # Its gradient needs all distances finite, which takes a third of the time
-    # of the backward pass.
-    floor = -_NEGLIGIBLE[dtype_of(values)] * ops.stop_gradient(temperature)
-    distance = ops.maximum(distance, floor)
     share = ops.exp(distance / temperature)
     total = ops.sum(share, axis=axis, keepdims=True)
     total = ops.where(ops.equal(total, 0.0), 1.0, total)
@@ -250,8 +251,10 @@ def _softmax(
 ) -> Tensor:
     """`softmax(distance / temperature)`, and zeros where not `some`.
 
-    That of a backend is one operation, and keeps nothing but its result for
-    the backward pass. Of a row of -inf alone it makes NaN.
+    Eager torch computes it in one operation, and keeps nothing but the result
+    for the backward pass. Without `some`, a row of -inf alone would be NaN. A
+    compiler does as well without, and ONNX files from TensorFlow have `where`
+    as a product, of 0 and -inf in such a row.
     """
     one = ops.cast(some, dtype_of(distance))
     scaled = ops.where(some, distance, one)
