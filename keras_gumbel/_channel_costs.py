@@ -1,4 +1,4 @@
-"""What coupled channels cost, by how many of each group are kept."""
+"""The cost of coupled channels, by the kept number of each group."""
 
 import dataclasses
 from typing import Any
@@ -9,12 +9,12 @@ from keras import ops
 
 @dataclasses.dataclass(frozen=True)
 class KernelAxis:
-    """The channels that lie on an axis of a kernel.
+    """The channels on an axis of a kernel.
 
     Attributes:
         fixed: Integer, the entries that always stay.
-        entries: Dictionary of places of groups to the number of entries that
-            each of their sets of channels has on the axis.
+        entries: Dictionary from positions of groups to the number of entries of
+            each of their sets of channels on the axis.
     """
 
     fixed: int
@@ -23,11 +23,12 @@ class KernelAxis:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A kernel that is smaller with fewer channels.
+    """A kernel that becomes smaller with fewer channels.
 
     Attributes:
         name: String, the name in reports and dictionaries.
-        rest: Integer, the weights for each pair of entries of the two axes.
+        rest: Integer, the number of weights for each pair of entries of the
+            axes.
         axes: Pair of `KernelAxis`.
     """
 
@@ -38,7 +39,7 @@ class Kernel:
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """What channels cost together, by the numbers n of sets that are kept.
+    """The total cost of channels, by the numbers n of kept sets.
 
     ```
     cost(n) = sum_l scale_l (fixed_1l + E_1l n) (fixed_2l + E_2l n)
@@ -61,11 +62,11 @@ class Costs:
         return total(_like(counts, self.scale) * first * second)
 
     def of_one_more(self, counts: Any) -> Any:
-        """Returns what one more set of each group costs, of shape `(G,)`."""
+        """Returns the cost of one more set of each group, of shape `(G,)`."""
         first, second = self._lengths(counts)
         scale = _like(counts, self.scale)
         left, right = (_like(counts, e.T) for e in self.entries)
-        # A group may lie on both axes of a kernel.
+        # A group can be on both axes of a kernel.
         both = _times(left * right, scale)
         return (
             _times(left, scale * second) + _times(right, scale * first) + both
@@ -85,7 +86,7 @@ def _times(matrix: Any, vector: Any) -> Any:
 
 
 def _like(counts: Any, constant: np.ndarray) -> Any:
-    """Returns a constant as what counts are, an array or a tensor."""
+    """Returns a constant in the type of counts, an array or a tensor."""
     if isinstance(counts, np.ndarray):
         return constant
     return ops.convert_to_tensor(constant, "float32")

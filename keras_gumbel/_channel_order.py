@@ -1,4 +1,4 @@
-"""Channels of several groups, compared with each other."""
+"""The order of channels of several groups."""
 
 import numpy as np
 from keras import ops
@@ -9,10 +9,11 @@ from keras_gumbel._typing import Tensor
 class Order:
     """Channels of several groups in one tensor.
 
-    They are shuffled, always alike: between equal ones no group comes first.
+    They are always shuffled in the same way, so no group comes first among
+    equal channels.
 
     Args:
-        sizes: List of integers, how many there are of each group.
+        sizes: List of integers, the number of channels in each group.
     """
 
     def __init__(self, sizes: list[int]) -> None:
@@ -36,16 +37,17 @@ class Order:
         return ops.split(flat, ends) if ends else [flat]
 
     def count(self, kept: Tensor) -> Tensor:
-        """Returns how many of each group are kept, of shape `(groups,)`."""
+        """Returns the number of kept channels of each group, as `(groups,)`."""
         return ops.segment_sum(kept, integers(self.groups), len(self.sizes))
 
     def rank(self, values: Tensor, floors: np.ndarray) -> Tensor:
-        """Returns the place of each channel, the largest values first.
+        """Returns the rank of each channel, the largest values first.
 
-        Before all others come the largest of each group, as many as `floors`.
+        The largest channels of each group come before all others, as many as
+        `floors`.
         """
         place = ranks(values)
-        # Places within the groups: by group, and there by place.
+        # Ranks within the groups: by group, and then by rank.
         keys = place + integers(self.groups * np.int32(self.size))
         within = ranks(-keys) - integers(self._starts[self.groups])
         first = within < integers(floors[self.groups])
@@ -57,6 +59,6 @@ def integers(values: np.ndarray) -> Tensor:
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Returns the place of each entry, the largest first."""
+    """Returns the rank of each entry, the largest first."""
     order = ops.argsort(-values)
     return ops.cast(ops.argsort(order), "int32")

@@ -1,4 +1,4 @@
-"""Scores in rows of which all keep the same number, under a budget."""
+"""Scores under a budget, in rows that all keep the same number."""
 
 import dataclasses
 import functools
@@ -26,18 +26,18 @@ from keras_gumbel.ops._long_rows import from_rows
 from keras_gumbel.ops._long_rows import largest_of_rows
 from keras_gumbel.ops._long_rows import project_rows
 
-# How much a budget in float32 may be below the number that it means.
+# The largest rounding error of a budget in float32, as a fraction.
 _ROUNDING = 2.0**-22
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """How many of a row are kept, at every density at which that changes.
+    """The kept number of a row, at every density where it changes.
 
     Attributes:
         densities: Float64 array of shape `(D,)`, increasing, from 0 on.
-        costs: Float64 array of shape `(D,)`, what the numbers cost, and what
-            other scores need at least.
+        costs: Float64 array of shape `(D,)`, the cost of these numbers plus the
+            minimum cost of other scores.
         counts: List of int32 arrays of shape `(D,)`, one for each variable.
     """
 
@@ -46,7 +46,7 @@ class Table:
     counts: list[np.ndarray]
 
     def at(self, density: Any, budget: Any) -> list[Any]:
-        """Returns the numbers for a density, or for less if K is too small.
+        """Returns the numbers for a density, or a smaller one if K is small.
 
         Args:
             density: Number or scalar tensor.
@@ -74,17 +74,17 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class EvenRowsGroup(BudgetGroup):
-    """Scores that share a budget, some of them in even rows.
+    """Scores that share a budget, and are partly in even rows.
 
-    Of every even row of length L, n scores are kept, where
+    Every even row of length L keeps n scores, where
 
     ```
     n = max(1, floor(d L)),  d = K / (sum of all costs)
     ```
 
-    or the `minimum` of the scores if that is more. Where that costs too much,
-    d is the largest density that the budget pays for. Other scores compete for
-    what is left.
+    or the `minimum` of the scores if this is larger. If this costs too much, d
+    is the largest density within the budget. Other scores compete for the rest
+    of the budget.
     """
 
     @functools.cached_property
@@ -104,7 +104,7 @@ class EvenRowsGroup(BudgetGroup):
                 [[0.0], *((np.arange(1, n + 1) - WHOLE) / n for n in lengths)]
             )
         )
-        # Equal rows share what is kept of them.
+        # Equal rows keep the same number.
         found: dict[tuple[int, int], np.ndarray] = {}
         counts = []
         costs = np.full(densities.shape, self._least_of_others)
@@ -126,11 +126,11 @@ class EvenRowsGroup(BudgetGroup):
 
     @property
     def least_cost(self) -> float:
-        """What the scores cost that are kept at least."""
+        """The cost of the minimum of the scores."""
         return float(self._table.costs[0])
 
     def counts(self, budget: Any) -> list[Any]:
-        """Returns how many are kept of every row of the even variables."""
+        """Returns the kept number of each row of the even variables."""
         return self._table.at(budget / self.total_cost, budget)
 
     def project(self, values: list[Tensor], step: Any) -> list[Tensor]:
@@ -198,7 +198,7 @@ class EvenRowsGroup(BudgetGroup):
         return fits
 
     def _left(self, budget: Any) -> Any:
-        """Returns what the even rows leave of a budget."""
+        """Returns the rest of a budget after the even rows."""
         spent: Any = 0.0
         for i, n in zip(self._even, self.counts(budget), strict=True):
             v = self.variables[i]
@@ -215,7 +215,7 @@ class EvenRowsGroup(BudgetGroup):
         even: Callable[[keras.Variable, Tensor, Any], Tensor],
         others: Callable[[BudgetGroup, list[Tensor]], list[Tensor]],
     ) -> list[Tensor]:
-        """Settles even rows by themselves, and other scores with the rest."""
+        """Chooses even rows separately, and other scores with the rest."""
         found = list(values)
         for i, n in zip(self._even, self.counts(budget), strict=True):
             found[i] = even(self.variables[i], values[i], n)
@@ -245,7 +245,7 @@ def is_even(variable: keras.Variable) -> bool:
 
 
 def axes_of(variable: keras.Variable) -> tuple[int, ...]:
-    """Returns the axes that a row of scores lies on."""
+    """Returns the axes of a row of scores."""
     rows: Any = mark_of(variable).rows
     return rows[1] if isinstance(rows[1], tuple) else (rows[1],)
 
@@ -256,7 +256,7 @@ def length_of(variable: keras.Variable) -> int:
 
 
 def least_of_row(variable: keras.Variable) -> int:
-    """Returns how many scores of a row are kept at least."""
+    """Returns the smallest number of kept scores in a row."""
     share = mark_of(variable).minimum * length_of(variable)
     return max(math.ceil(share - WHOLE), 1)
 

@@ -1,4 +1,4 @@
-"""What the functions of this package compute with: wide, safe tensors."""
+"""Checked tensors in wide dtypes, and functions that stay finite."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,16 +17,17 @@ from keras_gumbel._validation import is_number
 from keras_gumbel._validation import require_axis
 from keras_gumbel._validation import require_positive
 
-# Further below the largest entry than this, in temperatures, exp gives 0.
+# In temperatures. For entries further below the largest, exp is 0.
 _NEGLIGIBLE = {"float32": 200.0, "float64": 1000.0}
 
-# The least logarithm of a share of an allowed class: it can still be scaled.
+# The smallest logarithm of a share of an allowed class, which can still be
+# scaled.
 _LEAST = -1e30
 
 # Stands for "below all others" where -inf would make inf - inf.
 _HUGE = 3e38
 
-# Between these, temperatures and the slopes in them are finite in float32.
+# Between these, temperatures and their gradients are finite in float32.
 _COLDEST, _HOTTEST = 1e-15, 1e30
 
 
@@ -35,10 +36,10 @@ def as_tensor(
 ) -> Tensor:
     """Returns a tensor of real numbers or booleans, or raises."""
     try:
-        # Not to a dtype at once: JAX takes any object for a boolean.
+        # Not directly to a dtype, because JAX accepts any object as a boolean.
         tensor = ops.convert_to_tensor(value)
         kind = dtype_of(tensor)
-    except Exception as error:  # each backend has its own
+    except Exception as error:  # each backend raises its own errors
         raise not_a_tensor(owner, name, value) from error
     if kind == "string" or "complex" in kind:
         raise not_a_tensor(owner, name, value)
@@ -46,7 +47,7 @@ def as_tensor(
 
 
 def not_a_tensor(owner: str, name: str, value: Any) -> Exception:
-    """Builds the error for what no tensor of numbers can be made of."""
+    """Builds the error for an object that is not a tensor of numbers."""
     return invalid_argument(
         owner,
         name,
@@ -57,7 +58,7 @@ def not_a_tensor(owner: str, name: str, value: Any) -> Exception:
 
 
 def widen(owner: str, name: str, x: Any) -> tuple[Tensor, str]:
-    """Returns `x` in float32 or wider, and the dtype to hand back."""
+    """Returns `x` in float32 or wider, and the dtype of the result."""
     x = as_tensor(owner, name, x)
     dtype = dtype_of(x)
     if "float" not in dtype:
@@ -94,18 +95,18 @@ def masked_logits(
                 "mask",
                 f"broadcastable to the logits, of shape {tuple(logits.shape)}",
                 tuple(mask.shape),
-                "A mask says which classes may be chosen.",
+                "A mask is true where a class may be chosen.",
             )
         logits = ops.where(mask, logits, -float("inf"))
     return logits, dtype
 
 
 def moved_axis(values: Tensor, axis: int, to: int) -> Tensor:
-    """Moves an axis, if it has to be: `torch.vmap` knows no `moveaxis`."""
+    """Moves an axis if necessary, as `torch.vmap` has no `moveaxis`."""
     rank = len(values.shape)
     if axis % rank == to % rank:
         return values
-    # An axis counted from the end does not export from torch to ONNX.
+    # Negative axes do not export from torch to ONNX.
     return ops.moveaxis(values, axis % rank, to % rank)
 
 
@@ -124,9 +125,9 @@ def largest(values: Tensor, axis: int) -> Tensor:
     The axis stays, with length 1.
     """
     if 0 in values.shape:
-        # Keras refuses an empty batch, but not on every backend.
+        # Keras rejects an empty batch, but not on every backend.
         return ops.sum(values, axis=axis, keepdims=True)
-    # Nothing is kept for a backward pass that way.
+    # This keeps nothing for a backward pass.
     return ops.amax(ops.stop_gradient(values), axis=axis, keepdims=True)
 
 
@@ -136,7 +137,8 @@ def as_budget(owner: str, budget: Any, shape: Shape = ()) -> Any:
     Args:
         owner: String, the function that was called.
         budget: Number of at least 0, or a tensor.
-        shape: Tuple, what a tensor must broadcast to. Defaults to `()`.
+        shape: Tuple, the shape that a tensor must broadcast to. Defaults to
+            `()`.
     """
     if is_number(budget):
         if not budget >= 0:
@@ -164,17 +166,18 @@ def positive_temperature(
 ) -> Any:
     """Checks a temperature and returns it as a number or a tensor.
 
-    Numbers and arrays must be positive. To look into a tensor would keep the
-    device waiting: its entries are brought into the range where values and
-    gradients are finite, and 0, negative numbers and NaN to its lower end.
+    Numbers and arrays must be positive. Reading a tensor would make the device
+    wait. Its entries are therefore clipped to the range where values and
+    gradients are finite. 0, negative numbers and NaN become the lower end of
+    the range.
 
     Args:
         owner: String, the function that was called.
         temperature: Number, array or tensor.
         values: Tensor that the temperature broadcasts to.
         name: String, the name of the argument. Defaults to `"temperature"`.
-        fits: Callable, whether a shape goes with that of the values. Defaults
-            to `is_broadcastable`.
+        fits: Callable, whether a shape is compatible with the shape of the
+            values. Defaults to `is_broadcastable`.
 
     Returns:
         A Python float, or a tensor of the dtype of `values`.
@@ -208,7 +211,7 @@ def _require_all_positive(owner: str, name: str, known: Any, all_: Any) -> None:
 
 
 def is_allowed(logits: Tensor) -> Tensor:
-    """Returns where a class may be chosen, from masked logits."""
+    """Returns which classes are allowed, from masked logits."""
     return ops.not_equal(logits, -float("inf"))
 
 
@@ -217,7 +220,7 @@ def tempered_softmax(
 ) -> Tensor:
     """`softmax(values / temperature)`, finite in value and both gradients.
 
-    A row of -inf alone gives zeros without a gradient; a row with NaN or +inf
+    A row with only -inf gives zeros without a gradient. A row with NaN or +inf
     gives NaN.
 
     Args:
@@ -228,13 +231,13 @@ def tempered_softmax(
     Returns:
         A tensor of the shape and dtype of `values`.
     """
-    # Of -inf alone, the largest is -inf or, in OpenVINO, some number.
+    # The largest of only -inf is -inf or, in OpenVINO, some number.
     top = ops.maximum(largest(values, axis), -_HUGE)
     # Only differences survive a division by a small temperature.
     distance = values - top
     if not is_number(temperature):
-        # Its gradient needs all distances finite, which takes a third of the
-        # time of the backward pass.
+        # Its gradient needs finite distances, which take a third of the time
+        # of the backward pass.
         floor = -_NEGLIGIBLE[dtype_of(values)] * ops.stop_gradient(temperature)
         distance = ops.maximum(distance, floor)
     elif keras.backend.backend() == "torch":
@@ -249,7 +252,7 @@ def tempered_softmax(
 def _softmax(
     distance: Tensor, temperature: float, some: Tensor, axis: int
 ) -> Tensor:
-    """`softmax(distance / temperature)`, and zeros where not `some`.
+    """`softmax(distance / temperature)`, and zeros if not `some`.
 
     Eager torch computes it in one operation, and keeps nothing but the result
     for the backward pass. Without `some`, a row of -inf alone would be NaN. A
@@ -272,7 +275,7 @@ def slope_carrier(logits: Tensor) -> Tensor:
 def gumbel_like(
     owner: str, logits: Tensor, noise: Tensor | None, seed: Seed
 ) -> Tensor:
-    """Returns the noise given, or draws some for logits."""
+    """Returns the given noise, or draws noise for logits."""
     if noise is None:
         return random.gumbel(ops.shape(logits), logits.dtype, seed)
     return given_noise(owner, noise, logits)
@@ -281,14 +284,14 @@ def gumbel_like(
 def logistic_like(
     owner: str, values: Tensor, noise: Tensor | None, seed: Seed
 ) -> Tensor:
-    """Returns the noise given, or draws some for logits or probabilities."""
+    """Returns the given noise, or draws noise for logits or probabilities."""
     if noise is None:
         return random.logistic(ops.shape(values), values.dtype, seed)
     return given_noise(owner, noise, values)
 
 
 def given_noise(owner: str, noise: Any, values: Tensor) -> Tensor:
-    """Returns the noise given, in the dtype of the values it is added to."""
+    """Returns the given noise in the dtype of the values."""
     noise = as_tensor(owner, "noise", noise)
     if not is_broadcastable(noise.shape, values.shape):
         raise invalid_argument(
@@ -305,7 +308,7 @@ def tempered_log_softmax(
 ) -> Tensor:
     """`log_softmax(values / temperature)`, finite in value and gradients.
 
-    Entries of -inf take no part and get 0. NaN or +inf gives a row of NaN.
+    Entries of -inf are ignored and get 0. NaN or +inf gives a row of NaN.
     """
     allowed = is_allowed(values)
     top = largest(values, axis)

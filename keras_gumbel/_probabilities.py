@@ -1,28 +1,28 @@
-"""Probabilities of Bernoulli variables, which may be exactly 0 and 1."""
+"""Probabilities of Bernoulli variables, which can be exactly 0 and 1."""
 
 from keras import ops
 
 from keras_gumbel._straight_through import straight_through
 from keras_gumbel._typing import Tensor
 
-# Keep-probabilities enter the logit no closer than this to 0 and 1. It is the
-# power of two next to 1e-6, so that 1 - p is exact in float32.
+# The smallest distance of keep-probabilities from 0 and 1 in the logit. It is
+# the power of two next to 1e-6, so 1 - p is exact in float32.
 EDGE = 2.0**-20
 
 
 def is_one(probs: Tensor, perturbed: Tensor) -> Tensor:
-    """Where the sample is 1: nowhere at s = 0, everywhere at s = 1."""
+    """Whether the sample is 1: never at s = 0, always at s = 1."""
     return ops.logical_and(probs > 0, ops.logical_or(perturbed > 0, probs >= 1))
 
 
 def exact_at_edges(probs: Tensor, mask: Tensor) -> Tensor:
-    """Makes a mask 0 at s = 0 and 1 at s = 1, and leaves its gradient."""
+    """Makes a mask 0 at s = 0 and 1 at s = 1, and keeps its gradient."""
     exact = ops.where(probs <= 0, 0.0, ops.where(probs >= 1, 1.0, mask))
     return straight_through(exact, mask)
 
 
 def safe_probs(probs: Tensor) -> Tensor:
-    """Clips s away from 0 and 1, with the gradient of no clip."""
+    """Clips s away from 0 and 1, with the gradient of the identity."""
     return straight_through(ops.clip(probs, EDGE, 1 - EDGE), probs)
 
 

@@ -16,7 +16,7 @@ class Table:
     Attributes:
         titles: Strings, one for each column.
         rows: The cells of each row, as strings.
-        total: The cells of a last row, set apart, or `None`.
+        total: The cells of a separate last row, or `None`.
     """
 
     titles: Sequence[str]
@@ -25,7 +25,7 @@ class Table:
 
 
 class Report(abc.ABC):
-    """Base class of reports: what they say, told once for all displays."""
+    """Base class of reports, with the same content for all displays."""
 
     @abc.abstractmethod
     def _parts(self) -> Sequence[Table | str]:
@@ -41,7 +41,8 @@ class Report(abc.ABC):
 
 
 def _text(table: Table) -> str:
-    # Keras depends on rich; importing it here keeps ours quick.
+    # Keras depends on rich. Importing it here keeps the import of this package
+    # fast.
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table as RichTable

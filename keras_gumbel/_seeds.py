@@ -19,7 +19,7 @@ _GOLDEN = 0x9E3779B9
 def require_seed(owner: str, seed: Any) -> int | None:
     """Returns `seed` as a Python integer or `None`, or raises.
 
-    A tensor or key is made an integer, which a config can hold.
+    A tensor or key becomes an integer, so that a config can store it.
     """
     if seed is None:
         return None
@@ -53,7 +53,7 @@ def spawn_seeds(seed: int | None, count: int) -> list[int | None]:
 
 
 def another_seed(owner: str, seed: Any) -> Any:
-    """Returns a seed for noise beside that of `seed`, and unlike it.
+    """Returns a seed for additional noise, independent of `seed`.
 
     Args:
         owner: String, for error messages.
@@ -74,23 +74,23 @@ def seed_generator(seed: int | None) -> keras.random.SeedGenerator:
 
 
 def generator_state(generator: keras.random.SeedGenerator) -> np.ndarray:
-    """Returns what a generator must be given to go on from here."""
+    """Returns the state that a generator needs to continue from here."""
     return ops.convert_to_numpy(generator.state).astype("int64") & _WORD
 
 
 def restore_generator(
     generator: keras.random.SeedGenerator, state: Any
 ) -> None:
-    """Gives a generator a state of `generator_state`, of any backend."""
+    """Sets a generator to a state of `generator_state` of any backend."""
     words = np.asarray(state).astype("uint32")
     generator.state.assign(words.view("int32") if _is_signed() else words)
 
 
 class PerExample(keras.random.SeedGenerator):
-    """The seeds of a generator, others in every replica of a model.
+    """The seeds of a generator, different in every replica of a model.
 
-    For noise of examples, of which every replica has its own. Masks of weights
-    are the same on all of them.
+    They are for noise of examples, because every replica has its own examples.
+    Masks of weights are the same on all replicas.
     """
 
     def __init__(self, source: keras.random.SeedGenerator) -> None:
@@ -101,9 +101,9 @@ def next_seed(owner: str, seed: Any) -> keras.random.SeedGenerator:
     """Returns a seed for one call of `keras.random`.
 
     The seeds of two sources share no stream. On torch, Keras seeds its
-    generator with the sum of seed and counter, so that call i + 1 of seed s
-    would give the numbers of call i of seed s + 1. On TensorFlow it takes both
-    modulo 2**31 - 2.
+    generator with the sum of seed and counter. Without this function, call i +
+    1 of seed s would give the numbers of call i of seed s + 1. On TensorFlow,
+    Keras takes both modulo 2**31 - 2.
 
     Args:
         owner: String, for error messages.
@@ -116,7 +116,7 @@ def next_seed(owner: str, seed: Any) -> keras.random.SeedGenerator:
 
 
 class _NextSeed(keras.random.SeedGenerator):
-    """Draws when Keras asks for it: to see shapes alone, it does not."""
+    """Draws when Keras needs a seed, but not to infer shapes."""
 
     def __init__(self, source: Any) -> None:
         self.source = source
@@ -137,10 +137,10 @@ class _NextSeed(keras.random.SeedGenerator):
 
 
 def _words(seed: Any) -> Tensor:
-    """Returns two words, as the backend has seeds, or a key of JAX."""
+    """Returns two words in the backend's type of seeds, or a JAX key."""
     if isinstance(seed, keras.random.SeedGenerator):
         if keras.backend.backend() == "torch" and _counts(seed):
-            # They are read anyway: counted here, no GPU has to.
+            # They are read anyway. Counting here saves a GPU call.
             words = ops.convert_to_numpy(seed.state)
             seed.state.assign(words + np.array([0, 1], words.dtype))
             return words
@@ -157,7 +157,7 @@ def _words(seed: Any) -> Tensor:
     if keras.backend.backend() == "torch" or _calls.is_key(words):
         return words
     if keras.backend.backend() == "tensorflow":
-        # The same bits as int32, which Keras leaves as they are.
+        # The same bits as int32, which Keras does not change.
         words = ops.cast(words, "int64")
         words = ops.where(words > _WORD // 2, words - (_WORD + 1), words)
         return ops.cast(words, "int32")
@@ -165,20 +165,20 @@ def _words(seed: Any) -> Tensor:
 
 
 def _counts(seed: keras.random.SeedGenerator) -> bool:
-    """Whether the next seed of a generator is one more, as Keras has it."""
+    """Whether a generator increments its seed by one, as in Keras."""
     return type(seed).next is keras.random.SeedGenerator.next
 
 
 def _hashed(words: Tensor, per_example: bool) -> tuple[int, int]:
-    """Returns one word made of two, for torch, and of the process."""
+    """Returns one word from two and the process number, for torch."""
     seed, counter = (int(word) & _WORD for word in ops.convert_to_numpy(words))
-    # The constant sets (s, i) apart from (i, s).
+    # The constant distinguishes (s, i) from (i, s).
     counter = _mixed((counter + _GOLDEN) & _WORD)
     word = _mixed(_mixed(seed) ^ counter)
     rank = _calls.process_rank() if per_example else 0
     if rank:
         word = _mixed(word ^ _mixed((rank + _GOLDEN) & _WORD))
-    # Keras adds the two up to a number: a tensor would go to the GPU and back.
+    # Keras adds the two to a number. A tensor would go to the GPU and back.
     return word, 0
 
 

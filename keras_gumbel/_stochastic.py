@@ -24,19 +24,19 @@ from keras_gumbel.random import PRECISION
 
 _NOISE_KEY = "noise_state"
 
-# The temperatures at which values and gradients are finite.
+# The range of temperatures with finite values and gradients.
 _LOG_TEMPERATURES = (math.log(1e-10), math.log(1e30))
 
 
 class NoiseLayer(keras.layers.Layer):
-    """Noise state, and what inference does.
+    """The noise state and the mode of inference of a layer.
 
-    The state of the noise is saved with the layer, so that a resumed run goes
-    on as if it had not stopped. Keras itself does not save noise states.
+    The state of the noise is saved with the layer, so a resumed run continues
+    as if it had not stopped. Keras itself does not save noise states.
 
     Args:
-        inference: String, what the layer computes with `training=False`. One
-            of `INFERENCE`, the choices of the subclass.
+        inference: String, the output with `training=False`. One of `INFERENCE`,
+            the choices of the subclass.
         seed: Integer or `None`.
         **kwargs: Arguments of the next base class.
     """
@@ -75,11 +75,11 @@ class NoiseLayer(keras.layers.Layer):
 
 
 class StochasticLayer(NoiseLayer):
-    """A layer whose noise has a temperature, with a step counter for it.
+    """A layer whose noise has a temperature, with a step counter.
 
-    A step is a step of training: the counter advances by one with every call
-    of the outermost layer or model in training, however often that calls this
-    layer. It is saved with the layer.
+    The counter advances by one with every call of the outermost layer or model
+    in training, even if this calls the layer several times. It is saved with
+    the layer.
 
     Args:
         temperature: Positive number, or a `LearningRateSchedule` of the
@@ -87,8 +87,7 @@ class StochasticLayer(NoiseLayer):
         inference: String, as in `NoiseLayer`.
         seed: Integer or `None`.
         learn_temperature: Boolean, whether the temperature is a trainable
-            variable, positive by construction, that starts at `temperature`.
-            Defaults to `False`.
+            positive variable that starts at `temperature`. Defaults to `False`.
         precision: String, as in `keras_gumbel.random`. Defaults to
             `"standard"`.
         **kwargs: Arguments of the next base class.
@@ -109,7 +108,7 @@ class StochasticLayer(NoiseLayer):
             raise invalid_argument(
                 owner,
                 "temperature",
-                "a number with `learn_temperature=True`, where it starts",
+                "a number with `learn_temperature=True`, its initial value",
                 temperature,
             )
         require_choice(owner, "precision", precision, PRECISION)
@@ -143,28 +142,28 @@ class StochasticLayer(NoiseLayer):
         """Returns the temperature, a number or a scalar float32 tensor.
 
         Args:
-            step: Integer tensor, the step of training at hand, or `None` for
-                the next one. Defaults to `None`.
+            step: Integer tensor, the current training step, or `None` for the
+                next one. Defaults to `None`.
         """
         if self.learn_temperature:
             logarithm = ops.convert_to_tensor(self.log_temperature)
-            # The gradient is the one it has where it is not clipped.
+            # The gradient is the gradient without the clip.
             beyond = logarithm - ops.clip(logarithm, *_LOG_TEMPERATURES)
             return ops.exp(logarithm - ops.stop_gradient(beyond))
         return self.at_step(self.temperature, step)
 
     def at_step(self, value: Any, step: Tensor | None = None) -> Any:
-        """Returns the value of a schedule at a step, or what is no schedule."""
+        """Returns the value of a schedule at a step, or a constant as it is."""
         if not is_schedule(value):
             return value
         step = self._completed() if step is None else step
-        # Known in calls of a compiled model alone.
+        # Known only in calls of a compiled model.
         calls = _keras_private.calls_per_update(outermost_layer())
         self._calls_per_update = calls or self._calls_per_update
         return ops.cast(value(step // self._calls_per_update), "float32")
 
     def count(self, training: bool | None) -> Tensor:
-        """Counts the step of training that a call belongs to, once.
+        """Counts the training step of a call once.
 
         Returns:
             An integer tensor, the number of the step from 0 on.
@@ -180,7 +179,7 @@ class StochasticLayer(NoiseLayer):
         return step
 
     def _completed(self) -> Tensor:
-        """Returns how many steps came before the one at hand."""
+        """Returns the number of steps before the current step."""
         return self.step - _keras_private.is_counted(self.step)
 
     def get_config(self) -> dict[str, Any]:
@@ -202,7 +201,7 @@ class StochasticLayer(NoiseLayer):
 
 
 def _serialized(temperature: Any) -> Any:
-    """Returns what a config holds for a temperature."""
+    """Returns the entry of a config for a temperature."""
     if is_schedule(temperature):
         return keras.saving.serialize_keras_object(temperature)
     return temperature

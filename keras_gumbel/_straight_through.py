@@ -14,12 +14,12 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     ```
 
     The bracket is exactly zero in the forward pass, in every dtype and under
-    every compiler. The note's grouping, `sg[hard - soft] + soft`, is equal on
-    paper but loses bits under XLA in bfloat16.
+    every compiler. The grouping of the note, `sg[hard - soft] + soft`, is
+    mathematically equal but loses bits under XLA in bfloat16.
 
     Args:
         hard: Tensor, the value. No gradient flows through it.
-        soft: Tensor of the same shape, finite, gives the gradient.
+        soft: Finite tensor of the same shape, which gives the gradient.
 
     Returns:
         A tensor equal to `hard`, of the dtype of `soft`.

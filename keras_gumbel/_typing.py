@@ -8,7 +8,8 @@ from typing import TypeAlias
 # them, and Keras itself ships none.
 Tensor: TypeAlias = Any
 
-# One entry a dimension, `None` where it is known only when the model runs.
+# One entry per dimension, or `None` if its length is unknown until the model
+# runs.
 Shape: TypeAlias = tuple[int | None, ...]
 
 # Seeds as in `keras.random`: an integer, `None`, or a

@@ -24,10 +24,10 @@ from keras_gumbel.shrinking._unit_sums import UnitSum
 
 
 def multi_head_attention(call: Call) -> Parts:
-    """Returns how queries, keys and values make heads, and heads the output.
+    """Returns the parts of attention: heads, and the output from heads.
 
-    A head is one channel of a tensor inside of the layer. It is removed with
-    its part of all four kernels.
+    A head is one channel of a tensor inside the layer. It is removed with its
+    part of all four kernels.
     """
     layer = call.layer
     query, key, value = _tensors(call)
@@ -47,10 +47,10 @@ def multi_head_attention(call: Call) -> Parts:
 
 
 def grouped_query_attention(call: Call) -> Parts:
-    """Returns how heads that share a key and a value are made and read.
+    """Returns the parts of attention whose heads share keys and values.
 
-    They are removed together. The layer makes as many channels as it reads
-    queries and values: they stay or go as one.
+    Heads that share a key and a value are removed together. The layer makes as
+    many channels as it reads queries and values. They stay or go together.
     """
     layer = call.layer
     query, key, value = _tensors(call)
@@ -87,12 +87,12 @@ def grouped_query_attention(call: Call) -> Parts:
 def _steps(
     call: Call, readers: list[tuple[Any, Any, np.ndarray]], reader: Any
 ) -> list[Step]:
-    """Returns how heads are made of tensors, joined, and read.
+    """Returns the parts that make heads from tensors and read them.
 
     Args:
         call: The call of the layer.
-        readers: List of tuples of a tensor, the layer that reads it, and which
-            of its units each head has; the values come last.
+        readers: List of tuples of a tensor, the layer that reads it, and the
+            units of this layer for each head. The values come last.
         reader: The layer that reads the heads.
     """
     layer = call.layer
@@ -134,7 +134,7 @@ def _tensors(call: Call) -> list[Any]:
 def _heads(
     call: Call, tensor: Any, dense: Any, makes_values: bool
 ) -> PartialSum:
-    """Returns what the heads read of one tensor.
+    """Returns the rule of the heads that read one tensor.
 
     A head is constant if its values are zero.
     """

@@ -1,4 +1,4 @@
-"""Layers that pass every channel on, each with values of its own."""
+"""Layers that pass every channel on and change only its values."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,13 +29,13 @@ class Link:
     Attributes:
         layer: The layer.
         output: `Channels`.
-        sources: Tuple of integer arrays, one for each input: the channel each
-            output channel comes from, or -1.
+        sources: Tuple of integer arrays, one for each input: the source channel
+            of each output channel, or -1.
         layouts: Tuple of `Layout`, one for each weight.
         config: Function from kept outputs to the arguments that change.
-        arguments: Function from kept inputs and kept outputs to what an
-            operation is called with instead.
-        listed: Boolean, whether reports have a row of the layer.
+        arguments: Function from kept inputs and kept outputs to the changed
+            arguments of an operation.
+        listed: Boolean, whether reports have a row for the layer.
     """
 
     layer: keras.Layer
@@ -65,7 +65,7 @@ class Link:
 
     @property
     def input_axis(self) -> None:
-        """Nothing is added up over an axis of the input."""
+        """Always `None`: nothing is summed over an axis of the input."""
         return None
 
     @property
@@ -94,7 +94,7 @@ class Link:
 
 
 def only(call: Call) -> Channels:
-    """Returns the channels of the one input of a call."""
+    """Returns the channels of the only input of a call."""
     channels, *others = call.inputs
     if others or channels is None:
         raise BarrierError("has an input that keeps its shape")
@@ -179,9 +179,9 @@ def _rescaling(call: Call) -> Link:
 def _probe(
     call: Call, channels: Channels, ignored: np.ndarray | None = None
 ) -> np.ndarray:
-    """Calls the layer on the constants; NaN where it makes them vary.
+    """Calls the layer on the constants; NaN if they become variable.
 
-    `ignored` says which channels it multiplies by zero.
+    `ignored` marks the channels that the layer multiplies by zero.
     """
     known = channels.constants
     if ignored is not None:
@@ -213,11 +213,12 @@ def _depthwise_conv(call: Call) -> Link:
 def depthwise_link(
     call: Call, kernel: np.ndarray, biases: list[np.ndarray], **kwargs: Any
 ) -> Link:
-    """Returns what a convolution does that computes each output from one input.
+    """Returns the link of a convolution with one input for each output.
 
     Args:
         call: The call of the layer.
-        kernel: Array, whose last axes are the inputs, and the outputs of each.
+        kernel: Array whose last axes are the inputs, and the outputs of each
+            input.
         biases: List of the bias, if there is one.
         **kwargs: Attributes of the link.
     """

@@ -1,4 +1,4 @@
-"""A layer that is applied to every step of time."""
+"""A layer that is applied to every time step."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from keras_gumbel.shrinking._unit_rules import unit_sum
 
 
 def time_distributed(call: Call) -> Parts:
-    """Returns what a layer with units does in every step of time."""
+    """Returns the parts of a layer with units in every time step."""
     wrapper, layer = call.layer, call.layer.layer
     if type(layer) not in UNIT_LAYERS or getattr(layer, "groups", 1) > 1:
         raise BarrierError(UNKNOWN)

@@ -1,8 +1,7 @@
-"""Operations of `keras.ops` that treat every number alone.
+"""Elementwise operations of `keras.ops`.
 
-The graph of a model has them where it was written as `ops.relu(x)` or
-`x + y` instead of with layers. Their classes are not public in Keras, so that
-the rules are found by their names.
+The graph of a model contains them if it uses `ops.relu(x)` or `x + y` instead
+of layers. Their classes are not public in Keras, so rules are found by name.
 """
 
 from collections.abc import Callable
@@ -36,7 +35,7 @@ _ELEMENTWISE = (
 
 
 def evaluate(call: Call, values: list[np.ndarray]) -> np.ndarray:
-    """Calls an operation on values in place of its symbolic inputs."""
+    """Calls an operation on values instead of its symbolic inputs."""
     known = {id(t): v for t, v in zip(call.tensors, values, strict=True)}
 
     def fill(argument: Any) -> Any:
@@ -57,7 +56,7 @@ def evaluate(call: Call, values: list[np.ndarray]) -> np.ndarray:
 
 
 def rows_of(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns one entry of each channel, and whether all are like it."""
+    """Returns one entry of each channel, and whether all others equal it."""
     rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
     return rows[0], (rows == rows[0]).all(axis=0)
 
@@ -110,7 +109,7 @@ def _common_axis(call: Call) -> tuple[int, int]:
 
 
 def _require_numbers(operation: Any) -> None:
-    """Raises if an operation has arrays of its own, such as `clip` may."""
+    """Raises if an operation has its own arrays, such as bounds of `clip`."""
     for name, value in vars(operation).items():
         if not name.startswith("_") and np.ndim(value) > 0:
             raise BarrierError(f"gets an array as its `{name}`")
@@ -142,7 +141,8 @@ def _constants(call: Call, axis: int, size: int) -> np.ndarray:
         if channels is not None:
             known = channels.constants
         unknown |= np.isnan(known)
-        # Any number does, but a product with 1 is 0 only if the rest is.
+        # Any number can be used, but a product with 1 is 0 only if the rest is
+        # 0.
         known = np.where(np.isnan(known), 1.0, known)
         aligned = [1] * len(shape)
         if channels is not None:

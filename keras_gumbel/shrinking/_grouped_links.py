@@ -22,10 +22,10 @@ from keras_gumbel.shrinking._channels import values_of
 
 
 def grouped_conv(call: Call) -> Link:
-    """Returns how a convolution passes groups of channels on.
+    """Returns the link of a grouped convolution.
 
     All inputs and outputs of a group stay or go together. If a group has a
-    single input, each of its outputs belongs to that.
+    single input, each of its outputs belongs to this input.
     """
     require_convolved(call)
     layer, channels = call.layer, only(call)
@@ -53,7 +53,7 @@ def grouped_conv(call: Call) -> Link:
 
 
 def group_normalization(call: Call) -> Link:
-    """Returns how groups of channels are normalized together."""
+    """Returns the link of a normalization of groups of channels."""
     layer, channels = call.layer, only(call)
     if layer.axis % len(call.output_shape) != channels.axis:
         raise BarrierError("normalizes another axis")
@@ -75,10 +75,11 @@ def group_normalization(call: Call) -> Link:
 
 
 def normalization(call: Call) -> Link:
-    """Returns how positions are normalized.
+    """Returns the link of a normalization of positions.
 
     Raises:
-        BarrierError: If channels are: each becomes a function of all.
+        BarrierError: If channels are normalized, because each of them then
+            depends on all.
     """
     channels = only(call)
     axes = np.ravel(call.layer.axis) % len(call.output_shape)
@@ -89,7 +90,7 @@ def normalization(call: Call) -> Link:
 
 
 def _within(inputs: int, outputs: int, groups: int) -> tuple[np.ndarray, ...]:
-    """Returns every input of the group of each output, one after the other."""
+    """Returns, in order, every input of the group of each output."""
     width, place = inputs // groups, np.arange(outputs)
     first = place // (outputs // groups) * width
     return tuple(first + (place + i) % width for i in range(width))

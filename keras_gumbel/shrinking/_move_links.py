@@ -15,7 +15,7 @@ from keras_gumbel.shrinking._channels import Channels
 from keras_gumbel.shrinking._elementwise_links import evaluate
 from keras_gumbel.shrinking._elementwise_links import rows_of
 
-# They may move entries, repeat them, or choose among those of one channel.
+# They can move or repeat entries, or choose among the entries of one channel.
 _MOVES = (
     "AveragePool Copy ExpandDims Flip MaxPool Moveaxis Repeat Reshape Squeeze "
     "Swapaxes Tile Transpose"
@@ -26,12 +26,12 @@ _REDUCTIONS = (
     "Var"
 ).split()
 
-# Of a constant, these do not depend on how many there are of it.
+# For a constant, these do not depend on the number of entries.
 _AVERAGES = "All Amax Amin Any Max Mean Median Min Std Var".split()
 
 
 def _move(call: Call) -> Link:
-    """Finds out by a call where each channel goes."""
+    """Finds the new position of each channel by a call."""
     channels = only(call)
     axis, sources = _traced(call, channels, seed=0)
     if axis is None or not np.array_equal(
@@ -59,7 +59,7 @@ def _traced(
 ) -> tuple[int | None, np.ndarray]:
     """Returns the axis of the channels in the output, and their sources.
 
-    Every channel is filled with a number of its own.
+    Every channel is filled with a different number.
     """
     nothing = np.zeros(0, int)
     codes = np.random.default_rng(seed).permutation(4 * channels.size) + 1
@@ -70,7 +70,7 @@ def _traced(
     inputs = np.broadcast_to(codes.reshape(aligned), shape)
     try:
         outputs = evaluate(call, [inputs])
-    except Exception:  # what fails depends on lengths that are not known
+    except Exception:  # the call fails if it depends on unknown lengths
         return None, nothing
     sources = np.searchsorted(codes, outputs).clip(max=channels.size - 1)
     if (codes[sources] != outputs).any() or np.ptp(sources) == 0:
@@ -106,7 +106,7 @@ def _get_item(call: Call) -> Link:
 def _parsed(
     key: Any, call: Call, channels: Channels
 ) -> tuple[int, int, list[Any]]:
-    """Returns the axis of the channels after `x[key]`, and where it is in key.
+    """Returns the axis of the channels after `x[key]`, and its place in key.
 
     The third value is the key with a slice for every axis of `x`.
     """

@@ -1,4 +1,4 @@
-"""Layers whose units also read each other, a step of time later."""
+"""Layers whose units also read each other in the next time step."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,8 +25,8 @@ from keras_gumbel.shrinking._parts import PartialSum
 from keras_gumbel.shrinking._parts import Parts
 from keras_gumbel.shrinking._parts import Step
 
-# How many numbers a unit computes in each step, and which of them its state
-# is made of.
+# The number of values that a unit computes in each step, and the values that
+# make its state.
 _GATES: dict[type, tuple[int, int]] = {
     layers.GRUCell: (3, 2),
     layers.LSTMCell: (4, 2),
@@ -35,7 +35,7 @@ _GATES: dict[type, tuple[int, int]] = {
 
 RECURRENT_LAYERS = (layers.GRU, layers.LSTM, layers.RNN, layers.SimpleRNN)
 
-# What becomes of the outputs of both directions.
+# The combination of the outputs of both directions.
 _MERGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "ave": lambda x: x.mean(axis=0),
     "concat": np.ravel,
@@ -45,9 +45,9 @@ _MERGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def recurrent(call: Call) -> Parts:
-    """Returns how units read the inputs, and each other.
+    """Returns the parts of a recurrent layer.
 
-    The second step reads what the layer itself puts out.
+    The second step reads the output of the layer itself.
     """
     layer, (tensor, *others) = call.layer, call.tensors
     if type(layer.cell) not in _GATES:
@@ -64,7 +64,7 @@ def recurrent(call: Call) -> Parts:
 
 
 def bidirectional(call: Call) -> Parts:
-    """Returns how two layers read the inputs, from both ends."""
+    """Returns the parts of two layers that read the inputs from both ends."""
     layer, (tensor, *others) = call.layer, call.tensors
     both = [layer.forward_layer, layer.backward_layer]
     if any(
@@ -96,7 +96,7 @@ def bidirectional(call: Call) -> Parts:
         for rule, source in zip(rules, (tensor, own), strict=True)
     ]
     steps.append(Step(Link(layer, output, sources), made, call.outputs[0]))
-    # Keras wants as many units in both directions.
+    # Keras needs the same number of units in both directions.
     unknown = Channels(axis, np.full(units.size, np.nan))
     steps.append(Step(Link(layer, unknown, joined), made, object()))
 
@@ -114,7 +114,7 @@ def bidirectional(call: Call) -> Parts:
 def _sums(
     layer: keras.Layer, channels: MaybeChannels, axis: int, title: str = ""
 ) -> tuple[PartialSum, PartialSum]:
-    """Returns what units read of the inputs, and of each other."""
+    """Returns the rules of units for the inputs and for each other."""
     if channels is not None and channels.axis != 2:
         raise BarrierError("reads another axis")
     cell = layer.cell
@@ -182,7 +182,7 @@ def _by_unit(kernel: np.ndarray, gates: int) -> np.ndarray:
 
 
 def _laid(cell: keras.Layer, shift: np.ndarray) -> np.ndarray:
-    """Returns what units add up, of shape `(units, gates)`, as a bias."""
+    """Returns sums of shape `(units, gates)` as a bias."""
     bias = shift.T.ravel()
     if getattr(cell, "reset_after", False):
         return np.stack([bias, np.zeros_like(bias)])
@@ -190,9 +190,9 @@ def _laid(cell: keras.Layer, shift: np.ndarray) -> np.ndarray:
 
 
 def _always_zero(layer: keras.Layer, channels: MaybeChannels) -> np.ndarray:
-    """Returns which units stay at zero, where all of them start.
+    """Returns which units stay at zero, their initial state.
 
-    All that makes their state reads nothing, or what is zero itself.
+    Their state depends on nothing, or only on zeros.
     """
     cell = layer.cell
     kernel, recurrent, *biases = values_of(layer, 2 + cell.use_bias)

@@ -1,4 +1,4 @@
-"""Layers that move channels, or bring those of several tensors together."""
+"""Layers that move channels, or combine the channels of tensors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,7 +50,7 @@ _SPATIAL = (
     layers.UpSampling3D,
 )
 
-# What becomes of constants, stacked along the first axis.
+# The result for constants that are stacked along the first axis.
 _MERGES: dict[type, Callable[[np.ndarray], np.ndarray]] = {
     layers.Add: lambda x: x.sum(axis=0),
     layers.Average: lambda x: x.mean(axis=0),
@@ -62,10 +62,10 @@ _MERGES: dict[type, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def link(call: Call) -> Link:
-    """Returns how a layer passes channels on.
+    """Returns the link of a layer.
 
     Raises:
-        BarrierError: If it is not known to.
+        BarrierError: If it is not known to pass channels on.
     """
     if _keras_private.is_functional(call.layer):
         raise BarrierError("is a nested model")
@@ -76,7 +76,7 @@ def link(call: Call) -> Link:
 
 
 def kind_of(layer: Any) -> type | str:
-    """Returns the class of a layer, or the name of that of an operation."""
+    """Returns the class of a layer, or the class name of an operation."""
     kind = type(layer)
     if isinstance(layer, keras.Layer) or not kind.__module__.startswith(
         "keras."
@@ -107,7 +107,7 @@ def _repeat_vector(call: Call) -> Link:
 
 
 def _reshape(call: Call) -> Link:
-    """Every row of the output must consist of the same channels."""
+    """All rows of the output must consist of the same channels."""
     channels = only(call)
     shape, target = call.shapes[0][1:], call.output_shape[1:]
     lengths = [length for length in shape if length is not None]
@@ -188,7 +188,7 @@ def _stack(call: Call) -> Link:
 
 
 def _side_by_side(call: Call, axes: set[int]) -> Link:
-    """Returns how the positions of several tensors come together."""
+    """Returns the link of a concatenation of positions."""
     if not axes:
         raise BarrierError("has inputs that keep their shapes")
     sizes = {c.size for c in call.inputs if c is not None}

@@ -1,4 +1,4 @@
-"""One tensor becomes several."""
+"""The split of one tensor into several."""
 
 import itertools
 
@@ -16,7 +16,7 @@ from keras_gumbel.shrinking._parts import Step
 
 
 def split(call: Call) -> Parts:
-    """Returns which channels each part has, of `ops.split`."""
+    """Returns the parts of `ops.split`."""
     channels = only(call)
     axis = call.layer.axis % len(call.shapes[0])
     if axis == 0:

@@ -22,27 +22,27 @@ class UnitSum:
 
     Attributes:
         layer: The layer.
-        argument: String, the argument that is the number of units.
+        argument: String, the argument for the number of units.
         weights: List of arrays.
-        layouts: List of `Layout`, one for each weight, and for a bias.
+        layouts: List of `Layout`, one for each weight and one for a bias.
         reads: Boolean array of shape `(inputs, units)`, whether a unit reads
             an input channel.
-        totals: Float array of that shape, what a unit adds up of an input
+        totals: Float array of the same shape, the sum of a unit for an input
             channel that is 1 everywhere.
-        bias: Float array of shape `(units,)`, what a unit adds to that; NaN
-            if it varies.
-        uniform: Boolean, whether that sum is the same everywhere. At the
-            edges of inputs padded with zeros it is not.
+        bias: Float array of shape `(units,)`, the number that a unit adds to
+            the sum; NaN if it varies.
+        uniform: Boolean, whether the sum is the same everywhere. This is not so
+            at the edges of inputs that are padded with zeros.
         merge_axis: Integer, the axis of the kernel on which one constant input
-            can stand for others; `None` in a separable convolution, where it
-            cannot.
+            can replace others, or `None` in a separable convolution, where this
+            is impossible.
         axis: Integer, the axis of the units in the output.
         channels: `Channels` of the input, or `None` if it keeps its shape.
-        leading: Tuple or `None`, what stands before the number of units if the
+        leading: Tuple or `None`, the lengths before the number of units if the
             argument is a shape.
         new_bias: Dictionary, the arguments of a layer that gets a bias.
-        title: String, what reports call the units.
-        listed: Boolean, whether reports do.
+        title: String, the name of the units in reports.
+        listed: Boolean, whether reports list the units.
     """
 
     layer: keras.Layer
@@ -65,7 +65,7 @@ class UnitSum:
 
     @property
     def name(self) -> str:
-        """What reports call the units."""
+        """The name of the units in reports."""
         return self.title or str(self.layer.name)
 
     @property
@@ -87,7 +87,8 @@ class UnitSum:
     def constants(self) -> np.ndarray:
         """The values of units that are constant, NaN for others.
 
-        Those of an activation that mixes units are from before it.
+        If an activation mixes units, these are the values before the
+        activation.
         """
         known = self._foldable()
         values = np.where(known, self._inputs(), 0.0) @ self.totals + self.bias
@@ -111,23 +112,23 @@ class UnitSum:
     def demand(self, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns which input channels the kept units need.
 
-        The first array is of those that vary. The second is of constants that
-        cannot be folded into the bias.
+        The first array marks channels that vary. The second marks constants
+        that cannot be folded into the bias.
         """
         read = self.reads[:, kept].any(axis=1)
         varying = read & np.isnan(self._inputs())
         return varying, read & ~varying & ~self._foldable()
 
     def stand_ins(self, uneven: np.ndarray) -> np.ndarray:
-        """Returns which constant inputs can stand for those of `demand`.
+        """Returns which constant inputs can replace those of `demand`.
 
-        Far smaller ones would take far larger weights.
+        Much smaller inputs would need much larger weights.
         """
         sizes = np.nan_to_num(np.abs(self._inputs()))
         return sizes >= max(0.1 * sizes[uneven].max(), np.finfo("f4").tiny)
 
     def edit(self, kept_inputs: np.ndarray, kept: np.ndarray) -> Edit:
-        """Returns the layer without the other channels, folded in."""
+        """Returns the layer with the other channels folded into it."""
         weights = self.selected(kept_inputs, kept)
         config: dict[str, Any] = {self.argument: int(kept.sum())}
         if self.leading is not None:
@@ -139,7 +140,7 @@ class UnitSum:
     def selected(
         self, kept_inputs: np.ndarray, kept: np.ndarray
     ) -> list[np.ndarray]:
-        """Returns the weights of what is kept, perhaps with a new bias."""
+        """Returns the weights of the kept channels, perhaps with a new bias."""
         weights = [
             layout.select(weight, kept_inputs, kept)
             for layout, weight in zip(
@@ -156,16 +157,17 @@ class UnitSum:
         return weights
 
     def as_bias(self, shift: np.ndarray) -> np.ndarray:
-        """Returns what units add up in the shape of a bias."""
+        """Returns the sums of units in the shape of a bias."""
         return shift
 
     def _merged(
         self, kept_inputs: np.ndarray, kept: np.ndarray
     ) -> list[np.ndarray]:
-        """Returns the weights after one constant input stands for others.
+        """Returns the weights after one constant input replaces others.
 
-        Inputs `a` and `b` that are constant up to the edges contribute what
-        `a` does alone with the weights `w_a + w_b b / a`, edges included.
+        Inputs `a` and `b` are constant up to the edges. Their contribution
+        equals that of `a` alone with the weights `w_a + w_b b / a`, including
+        the edges.
         """
         inputs = self._inputs()
         _, uneven = self.demand(kept)
