@@ -1,7 +1,7 @@
-"""The only file that touches private Keras: what it takes, and why.
+"""The only file that uses private Keras.
 
-Everything private is looked up where it is used, so that a name that the next
-Keras moves cannot stop the import, and has a fallback where there is one.
+Private names are looked up where they are used, so a name that the next Keras
+moves cannot break the import. They have a fallback if possible.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from keras import ops
 
 from keras_gumbel._typing import Tensor
 
-# Keras has it from 3.15 on. Before, nothing is an instance of `()`.
+# Keras has it since 3.15. Before, nothing is an instance of `()`.
 MULTI_OPTIMIZER: Any = getattr(keras.optimizers, "MultiOptimizer", ())
 
 
@@ -35,7 +35,7 @@ def flatten_layers(layer: keras.Layer) -> list[keras.Layer]:
 
 
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
-    """Lists the layers that a model or layer holds itself."""
+    """Lists the direct sublayers of a model or layer."""
     return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
@@ -53,14 +53,14 @@ def unlocked(layer: keras.Layer) -> Iterator[None]:
 
 
 def untrack(layer: keras.Layer, parts: list[keras.Layer]) -> None:
-    """Takes layers out of what a layer tracks."""
+    """Removes layers from the tracked layers of a layer."""
     with unlocked(layer):
         for part in parts:
             layer._tracker.untrack(part)
 
 
 def forget_attribute(layer: keras.Layer, name: str) -> None:
-    """Deletes an attribute of a layer, for the exports of TensorFlow too."""
+    """Deletes an attribute of a layer, also for exports of TensorFlow."""
     with unlocked(layer):
         delattr(layer, name)
     names = getattr(layer, "_tracked", [])
@@ -69,10 +69,10 @@ def forget_attribute(layer: keras.Layer, name: str) -> None:
 
 
 def variables_changed(model: keras.Layer) -> None:
-    """Lets Keras find the variables of a model anew.
+    """Lets Keras search the variables of a model again.
 
-    Compiled functions have traced the old ones, and on torch `parameters()`
-    knows those from when the layer was built.
+    Compiled functions have traced the old variables. On torch, `parameters()`
+    returns the variables from the time when the layer was built.
     """
     for layer in [model, *flatten_layers(model)]:
         if hasattr(layer, "_track_variables"):
@@ -85,10 +85,10 @@ def variables_changed(model: keras.Layer) -> None:
 def replace_optimizer(
     model: keras.Model, optimizer: keras.optimizers.Optimizer
 ) -> None:
-    """Gives a compiled model another optimizer, and keeps all the rest.
+    """Replaces the optimizer of a compiled model, and keeps the rest.
 
-    `compile` would drop what subclasses of models add to it, such as the
-    sampler of a KerasHub task.
+    `compile` would drop additions of model subclasses, such as the sampler of a
+    KerasHub task.
     """
     model.optimizer = optimizer
     arguments = getattr(model, "_compile_config", None)
@@ -97,9 +97,9 @@ def replace_optimizer(
 
 
 def uncompile(model: keras.Model) -> None:
-    """Takes the optimizer from a model that becomes a part of another one.
+    """Removes the optimizer of a model that becomes part of another model.
 
-    Keras would save it there, and complain when it is loaded.
+    Keras would save it there, and warn when it is loaded.
     """
     model.optimizer = None
     model.compiled = False
@@ -116,7 +116,7 @@ def is_saving_legacy_file() -> bool:
 
 @contextlib.contextmanager
 def calling(layer: keras.Layer, call: Callable[..., Any]) -> Iterator[None]:
-    """Lets a layer be called by another function for the duration."""
+    """Replaces the call of a layer temporarily."""
     vars(layer)["call"] = call
     try:
         yield
@@ -142,9 +142,9 @@ def without_rematerialization(model: keras.Layer) -> Iterator[None]:
 
 
 def current_call() -> Any:
-    """Returns the call of the outermost layer that is being made, if known.
+    """Returns the current call of the outermost layer, if known.
 
-    Its `entry_layer` is that layer, and it takes more attributes.
+    Its `entry_layer` is this layer, and it accepts more attributes.
     """
     try:
         from keras.src.backend.common import global_state
@@ -154,7 +154,7 @@ def current_call() -> Any:
 
 
 def is_first_in_call(variable: keras.Variable) -> bool:
-    """Marks a variable, and says if this is new to the outermost call."""
+    """Marks a variable; returns whether it is new to the outermost call."""
     call = _stateless_scope_of(variable) or current_call()
     if call is None:
         return True
@@ -172,7 +172,7 @@ def mark_as_counted(
 
 
 def is_counted(variable: keras.Variable) -> bool:
-    """Whether a variable has been marked in the outermost call."""
+    """Whether a variable was marked in the outermost call."""
     call = _stateless_scope_of(variable) or current_call()
     return id(variable) in getattr(call, "keras_gumbel_counted", ())
 
@@ -196,9 +196,9 @@ def _stateless_scope_of(variable: keras.Variable) -> Any:
 
 @contextlib.contextmanager
 def in_scope_of(variable: keras.Variable, enter: bool) -> Iterator[None]:
-    """Leaves the stateless scopes that have no value of a variable.
+    """Leaves the stateless scopes without a value of a variable.
 
-    On JAX, recurrent layers open one, and drop what is assigned in it.
+    On JAX, recurrent layers open such a scope, and drop assignments in it.
     """
     try:
         from keras.src.backend.common import global_state
@@ -217,16 +217,16 @@ def in_scope_of(variable: keras.Variable, enter: bool) -> Iterator[None]:
 
 
 def calls_per_update(model: Any) -> int | None:
-    """Returns how many calls of a model make an update of it, if known.
+    """Returns the number of calls of a model per update, if known.
 
-    They are those over which its optimizer accumulates gradients.
+    The optimizer accumulates gradients over these calls.
     """
     optimizer = getattr(model, "optimizer", None)
     return None if optimizer is None else calls_per_update_by(optimizer)
 
 
 def calls_per_update_by(optimizer: Any) -> int:
-    """Returns over how many calls an optimizer accumulates gradients."""
+    """Returns the number of calls whose gradients an optimizer accumulates."""
     while optimizer is not None:
         steps = getattr(optimizer, "gradient_accumulation_steps", None)
         if steps:
@@ -236,7 +236,7 @@ def calls_per_update_by(optimizer: Any) -> int:
 
 
 def training_in_context() -> bool | None:
-    """Returns the `training` of the call that is being made, if it is known.
+    """Returns the `training` argument of the current call, if known.
 
     Not every layer has such an argument.
     """
@@ -249,7 +249,7 @@ def training_in_context() -> bool | None:
 
 
 def in_symbolic_scope() -> bool:
-    """Whether Keras makes a call only to see the shapes that it returns."""
+    """Whether Keras makes a call only to infer shapes."""
     try:
         from keras.src.backend.common.symbolic_scope import in_symbolic_scope
     except ImportError:
@@ -258,7 +258,7 @@ def in_symbolic_scope() -> bool:
 
 
 def global_seed() -> Tensor:
-    """Draws the next seed of Keras itself, for `seed=None`."""
+    """Draws the next seed from Keras, for `seed=None`."""
     try:
         from keras.src.random.seed_generator import draw_seed
     except ImportError:
@@ -267,7 +267,7 @@ def global_seed() -> Tensor:
 
 
 def without_autocast() -> contextlib.AbstractContextManager[Any]:
-    """Lets variables be read in the dtype they have."""
+    """Lets variables be read in their own dtype."""
     try:
         from keras.src.backend.common.variables import AutocastScope
     except ImportError:
@@ -278,7 +278,8 @@ def without_autocast() -> contextlib.AbstractContextManager[Any]:
 def is_readable(variable: keras.Variable) -> bool:
     """Whether a variable has a value here.
 
-    In a step of `fit` on JAX, an optimizer finds those that it trains alone.
+    In a step of `fit` on JAX, an optimizer sees only the variables that it
+    trains.
     """
     try:
         from keras.src.backend.common import stateless_scope
@@ -298,7 +299,7 @@ class GraphCall(NamedTuple):
         layer: The layer or operation.
         inputs: List of symbolic tensors.
         outputs: List of symbolic tensors.
-        arguments: Dictionary of all arguments, by their places or names.
+        arguments: Dictionary of all arguments, by position or name.
     """
 
     layer: Any
@@ -308,9 +309,9 @@ class GraphCall(NamedTuple):
 
 
 def graph_calls(model: keras.Model) -> Iterator[GraphCall]:
-    """Yields the calls a Functional or built Sequential model consists of.
+    """Yields the calls of a Functional or built Sequential model.
 
-    What makes an input comes before what takes it.
+    The call that makes a tensor comes before the calls that read it.
     """
     graph = getattr(model, "_functional", model)
     for _, nodes in sorted(graph._nodes_by_depth.items(), reverse=True):
@@ -325,12 +326,12 @@ def graph_calls(model: keras.Model) -> Iterator[GraphCall]:
 
 
 def input_name(tensor: Any) -> str:
-    """Returns the name of the input layer a symbolic tensor came from."""
+    """Returns the name of the input layer of a symbolic tensor."""
     return tensor._keras_history.operation.name
 
 
 def carried_mask(inputs: Any) -> Any:
-    """Returns the mask that a tensor carries, such as one of padded steps."""
+    """Returns the mask of a tensor, such as a mask of padded steps."""
     try:
         # On JAX, masks of traced tensors are kept in a table.
         from keras.src.backend.common.masking import get_keras_mask
@@ -340,10 +341,10 @@ def carried_mask(inputs: Any) -> Any:
 
 
 def is_propagated_mask(mask: Any, inputs: Any) -> bool:
-    """Whether `mask` is the one that `inputs` carry, by its shape.
+    """Whether `mask` is the mask of `inputs`, by its shape.
 
-    It is not always the same object: a Functional model computes it apart.
-    While a model is built, symbols do not carry their masks along.
+    It is not always the same object, because a Functional model computes it
+    separately. While a model is built, symbolic tensors have no masks.
     """
     carried = carried_mask(inputs)
     return carried is not None and tuple(carried.shape) == tuple(mask.shape)
@@ -352,7 +353,7 @@ def is_propagated_mask(mask: Any, inputs: Any) -> bool:
 def exclude_from_weight_decay(
     optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]
 ) -> None:
-    """Excludes variables, keeping the exclusions the user has set.
+    """Excludes variables, and keeps the exclusions of the user.
 
     The public `exclude_from_weight_decay` replaces them.
     """
@@ -365,9 +366,9 @@ def exclude_from_weight_decay(
 def forgo_needless_weight_decay(
     optimizer: keras.optimizers.Optimizer,
 ) -> None:
-    """Takes its weight decay from an optimizer of nothing that decays.
+    """Removes the weight decay of an optimizer if nothing decays.
 
-    On torch Keras cannot decay no variable.
+    On torch, Keras fails if there is no variable to decay.
     """
     excluded: set[Any] = getattr(optimizer, "_exclude_from_weight_decay", set())
     if excluded.issuperset(optimizer._trainable_variables_indices):
@@ -377,7 +378,7 @@ def forgo_needless_weight_decay(
 def moving_averages(
     optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]
 ) -> list[keras.Variable]:
-    """Returns an optimizer's moving averages of those variables it has."""
+    """Returns the moving averages that an optimizer has of variables."""
     if not optimizer.use_ema or not optimizer.built:
         return []
     known = optimizer._trainable_variables_indices
@@ -389,8 +390,8 @@ def moving_averages(
 def sum_over_replicas(gradients: list[Tensor]) -> tuple[list[Tensor], int]:
     """Returns gradients of the whole batch, and the number of replicas.
 
-    Under `tf.distribute`, Keras adds gradients up only after optimizers have
-    seen them. Elsewhere they arrive as sums.
+    Under `tf.distribute`, Keras sums gradients only after optimizers have seen
+    them. Elsewhere, they arrive as sums.
     """
     if keras.config.backend() == "tensorflow":
         import tensorflow
@@ -418,8 +419,8 @@ def outside_graph() -> contextlib.AbstractContextManager[Any]:
 def has_values(variable: keras.Variable) -> bool:
     """Whether a variable has been initialized.
 
-    One that is created while TensorFlow traces a function is not, until the
-    function runs.
+    A variable that is created while TensorFlow traces a function is initialized
+    when the function runs.
     """
     if keras.config.backend() != "tensorflow":
         return True
@@ -447,7 +448,7 @@ def is_eager(tensor: Tensor) -> bool:
 def has_value(variable: keras.Variable) -> bool:
     """Whether a variable has a value here.
 
-    In a step of `fit` on JAX, those have none that the step does not know.
+    In a step of `fit` on JAX, variables that the step does not know have none.
     """
     if getattr(variable, "_value", True) is not None:
         return True
@@ -464,9 +465,9 @@ def on_accelerator(tensor: Tensor) -> bool:
 def slot_variables(
     optimizer: keras.optimizers.Optimizer, variable: keras.Variable
 ) -> list[keras.Variable]:
-    """Returns what an optimizer holds for a variable, in its shape.
+    """Returns the optimizer variables of a variable, in its shape.
 
-    Keras names such a variable after the path of the one it belongs to.
+    Keras names such a variable after the path of its variable.
     """
     prefix = variable.path.replace("/", "_") + "_"
     return [
@@ -478,7 +479,7 @@ def slot_variables(
 
 
 def take_the_place_of(old: keras.Layer, new: keras.Layer) -> None:
-    """Makes a layer another one, and leaves it where it is in its models."""
+    """Turns a layer into another one, at the same place in its models."""
     places = {
         name: vars(old)[name]
         for name in ("_inbound_nodes", "_outbound_nodes", "_path")
@@ -493,17 +494,16 @@ def take_the_place_of(old: keras.Layer, new: keras.Layer) -> None:
 def losses_of_examples(
     model: keras.Model, y: Any, y_pred: Any, sample_weight: Any
 ) -> Iterator[list[Tensor]]:
-    """Notes what each example adds to the losses that a model computes.
+    """Records the loss of each example in the losses of a model.
 
-    Yields:
-        A list, to which each loss of `compile` adds a tensor of shape
-        `(batch,)` when it is computed. Losses that are not those of examples
+    Yields: A list, to which each loss of `compile` adds a tensor of shape
+        `(batch,)` when it is computed. Losses without a value for each example
         add nothing.
     """
     found: list[Tensor] = []
     compiled: Any = getattr(model, "_compile_loss", None)
     if not hasattr(compiled, "_flat_losses"):
-        # Then the losses of batches are compared: with more variance.
+        # Then the losses of batches are compared, with more variance.
         yield found
         return
     if not compiled.built:
@@ -522,7 +522,7 @@ def losses_of_examples(
 def _noting(
     loss: Any, weight: Any, found: list[Tensor]
 ) -> Callable[..., Tensor]:
-    """Returns a loss that also notes what each example adds to it."""
+    """Returns a loss that also records the loss of each example."""
 
     def compute(y: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
         raw: list[Tensor] = []
@@ -554,7 +554,7 @@ def _noting(
 
 @contextlib.contextmanager
 def _having(instance: Any, **attributes: Any) -> Iterator[None]:
-    """Gives an object other attributes for the duration."""
+    """Replaces attributes of an object temporarily."""
     own = vars(instance)
     before = {name: own[name] for name in attributes if name in own}
     own.update(attributes)

@@ -1,9 +1,9 @@
-"""In what kind of call noise is drawn, which the backends do not say.
+"""Detects in what kind of call noise is drawn.
 
-In one that is repeated for its gradients, in a loop that is traced once for all
-iterations, in a function of one row that is vectorized, in one of many
-replicas. Only the files of this folder touch private JAX, TensorFlow and torch.
-Where a name is missing that they look up, calls are taken to be of none of
+A call can be repeated for its gradients, in a loop that is traced once for all
+iterations, in a vectorized function of one row, or in one of many replicas. The
+backends do not expose this. Only the files of this folder touch private JAX,
+TensorFlow and torch. If a private name is missing, calls are treated as none of
 these kinds.
 """
 
@@ -24,14 +24,15 @@ from keras_gumbel._typing import Tensor
 
 
 def once(compute: Callable[[], Any]) -> Any:
-    """Computes something in a forward pass, but not again for its gradients.
+    """Computes something in a forward pass, but not in its recomputation.
 
-    Activation checkpointing runs parts of the forward pass once more in the
-    backward pass. There, what `compute` returned in the forward pass is
-    returned. JAX needs no help: it repeats operations, not Python code.
+    Activation checkpointing runs parts of the forward pass again in the
+    backward pass. This function then returns the result of `compute` in the
+    forward pass. JAX needs no help, because it repeats operations and not
+    Python code.
 
     Raises:
-        RuntimeError: In a part that is repeated, if it is not known of which.
+        RuntimeError: In a repeated part whose forward pass is unknown.
     """
     backend = keras.config.backend()
     if backend == "torch":
@@ -43,10 +44,10 @@ def once(compute: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def updating(variable: keras.Variable) -> Iterator[None]:
-    """Lets a variable be updated where JAX traces a part of the computation.
+    """Lets a variable be updated while JAX traces a part of the computation.
 
-    Such as a loop, out of which values cannot go through a variable. What is
-    done here belongs to what is around that part.
+    An example is a loop, whose values cannot leave it through a variable.
+    Operations in this context belong to the code around the traced part.
     """
     if keras.config.backend() != "jax":
         yield
@@ -57,10 +58,9 @@ def updating(variable: keras.Variable) -> Iterator[None]:
 
 @contextlib.contextmanager
 def counting(variable: keras.Variable) -> Iterator[None]:
-    """Lets a variable be updated once, also by a loop that is traced.
+    """Lets a variable be updated once, even by a traced loop.
 
-    On TensorFlow, what is done inside the loop would be done in every
-    iteration.
+    On TensorFlow, operations inside the loop would run in every iteration.
     """
     if keras.config.backend() == "tensorflow":
         with _tensorflow.in_graph_of_call():
@@ -71,9 +71,9 @@ def counting(variable: keras.Variable) -> Iterator[None]:
 
 
 def outermost_layer() -> Any:
-    """Returns the layer or model that has been called, if it is known."""
+    """Returns the layer or model that was called, if it is known."""
     if keras.config.backend() == "jax":
-        # In `fit`, JAX does not enter models by `__call__`.
+        # In `fit`, JAX does not call models with `__call__`.
         calls = list(frames("layer.py", "stateless_call"))
         if calls:
             return calls[-1].f_locals.get("self")
@@ -81,9 +81,9 @@ def outermost_layer() -> Any:
 
 
 def training_steps() -> int | None:
-    """Returns how many updates the `fit` that is running makes in all.
+    """Returns the total number of updates of the running `fit`.
 
-    `None` if none is running, or if it does not know.
+    `None` if no `fit` is running, or its length is unknown.
     """
     for frame in frames("trainer.py", "fit", everywhere=True):
         names = frame.f_locals
@@ -95,22 +95,23 @@ def training_steps() -> int | None:
 
 
 def is_evaluated() -> bool:
-    """Whether a call is one of `evaluate`, or of the validation in `fit`."""
+    """Whether a call belongs to `evaluate` or to validation in `fit`."""
     return any(frames("trainer.py", "test_step"))
 
 
 def seed_of_iteration(
     seed: Tensor, variable: keras.Variable | None = None
 ) -> Tensor:
-    """Makes a seed another one in every iteration and row.
+    """Makes a seed different in every iteration and row.
 
     The code of a loop on JAX, and of a vectorized function on JAX and
     TensorFlow, is traced once for all of them.
 
     Args:
         seed: Tensor that `keras.random` takes as a seed.
-        variable: The `keras.Variable` it is made from, or `None` for a seed
-            that is meant to be the same in all iterations. Defaults to `None`.
+        variable: The `keras.Variable` that the seed comes from, or `None` for a
+            seed that is deliberately the same in all iterations. Defaults to
+            `None`.
     """
     backend = keras.config.backend()
     if backend == "jax":
@@ -121,7 +122,7 @@ def seed_of_iteration(
 
 
 def seed_of_replica(seed: Tensor) -> Tensor:
-    """Makes a seed another one in every replica, on TensorFlow."""
+    """Makes a seed different in every replica, on TensorFlow."""
     if keras.config.backend() == "tensorflow":
         return _tensorflow.seed_of_replica(seed)
     return seed
@@ -140,22 +141,22 @@ def concrete_words(seed: Tensor) -> list[int] | None:
 
 
 def is_key(seed: Any) -> bool:
-    """Whether a seed is a typed key, as `jax.random.key` makes them."""
+    """Whether a seed is a typed key, as from `jax.random.key`."""
     return str(getattr(seed, "dtype", "")).startswith("key<")
 
 
 def process_rank() -> int:
-    """Returns the number of this process among those of torch, from 0."""
+    """Returns the rank of this process in torch, from 0."""
     return _torch.process_rank()
 
 
 def exported_noise(shape: Any, normal: bool = False) -> Tensor | None:
-    """Draws noise in a file that torch exports, which has no seeds.
+    """Draws noise while torch exports a model, which has no seeds.
 
     Args:
         shape: Sequence of integers.
-        normal: Boolean, for standard normal noise and not for uniforms.
-            Defaults to `False`.
+        normal: Boolean, whether to draw standard normal noise instead of
+            uniforms. Defaults to `False`.
 
     Returns:
         A float32 tensor, or `None` if nothing is being exported.

@@ -11,15 +11,16 @@ from keras_gumbel import _keras_private
 def frames(
     file: str, *functions: str, until: bool = False, everywhere: bool = False
 ) -> Iterator[FrameType]:
-    """Yields the frames of functions that run, the innermost first.
+    """Yields the frames of running functions, the innermost first.
 
     Args:
-        file: String, how the path of the file of the functions ends.
+        file: String, the end of the path of the file of the functions.
         *functions: Strings, their names.
         until: Boolean, whether to stop at the outermost call of a layer.
             Defaults to `False`.
-        everywhere: Boolean, whether to go on with the main thread, for which
-            `tf.distribute` works in others. Defaults to `False`.
+        everywhere: Boolean, whether to continue with the main thread, because
+            `tf.distribute` runs functions in other threads. Defaults to
+            `False`.
     """
     call = _keras_private.current_call() if until else None
     for frame in _all_frames(sys._getframe(1), everywhere):

@@ -10,10 +10,11 @@ from keras_gumbel import _keras_private
 from keras_gumbel._calls._memory import PASS_NOISE
 from keras_gumbel._typing import Tensor
 
-# What may be run many times with one trace: JAX keeps that of a branch, too.
+# Functions that can run many times with one trace. JAX also reuses the trace of
+# a branch.
 _REPEATED = ("scan", "fori_loop", "while_body", "cond", "switch")
 
-# What is run where it stands, with values from around it.
+# Functions that run in place, with values from around them.
 _INLINE = ("checkpoint / remat", "custom_", "closure_convert")
 
 
@@ -23,7 +24,7 @@ def updating(variable: keras.Variable) -> Iterator[None]:
     if home is None or _keras_private.in_symbolic_scope():
         yield
         return
-    # In a stateless scope the state is what the caller has passed.
+    # In a stateless scope, the caller passes the state.
     if not _keras_private.is_in_stateless_scope(variable):
         for trace in traces:
             _require_transparent(trace)
@@ -45,12 +46,12 @@ def _core() -> Any:
 
 
 def _traces(variable: keras.Variable | None) -> tuple[Any, list[Any]]:
-    """Returns the trace of a value of a variable, and those in it.
+    """Returns the trace of a value of a variable, and inner traces.
 
     Returns:
-        A tuple `(home, traces)`: where operations on the value belong, and the
-        traces from there to where we are, from the outside in. `(None, [])` if
-        this is not known.
+        A tuple `(home, traces)`: the trace for operations on the value, and the
+        traces from there to the current one, from the outside in. `(None, [])`
+        if this is unknown.
     """
     try:
         core = _core()
@@ -71,7 +72,7 @@ def _traces(variable: keras.Variable | None) -> tuple[Any, list[Any]]:
 
 
 def _traced_for(trace: Any) -> str | None:
-    """Returns what a trace becomes, or `None` if it changes operations."""
+    """Returns the kind of a trace, or `None` if it changes operations."""
     frame = getattr(trace, "frame", None)
     info = getattr(frame, "debug_info", None)
     return getattr(info, "traced_for", None)
@@ -81,8 +82,8 @@ def _require_transparent(trace: Any) -> None:
     what = _traced_for(trace)
     if what is not None and not what.startswith((*_REPEATED, *_INLINE)):
         raise RuntimeError(
-            f"Noise is drawn in a function that JAX compiles apart ({what}): "
-            "every call of it would repeat the noise of the first. Use "
+            f"Noise is drawn in a function that JAX compiles apart ({what}). "
+            "Every call would repeat the noise of the first call. Use "
             "`stateless_call` of the layer or model, which takes and returns "
             f"its state. Or: {PASS_NOISE}"
         )
@@ -95,7 +96,7 @@ def _folded(seed: Tensor, trace: Any, in_loops: bool) -> Tensor:
     core = _core()
     if type(trace).__name__ == "BatchTrace":
         if getattr(seed, "_trace", None) is trace:
-            return seed  # every row has a seed of its own
+            return seed  # every row has its own seed
         from jax._src.interpreters import batching
 
         with core.set_current_trace(trace.parent_trace):
@@ -104,8 +105,8 @@ def _folded(seed: Tensor, trace: Any, in_loops: bool) -> Tensor:
     elif in_loops and _traced_for(trace) in _REPEATED:
         if not hasattr(jax, "new_ref"):
             raise RuntimeError(
-                "Noise is drawn in a loop or branch, which this version of "
-                f"JAX, {jax.__version__}, cannot do with another draw in each "
+                "Noise is drawn in a loop or branch, but this version of JAX, "
+                f"{jax.__version__}, cannot draw different noise in each "
                 f"iteration. Update JAX. Or: {PASS_NOISE}"
             )
         with core.set_current_trace(_without_gradients(trace.parent_trace)):

@@ -14,7 +14,7 @@ from keras_gumbel._typing import Tensor
 
 
 class _Block(NamedTuple):
-    """A call of what `tf.recompute_grad` returns.
+    """A call of a function from `tf.recompute_grad`.
 
     Attributes:
         arguments: The dictionary of its arguments, the same in both passes.
@@ -33,7 +33,7 @@ def _once(compute: Callable[[], Any], blocks: list[_Block]) -> Any:
     if not blocks:
         return compute()
     arguments, tape = blocks[0]
-    # The arguments are kept, so that no other object has their `id`.
+    # The arguments are kept alive, so no other object gets their `id`.
     entry = remembered.get(id(arguments))
     if entry is None:
         entry = remember(id(arguments), (arguments, []))
@@ -47,14 +47,14 @@ def _once(compute: Callable[[], Any], blocks: list[_Block]) -> Any:
         return values[place]
     raise RuntimeError(
         "A part of the forward pass that draws noise is run again in the "
-        "backward pass by `tf.recompute_grad`, and what was drawn in the "
-        "forward pass is not known there, as in a loop. Gradients would be "
-        f"wrong. {PASS_NOISE}"
+        "backward pass by `tf.recompute_grad`. The noise of the forward pass "
+        "is not known there, as in a loop. Gradients would be wrong. "
+        f"{PASS_NOISE}"
     )
 
 
 def _blocks() -> Iterator[_Block]:
-    """Yields the blocks that the call is in, the innermost first."""
+    """Yields the blocks around the call, the innermost first."""
     for frame in frames("custom_gradient.py", "inner", "inner_recompute_grad"):
         names = frame.f_locals
         if "current_var_scope" in names and "kwargs" in names:
@@ -63,7 +63,7 @@ def _blocks() -> Iterator[_Block]:
 
 
 def _is_known_here(tensor: Tensor) -> bool:
-    """Whether a tensor belongs to the graph at hand or to one around it."""
+    """Whether a tensor belongs to the current graph or to one around it."""
     import tensorflow
 
     if not hasattr(tensor, "graph"):
@@ -78,7 +78,7 @@ def _is_known_here(tensor: Tensor) -> bool:
 
 @contextlib.contextmanager
 def in_graph_of_call() -> Iterator[None]:
-    """Adds operations to the graph in which the model has been called."""
+    """Adds operations to the graph in which the model was called."""
     import tensorflow
 
     if tensorflow.executing_eagerly():

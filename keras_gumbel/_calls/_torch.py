@@ -14,12 +14,12 @@ def once(compute: Callable[[], Any]) -> Any:
 
     if torch.compiler.is_compiling() or _is_transformed():
         return compute()
-    # `torch.utils.checkpoint` gives the random numbers of torch the state they
-    # had, so that one of them tells which call is being repeated.
+    # `torch.utils.checkpoint` restores the state of torch's random numbers, so
+    # a random number identifies the repeated call.
     call = int(torch.randint(2**62, (), device="cpu"))
     if not _in_backward_pass():
         if call in remembered:
-            # The random numbers of torch have been set back.
+            # The state of torch's random numbers was restored.
             remembered.clear()
         return remember(call, compute())
     if call not in remembered:
@@ -65,6 +65,6 @@ def exported_noise(shape: Any, normal: bool) -> Tensor | None:
     traced: Any = torch.jit
     if not exporting() and not traced.is_tracing():
         return None
-    # From the generator of the program that runs the file.
+    # From the generator of the program that runs the exported file.
     draw = torch.randn if normal else torch.rand
     return draw(tuple(shape), device=ops.zeros(()).device)
