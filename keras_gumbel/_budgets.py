@@ -96,7 +96,7 @@ class BudgetGroup:
 
     @property
     def frequency(self) -> int:
-        """Of how many updates one sets scores that are ranked."""
+        """The number of updates from one ranking to the next."""
         return mark_of(self.variables[0]).frequency
 
     def spent(self, values: list[np.ndarray]) -> float:
@@ -319,7 +319,7 @@ class BudgetGroup:
     def _row_budget(
         self, value: Tensor, rows: tuple[int, int], budget: Any
     ) -> Any:
-        """Returns how many of a row may be kept, while the budget is K.
+        """Returns the largest kept number of a row while the budget is K.
 
         It falls with the density, down to the number in the end.
         """
@@ -394,7 +394,7 @@ class BudgetGroup:
 
 
 def floor_of(variable: keras.Variable) -> int:
-    """Returns how many scores of a variable are kept at least."""
+    """Returns the smallest number of scores that a variable keeps."""
     share = mark_of(variable).minimum * math.prod(variable.shape)
     return max(math.ceil(share - WHOLE), 1 if share else 0)
 

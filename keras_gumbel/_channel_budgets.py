@@ -28,10 +28,10 @@ from keras_gumbel.ops._loops import repeated
 # A choice is made for this many steps ahead, so that it stands for a while.
 _AHEAD = 20
 
-# Training takes this many steps before what it has seen can choose.
+# The number of training steps before the statistics can choose.
 _WARM_UP = 20
 
-# What a channel costs depends on those that are kept, so it is found again.
+# The cost of a channel depends on the kept channels, so it is recomputed.
 _ROUNDS = 4
 
 # Products of counts are compared with a budget in float32.
@@ -280,7 +280,7 @@ class ChannelBudget(BudgetGroup):
         """Takes back channels that what is left of the budget pays for.
 
         They are gone through by their values. The more are kept, the more does
-        each cost: a group of which one does not fit is done with.
+        each cost: a group is finished if one of its channels does not fit.
         """
         rank = ranks(self._value(order, saliency, kept))
 
@@ -328,7 +328,7 @@ class ChannelBudget(BudgetGroup):
             some: Tensor of ones for them.
             others: Tensor of ones for channels that are kept with them.
             budget: Number or scalar tensor.
-            fewest: Integer, how many places are taken in any case.
+            fewest: Integer, the number of places that are always taken.
         """
 
         def up_to(place: Tensor) -> Tensor:
@@ -364,7 +364,7 @@ def _counts(values: list[Tensor]) -> Tensor:
 
 
 def _count(scores: keras.Variable) -> float:
-    """Returns how many channels scores keep that training does not change."""
+    """Returns the number of channels that fixed scores keep."""
     if not _keras_private.is_readable(scores):
         return float(math.prod(scores.shape))
     with _keras_private.outside_graph():

@@ -1,4 +1,4 @@
-"""Gumbel and logistic noise, drawn in float32 whatever the dtype policy.
+"""Gumbel and logistic noise, drawn in float32 under every dtype policy.
 
 Both start from uniforms at the midpoints of a grid of 2**23 cells, on all
 backends. No draw is infinite, and events of probability 1e-6 keep their rate.
