@@ -22,11 +22,10 @@ Here the code is 20 variables of 8 classes each, 60 bits. A sample of a class
 has no gradient, so we train on relaxed samples (Eq. 15) or on exact ones with
 the gradient of a relaxed one (Eq. 16).
 
-One thing is easily got wrong. The KL above is the one of a *categorical*
-code, and the inequality holds for exact, one-hot samples. With relaxed samples
-the same sum can be computed, and it looks better, but it bounds nothing: a
-point inside the simplex tells the decoder more than the KL has paid for. We
-print both.
+There is a common mistake. The KL above is the KL of a *categorical* code, and
+the inequality holds for exact, one-hot samples. With relaxed samples, the same
+sum looks better, but it is not a bound. A point inside the simplex carries more
+information than the KL counts. We print both numbers.
 
 ## Setup
 """
@@ -58,7 +57,7 @@ OUTPUT.mkdir(exist_ok=True)
 ## The data
 
 10,000 images of MNIST, 28x28 pixels, black or white, and 500 others for the
-test. These have no part in training, nor in any choice made here.
+test. The test images are not used in training or for any choice.
 """
 
 
@@ -85,10 +84,10 @@ steps = EPOCHS * int(np.ceil(len(x_train) / BATCH_SIZE))
 """
 ## The model
 
-`CategoricalKL` sums over the variables of a code: that is the KL of the whole
-code, in nats. The layer that samples adds it to the loss. The other part of
-the loss is a sum as well, over the pixels. A mean in one of the two would give
-them other weights, and the code might not be used at all.
+`CategoricalKL` sums over the variables of a code, so it is the KL of the whole
+code, in nats. The sampling layer adds it to the loss. The other part of the
+loss is a sum over the pixels. With a mean in one of the two, their weights
+would differ, and the model might not use the code at all.
 """
 
 kl = kg.regularizers.CategoricalKL(reduction="sum")
@@ -128,8 +127,8 @@ def autoencoder(encoder, sampler, decoder):
 """
 ## Three ways to train it
 
-Relaxed samples, whose temperature falls as training goes on: the layer counts
-its own steps. And two that show the decoder exact one-hot codes all along.
+The first uses relaxed samples with a falling temperature. The layer counts its
+own steps. The other two always show the decoder exact one-hot codes.
 """
 
 samplers = {
@@ -165,18 +164,19 @@ for name, sampler in samplers.items():
 """
 ## The test
 
-With `inference="sample"` a layer samples in inference too. The same encoder and
-decoder are joined by a layer of exact samples, or by one of relaxed samples,
-and `evaluate` does the rest. Ten samples of every image make the averages
-steady.
+With `inference="sample"`, a layer also samples in inference. We join the same
+encoder and decoder by a layer of exact samples, or by a layer of relaxed
+samples, and call `evaluate`. Ten samples of every image make the averages
+stable.
 
-The ELBO lies below log p(x) by what q(z|x) misses of the true posterior. The
+The ELBO is below log p(x) by the KL between q(z|x) and the true posterior. An
 average of M importance weights p(x, z) / q(z|x), before the logarithm, gives a
-bound that gets no looser with M (Burda et al., 2015). With M = 100 it is closer
-to what the model is worth.
+bound that never gets looser with M (Burda et al., 2015). With M = 100, it is
+closer to log p(x).
 
-How many classes a variable makes use of is the perplexity of its codes: 8 if
-all are equally often the likeliest, 1 if it always has the same value.
+The perplexity of its codes is the number of classes that a variable uses. It is
+8 if all classes are the most likely one equally often, and 1 if the variable
+always has the same value.
 """
 
 
@@ -213,9 +213,9 @@ def perplexities(encoder):
 
 
 """
-Two models without a code of variables to compare with, whose likelihoods are
-exact: the mean image, and a mixture of 50 such images, fitted by expectation
-maximization.
+For comparison, there are two models with exact likelihoods and no code of
+variables: the mean image, and a mixture of 50 such images, fitted by
+expectation maximization.
 """
 
 
@@ -278,17 +278,17 @@ print("100 samples: the tighter bound; *: -log p(x) itself")
 print("perplexity: of the variables, from the least used to the most")
 
 """
-In every row the relaxed number is lower than the bound beside it: whoever
-reports it claims nats that the model does not have. The gap is widest where the
-decoder was trained on relaxed samples and has learned to read them.
+In every row, the relaxed number is lower than the bound next to it. It claims
+nats that the model does not have. The gap is widest for the decoder that was
+trained on relaxed samples, because it has learned to read them.
 
-The number to hold against the mixture is the tighter bound. The ELBO charges a
-model for its encoder, too, and the mixture has none.
+Compare the mixture with the tighter bound. The ELBO also penalizes a model for
+its encoder, and the mixture has none.
 
 ## The picture
 
-Test images, each reconstructed from its likeliest code, and images drawn from
-the prior: codes of equally likely classes.
+Test images, each reconstructed from its most likely code, and images drawn from
+the prior, with equally likely classes.
 """
 
 encoder, decoder = trained["ReinMax"]

@@ -15,16 +15,15 @@ Which 10 of the 64 pixels of a handwritten digit should we look at, to know the
 other 54? A concrete autoencoder (Balin, Abid and Zou, 2019) learns the choice
 and the decoder together, by gradient descent.
 
-In its classic form it has 10 selectors. Each is a softmax over all pixels, a
-Gumbel-Softmax sample in training (Eq. 15), and picks one of them in the end.
-The selectors do not know of each other: two of them may settle on the same
-pixel, and as the temperature falls neither will leave it. A budget of 10 then
-buys 9 pixels, or fewer.
+In its classic form, it has 10 selectors. Each selector is a softmax over all
+pixels and a Gumbel-Softmax sample in training (Eq. 15). In the end, it picks
+one pixel. The selectors are independent. Two of them can choose the same pixel,
+and as the temperature falls, neither will leave it. A budget of 10 then selects
+9 pixels, or fewer.
 
-Here we ask the question the other way round. Each *pixel* has a score, the
-probability to be kept, and the sum of the scores is held under 10 (Eq. 29). A
-pixel is kept or it is not: it cannot be kept twice, and the final mask has
-exactly 10 ones.
+Here we give each *pixel* a score instead, the probability that it is kept. The
+sum of the scores is at most 10 (Eq. 29). No pixel can be kept twice, and the
+final mask has exactly 10 ones.
 
 ## Setup
 """
@@ -56,8 +55,8 @@ OUTPUT.mkdir(exist_ok=True)
 """
 ## The data
 
-1,797 real images, of which 360 are kept for the test. The pixels are chosen and
-the decoders trained on the others alone.
+There are 1,797 real images, and 360 of them are kept for the test. The pixels
+are chosen and the decoders trained only on the others.
 """
 
 images, labels = load_digits(return_X_y=True)
@@ -76,10 +75,10 @@ def decoder():
 """
 ## A mask of ten pixels
 
-`ConcreteMask` multiplies the image by a mask of zeros and ones, drawn anew in
-every step with the gradient of a relaxed one (Eqs. 26 and 16). The optimizer
-projects the scores onto the budget, which falls from all pixels to ten, and
-after 70% of the steps fixes the mask to the ten largest.
+`ConcreteMask` multiplies the image by a mask of zeros and ones. A new mask is
+drawn in every step, with the gradient of a relaxed mask (Eqs. 26 and 16). The
+optimizer projects the scores onto the budget, which falls from all pixels to
+ten. After 70% of the steps, it fixes the mask to the ten largest scores.
 """
 
 keras.utils.set_random_seed(0)
@@ -105,12 +104,12 @@ ours = masked.get_layer("pixels").get_support(indices=True)
 """
 ## The classic selectors
 
-The same decoder behind ten selectors. Their logits are weights, not a function
-of the image; otherwise the layer that samples is the one of any other model.
-Once with the learning rate and the temperatures of the paper, from 10 to 0.01,
-but not with its many more steps; and once with ten times that learning rate and
-a warmer end, which suit a run as short as ours. Training long enough makes
-duplicates rare. Nothing rules them out.
+The same decoder follows ten selectors. Their logits are weights, not a function
+of the image. Otherwise they use the usual sampling layer. The first run has the
+learning rate and the temperatures of the paper, from 10 to 0.01, but far fewer
+steps. The second run has ten times that learning rate and a higher final
+temperature, which suit a run as short as ours. Long training makes duplicates
+rare, but does not rule them out.
 """
 
 
@@ -148,9 +147,8 @@ fast = picked_by_selectors(learning_rate=1e-2, final_temperature=0.1)
 """
 ## Judges
 
-Every choice of pixels is judged in the same two ways, by decoders that had no
-part in it: a linear regression of all pixels on the chosen ones, and a new
-network.
+We evaluate every choice of pixels with two new decoders: a linear regression of
+all pixels on the chosen pixels, and a new network.
 """
 
 
@@ -180,11 +178,11 @@ def network_error(reconstruct):
 """
 ## Rivals
 
-Random pixels, for what ten pixels are worth by themselves. Greedy forward
-selection, which adds the pixel that helps the linear regression most, ten
-times: with 64 candidates that is cheap, and it is made for the first judge.
-And ten principal components, which are no pixels but mixtures of all 64: a
-linear decoder cannot do better on the images they were fitted to.
+Random pixels show the value of any ten pixels. Greedy forward selection adds
+the pixel that helps the linear regression most, ten times. With 64 candidates
+this is cheap, and it optimizes the first decoder directly. Ten principal
+components are mixtures of all 64 pixels. No linear decoder can do better on the
+images that they were fitted to.
 """
 
 
@@ -248,11 +246,10 @@ table.add_row(
 Console(width=80).print(table)
 
 """
-Greedy selection needs no training and is hard to beat, above all where the
-decoder is linear. The learned mask was trained with a network, and is not tied
-to what can be tried one pixel at a time. Another seed changes the error of a
-learned choice by a tenth or so: differences smaller than that say little. Where
-greedy wins, the sign below is a plus.
+Greedy selection needs no training and is hard to beat, especially with a linear
+decoder. The learned mask was trained with a network, and can choose pixels
+jointly. Another seed changes the error of a learned choice by about a tenth, so
+smaller differences say little. If greedy wins, the sign below is a plus.
 """
 
 for judge, title in enumerate(["linear", "network"]):
@@ -263,8 +260,8 @@ print(f"pixels of the mask: {ours.tolist()}")
 """
 ## The picture
 
-The pixels of the mask and those of the greedy selection, over the mean image,
-and test images as they are, as the decoder sees them, and reconstructed.
+The pixels of the mask and of the greedy selection over the mean image, and test
+images: the original, the input of the decoder, and the reconstruction.
 """
 
 shown = x_test[:8]

@@ -11,17 +11,17 @@ Accelerator: None
 """
 ## Introduction
 
-An explanation of one example by selection: a *selector* network looks at the
-whole image and picks k pixels of it, a *predictor* sees these alone and says
-which digit it is. If it can, the pixels were a good choice. Both are trained
-together (L2X; Chen et al., 2018), which needs samples of k *different* pixels
-that have a gradient (Xie and Ermon, 2019): `SubsetSampler`.
+We explain one example by a selection of its pixels. A *selector* network sees
+the whole image and picks k pixels. A *predictor* sees only these pixels and
+predicts the digit. If it succeeds, the pixels were a good choice. Both are
+trained together (L2X; Chen et al., 2018). This needs samples of k *different*
+pixels with a gradient (Xie and Ermon, 2019): `SubsetSampler`.
 
-There is a trap. The selector has seen the whole image and may know the digit.
-By *where* it looks it can tell the predictor what it knows: a pixel in the top
-left corner for a three, in the bottom right corner for a seven. The accuracy is
-high then and the explanation worthless (Jethani et al., 2021). We measure how
-far that goes, and train a second selector in a way that gives no such reward.
+There is a pitfall. The selector has seen the whole image and may know the
+digit. It can encode the digit in the *positions* of the pixels: the top left
+corner for a three, the bottom right corner for a seven. Then the accuracy is
+high, but the explanation is worthless (Jethani et al., 2021). We measure this
+effect, and train a second selector that has no reason to do so.
 
 ## Setup
 """
@@ -53,7 +53,7 @@ OUTPUT.mkdir(exist_ok=True)
 """
 ## The data
 
-1,797 real images, of which 360 are kept for the test.
+There are 1,797 real images, and 360 of them are kept for the test.
 """
 
 images, labels = load_digits(return_X_y=True)
@@ -102,8 +102,8 @@ def accuracy(model, x):
 
 
 """
-A predictor is given the chosen pixels and the mask, 128 numbers: a black pixel
-is not the same as one that was not chosen.
+The input of a predictor is the chosen pixels and the mask, 128 numbers. The
+mask distinguishes a black pixel from a pixel that was not chosen.
 """
 
 
@@ -119,7 +119,7 @@ def explained(logits_of_pixels, predictor, sampler):
 ## Selector and predictor together
 
 `SubsetSampler` draws exactly k pixels of each image in training, and takes the
-k likeliest in inference.
+k most likely pixels in inference.
 """
 
 joint_selector = selector()
@@ -133,11 +133,12 @@ train(joint)
 """
 ## A judge that has seen random pixels
 
-To find out what k pixels say about the digit, we train a predictor on k random
-pixels of every image, drawn anew in each step: samples from equal logits. No
-gradient is passed on to these, so the cheaper estimator will do. The masks know
-nothing of the image, and there is no code in them to learn. Jethani et al.
-judge explanations by such a model and call it EVAL-X.
+We want to know what k pixels say about the digit. To measure this, we train a
+predictor, the judge, on k random pixels of every image. They are drawn again in
+each step, from equal logits. The logits need no gradient, so the cheaper
+estimator is enough. These masks are independent of the image, so the judge
+cannot learn a code from them. Jethani et al. evaluate explanations with such a
+model and call it EVAL-X.
 """
 
 
@@ -154,9 +155,9 @@ train(explained(ops.zeros_like, judge, random_sampler), 3 * EPOCHS)
 """
 ## A selector in front of the judge
 
-The same selector, with that judge as its predictor, who does not learn any
-more (REAL-X). The two cannot agree on a code: to be understood, the selector
-has to show pixels that speak for themselves.
+The predictor of the second selector is the judge, whose weights are frozen
+(REAL-X). The two cannot agree on a code. The selector has to choose pixels that
+the judge can read.
 """
 
 judge.trainable = False
@@ -166,8 +167,9 @@ train(explained(honest_selector, judge, kg.layers.SubsetSampler(K, seed=2)))
 """
 ## The same k pixels for all
 
-What do we gain by choosing for each image? `ConcreteMask` learns one mask for
-the whole data set, whose scores the optimizer holds under a budget of k.
+What do we gain from a choice for each image? For comparison, `ConcreteMask`
+learns one mask for the whole data set. The optimizer keeps its scores within a
+budget of k.
 """
 
 shared = keras.Sequential(
@@ -195,14 +197,13 @@ global_mask = fixed.get_support().astype("float32")
 """
 ## Three questions to every choice of pixels
 
-1. *A new classifier*, 100 randomised trees, learns from the chosen pixels of
-   the training images: how much is in pixels and mask together?
-2. *The mask alone*: how much does a new classifier get right that is told only
-   where the pixels are, and not what they look like? A mask that follows the
-   strokes of a digit says something about it, too, but the nearer this comes
-   to the first number, the less did the pixels matter.
-3. *The judge* knows what pixels look like, but no code: how much do they say to
-   somebody who was told nothing?
+1. *A new classifier*, 100 randomized trees, learns from the chosen pixels of
+  the training images. How much do pixels and mask together say?
+2. *The mask alone*: how accurate is a new classifier that sees only the
+  positions of the pixels, not their values? A mask that follows the strokes of
+  a digit also says something about it. But the closer this accuracy is to the
+  first one, the less the pixels matter.
+3. *The judge* can read pixels, but knows no code. How accurate is it?
 """
 
 
@@ -269,22 +270,22 @@ print(f"selector with its own predictor: {accuracy(joint, x_test):.1%}")
 
 """
 Read the first row from left to right. Trained together, selector and predictor
-are nearly as good as a classifier of the whole image, but so is one that sees
-nothing but the mask; and the judge, shown the same pixels, is far behind. Much
-of that accuracy was told, not shown. The selector that had to convince the
-judge gives up little and is understood. Its masks alone tell much, too, because
-they follow the strokes, but the judge was never taught to read them.
+are nearly as good as a classifier of the whole image. But a classifier that
+sees only the mask is, too, and the judge is far behind with the same pixels.
+Much of the accuracy therefore comes from a code in the positions. The selector
+that was trained with the judge loses little, and the judge can read its pixels.
+Its masks alone also say much, because they follow the strokes, but the judge
+has never learned to read masks.
 
-Even so it is an advocate and no witness: it has seen the whole image, and picks
-the pixels that speak for the digit it sees. That is why it does so much better
-than the same pixels for all, and why its accuracy is not what a classifier that
-may look at k pixels would reach.
+This selector has still seen the whole image, and picks pixels in favor of the
+digit that it sees. It is therefore much better than the same pixels for all
+images. Its accuracy is not that of a classifier that can look at only k pixels.
 
 ## The picture
 
-One test image of each digit, with the pixels that were chosen; on the left, who
-chose them. Some of those in the first row lie in the empty margin, where there
-is nothing to see in any digit.
+One test image of each digit, with the chosen pixels. The selector is on the
+left. Some pixels of the first row are in the empty margin, where no digit has
+any ink.
 """
 
 shown = x_test[[np.flatnonzero(y_test == digit)[0] for digit in range(10)]]

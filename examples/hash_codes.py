@@ -11,12 +11,11 @@ Accelerator: None
 """
 ## Introduction
 
-Semantic hashing gives every image a code of a few bits, such that similar
-images have codes that differ in few of them. A database of codes takes a few
-bytes for each image, and a search counts bits. A bit has no gradient, so codes
-are usually found by rounding something else. Here every bit is drawn in
-training as it is used in the end, 0 or 1, and no labels are used: they only
-judge the search.
+Semantic hashing gives every image a code of a few bits. Similar images have
+codes that differ in few bits. A database of codes takes a few bytes for each
+image, and a search counts bits. A bit has no gradient, so codes are usually
+found by rounding other numbers. Here every bit is 0 or 1 in training, as in the
+search. Training uses no labels. They only evaluate the search.
 
 ## Setup
 """
@@ -47,8 +46,8 @@ OUTPUT.mkdir(exist_ok=True)
 """
 ## The data
 
-5,000 images of MNIST, 28x28 pixels each, are the database, and what is trained
-on. 500 of its test images are the queries.
+5,000 images of MNIST, 28x28 pixels each, are the database and the training
+data. 500 of the test images are the queries.
 """
 
 
@@ -81,15 +80,15 @@ def squared_distances(a, b):
 ## An autoencoder of neighbours
 
 The logits of each bit go through `StraightThroughArgmax`, a choice of one of
-two classes: exact samples in training, the likelier class in inference. One
-dense layer, and no more, turns the bits into pixels, so that a bit is worth
-about as much in the code of any image. Its bias starts at the mean image, or
-the code would be spent on that. What it has to predict is not the image
-itself, but each of its 20 nearest images of the database (itself among them):
-that teaches the code what similar images have in common.
+two classes: exact samples in training, and the more likely class in inference.
+A single dense layer turns the bits into pixels, so a bit has about the same
+value in the code of any image. The bias of this layer starts at the mean image,
+so that the code does not have to encode it. The target is not the image itself,
+but each of its 20 nearest images in the database (including itself). The code
+thus learns what similar images have in common.
 
-`CategoricalKL` draws each bit towards a fair coin, with a tenth of its weight
-in the evidence bound. A bit that is always 1 says nothing.
+`CategoricalKL` pulls each bit toward a fair coin, with a tenth of its weight in
+the evidence bound. A bit that is always 1 carries no information.
 """
 
 nearest = np.argsort(squared_distances(database, database), kind="stable")
@@ -142,10 +141,11 @@ def sampled(bits):
 """
 ## What it has to beat
 
-The same autoencoder with sigmoids in place of bits, rounded after training. The
-signs of random projections and of principal components. And iterative
-quantization (ITQ), which rotates the principal components so that rounding
-changes them least. All of them have as many bits.
+We compare with the same autoencoder with sigmoids instead of bits, rounded
+after training. Other methods are the signs of random projections, the signs of
+principal components, and iterative quantization (ITQ). ITQ rotates the
+principal components so that rounding changes them least. All of them have the
+same number of bits.
 """
 
 
@@ -180,11 +180,11 @@ def iterative_quantization(bits):
 """
 ## The search
 
-The packed codes are all that a search needs: the number of bits in the
-exclusive or of two of them is their distance. Precision@10 is the share of the
-10 nearest images that show the digit of the query; mean average precision (mAP)
-looks at the ranking of the whole database. Images at the same distance come in
-the order of the database, which is random.
+A search needs only the packed codes. The distance of two codes is the number of
+ones in their exclusive or. Precision@10 is the fraction of the 10 nearest
+images that show the digit of the query. Mean average precision (mAP) evaluates
+the ranking of the whole database. Images at the same distance keep the order of
+the database, which is random.
 """
 
 
@@ -201,8 +201,8 @@ def judge(distances):
 
 
 """
-`CodePerplexity` says how many of the 256 values of a byte are in use, in
-effect. The more of them, the more the codes tell images apart.
+`CodePerplexity` is the effective number of the 256 values of a byte that are in
+use. Codes with more values distinguish more images.
 """
 
 
@@ -247,8 +247,8 @@ print(
 """
 ## The picture
 
-The first query of every digit, its 32 bits by the last of the methods, and the
-five nearest images by Hamming distance, which stands above them.
+The first query of every digit, its 32 bits by the last method, and the five
+nearest images, with their Hamming distance above.
 """
 
 SHOWN = 5

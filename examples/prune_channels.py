@@ -11,11 +11,11 @@ Accelerator: None
 """
 ## Introduction
 
-Zeros among the weights make a model smaller in a compressed file, but no
-faster. Channels that are gone make it smaller and faster everywhere. Here every
-filter of a small convnet, and every neuron of its hidden layer, gets one score,
-and what the scores cost, in multiply-adds, is held under a budget. What is left
-in the end is an ordinary Keras model with fewer channels.
+Zeros among the weights make a compressed file smaller, but the model no faster.
+A model without whole channels is smaller and faster everywhere. Here every
+filter of a small convnet, and every neuron of its hidden layer, gets one score.
+The cost of the scores, in multiply-adds, has a budget. The result is an
+ordinary Keras model with fewer channels.
 
 ## Setup
 """
@@ -72,8 +72,8 @@ steps_per_epoch = math.ceil(len(x_train) / BATCH_SIZE)
 ## The dense convnet
 
 Three convolutions and two dense layers. Batch normalization, padding and
-residual connections could be there as well: `sparsify` follows the graph of the
-model, and gives channels that belong together one score.
+residual connections are supported, too. `sparsify` follows the graph of the
+model, and gives coupled channels one score.
 """
 
 LAYERS = ("conv_1", "conv_2", "conv_3", "hidden")
@@ -119,16 +119,16 @@ train(dense, EPOCHS)
 
 `granularity="channel"` gives one score to each filter and each neuron, with all
 weights that belong to it. The ten outputs have to stay, so the last layer gets
-none. `sparsify` works in place, and the dense model is needed again below, so a
-copy of it gets the masks.
+no scores. `sparsify` works in place. The dense model is needed again below, so
+a copy gets the masks.
 
-A weight of `conv_2` is used at 36 places of an image, one of `hidden` once.
-With `costs` the density is the share of all multiply-adds that may be left,
-counted with the inputs and the outputs that are kept of each layer.
+A weight of `conv_2` is used at 36 positions of an image, and a weight of
+`hidden` once. With `costs`, the density is the largest fraction of all
+multiply-adds to keep. It counts the kept inputs and the kept outputs of each
+layer.
 
-The schedule takes the density to its end in 60% of the steps; after 70% the
-mask is final, and what is left of the training is for the channels that are
-kept.
+The density reaches its final value after 60% of the steps. After 70%, the mask
+is final, and the rest of the training fine-tunes the kept channels.
 """
 
 
@@ -144,9 +144,10 @@ train(masked, EPOCHS, density=falling(DENSITY), costs=costs)
 """
 ## From masked to smaller
 
-`harden` gives the model its final mask; it still has all of its channels.
-`strip` multiplies the mask into the kernels. `shrink` makes a new model without
-the channels that are dead, and without what the next layer would read of them.
+`harden` gives the model its final mask, but the model still has all of its
+channels. `strip` multiplies the mask into the kernels. `shrink` makes a new
+model without the dead channels and without the weights of the next layer that
+read them.
 """
 
 predicted = kg.harden(masked).predict(x_test, verbose=0)
@@ -160,7 +161,7 @@ print(f"largest difference of the predictions: {difference:.1e}")
 """
 ## How many multiply-adds are left
 
-`sparsity_costs` says how often a weight of each layer is used for one image.
+`sparsity_costs` returns how often a weight of each layer is used for one image.
 """
 
 
@@ -178,10 +179,11 @@ print(f"multiply-adds: {left:.1%} are left")
 """
 ## Two rivals of the same size
 
-The classical way is to remove the smallest filters, the same share of each
-layer. With the square root of what is left above, that leaves about as many
-multiply-adds. And a convnet with the widths of the small one can be trained
-from scratch, for as many epochs as the dense and the masked one together.
+The classical method removes the smallest filters, the same fraction of each
+layer. With the square root of the density above, this leaves about the same
+number of multiply-adds. The second rival is a convnet with the widths of the
+small one. It is trained from scratch, for as many epochs as the dense and the
+masked one together.
 """
 
 magnitude = copy.deepcopy(dense)
@@ -195,8 +197,8 @@ train(scratch, 2 * EPOCHS)
 """
 ## What it is worth
 
-All models predict the same large batch in turn. The time is that of the dense
-model in the same round, and what is printed is the median over the rounds.
+All models predict the same large batch in turn. Times are relative to the dense
+model in the same round, and the output is the median over the rounds.
 """
 
 models = {
@@ -248,9 +250,9 @@ for (name, model), ratio in zip(models.items(), ratios, strict=True):
     print("| " + " | ".join(cells) + " |")
 
 """
-One test accuracy has a standard error of 0.3 points, so the three small
-networks are level. The learned scores have found widths, in a single run, from
-which a network trains as well from scratch.
+A test accuracy has a standard error of 0.3 points, so the three small networks
+are level. In a single run, the learned scores have found widths with which a
+network trains equally well from scratch.
 
 ## The picture
 """

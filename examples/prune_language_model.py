@@ -101,10 +101,10 @@ dense.fit(*examples(STEPS), batch_size=BATCH_SIZE, shuffle=False, verbose=2)
 """
 ## Prune in one shot
 
-Magnitude pruning keeps the largest weights. The other model has seen 64
-windows of text, without labels: `calibrate` observes what each weight is
-multiplied with, and `harden(reconstruct=True)` changes the weights that are
-kept so that the outputs of each layer change least.
+Magnitude pruning keeps the largest weights. The other model uses 64 windows of
+text, without labels. `calibrate` observes the inputs that each weight is
+multiplied with. `harden(reconstruct=True)` then adjusts the kept weights, so
+that the outputs of each layer change least.
 """
 
 LAYERS = "transformer_layer"
@@ -121,7 +121,7 @@ kg.harden(reconstructed, density=densities, reconstruct=True)
 ## Prune and fine-tune
 
 In 200 steps, the density falls to 20% while the weights are trained. The masks
-are those of the largest weights, or learned with the weights.
+keep the largest weights, or are learned with the weights.
 """
 
 
@@ -150,7 +150,7 @@ sparse = {
 """
 ## What they have lost
 
-`strip` folds the masks into the weights. Zeros take next to no room in a
+`strip` folds the masks into the weights. Zeros take almost no space in a
 compressed file.
 """
 
@@ -176,8 +176,8 @@ for name, model in {"dense": dense, **sparse}.items():
 """
 ## A preset, and what it writes
 
-The stripped model is saved as any model of KerasHub. Whoever loads the preset
-does not need keras-gumbel.
+The stripped model is saved like any KerasHub model. You can load the preset
+without keras-gumbel.
 """
 
 learned.save_to_preset(OUTPUT / "preset")

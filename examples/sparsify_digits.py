@@ -12,10 +12,9 @@ Accelerator: None
 ## Introduction
 
 A network of 50,200 kernel weights reads 8x8 images of handwritten digits. We
-give every weight a score, its keep-probability, train weights and scores
-together, and hold the sum of the scores under a budget that falls to 5%. What
-is saved in the end is a plain Keras model with exactly 2,510 weights that are
-not zero.
+give every weight a score, its keep-probability, and train weights and scores
+together. The budget for the sum of the scores falls to 5%. The saved model is a
+plain Keras model with exactly 2,510 nonzero weights.
 
 ## Setup
 """
@@ -46,8 +45,8 @@ OUTPUT.mkdir(exist_ok=True)
 """
 ## The data
 
-1,797 real images, of which 360 are kept for the test. They are watched in the
-picture at the end, and decide nothing.
+There are 1,797 real images, and 360 of them are kept for the test. The picture
+at the end shows the test accuracy, but it does not affect training.
 """
 
 images, labels = load_digits(return_X_y=True)
@@ -88,9 +87,9 @@ dense.fit(x_train, y_train, batch_size=BATCH_SIZE, epochs=EPOCHS, verbose=0)
 
 `sparsify` multiplies every kernel of the network with scores. It works in
 place, so it gets a copy of the dense network. The density is a function of the
-training step that the optimizer evaluates. It falls during the first 60% of
-the steps; after 70% the largest scores become the final mask, and what is left
-of the training is for the weights that are kept.
+training step that the optimizer evaluates. It falls during the first 60% of the
+steps. After 70%, the largest scores become the final mask, and the rest of the
+training fine-tunes the kept weights.
 """
 
 sparse = kg.sparsify(copy.deepcopy(dense))
@@ -117,8 +116,8 @@ history = sparse.fit(
 """
 ## What is kept
 
-The report counts the mask: the largest scores of the whole network, exactly as
-many as the budget. `strip` folds it into the kernels.
+The report counts the mask. It keeps the largest scores of the whole network,
+exactly as many as the budget. `strip` folds it into the kernels.
 """
 
 report = kg.sparsity_report(sparse)
@@ -134,7 +133,7 @@ print(f"test accuracy, sparse: {sparse_accuracy:.2%}")
 """
 ## On the disk
 
-Zeros take next to no room in a compressed file. We count what is not zero in
+Zeros take almost no space in a compressed file. We count the nonzero weights in
 the file itself.
 """
 
