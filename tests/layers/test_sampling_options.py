@@ -101,7 +101,7 @@ def test_noise_is_not_shared_by_the_classes(axis):
     shape[axis] = 1
     layer = StraightThroughArgmax(axis=axis, noise_shape=shape)
 
-    with pytest.raises(ValueError, match="`noise_shape`.*noise of their own"):
+    with pytest.raises(ValueError, match="`noise_shape`.*separate noise"):
         layer.build((4, 3, 3))
 
 
