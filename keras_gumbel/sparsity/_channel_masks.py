@@ -12,10 +12,10 @@ import numpy as np
 from keras import ops
 
 from keras_gumbel import _keras_private
-from keras_gumbel._channel_budgets import Network
-from keras_gumbel._channel_budgets import Place
-from keras_gumbel._channel_costs import Kernel
-from keras_gumbel._channel_costs import KernelAxis
+from keras_gumbel._budgets._channel_costs import Kernel
+from keras_gumbel._budgets._channel_costs import KernelAxis
+from keras_gumbel._budgets._channels import Network
+from keras_gumbel._budgets._channels import Place
 from keras_gumbel._scores import Mark
 from keras_gumbel._scores import importance_of
 from keras_gumbel._scores import set_mark

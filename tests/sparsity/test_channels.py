@@ -8,11 +8,11 @@ from keras import ops
 
 import keras_gumbel as kg
 from keras_gumbel._budgets import NEVER
-from keras_gumbel._channel_budgets import Network
-from keras_gumbel._channel_budgets import Place
-from keras_gumbel._channel_costs import Costs
-from keras_gumbel._channel_costs import Kernel
-from keras_gumbel._channel_costs import KernelAxis
+from keras_gumbel._budgets._channel_costs import Costs
+from keras_gumbel._budgets._channel_costs import Kernel
+from keras_gumbel._budgets._channel_costs import KernelAxis
+from keras_gumbel._budgets._channels import Network
+from keras_gumbel._budgets._channels import Place
 from keras_gumbel._scores import Mark
 from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import set_mark

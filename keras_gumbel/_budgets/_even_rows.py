@@ -10,11 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_gumbel._budgets import LOST
-from keras_gumbel._budgets import NEVER
-from keras_gumbel._budgets import WHOLE
-from keras_gumbel._budgets import BudgetGroup
-from keras_gumbel._budgets import floor_of
+from keras_gumbel._budgets._group import LOST
+from keras_gumbel._budgets._group import NEVER
+from keras_gumbel._budgets._group import WHOLE
+from keras_gumbel._budgets._group import BudgetGroup
+from keras_gumbel._budgets._group import floor_of
 from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import saliency_of
 from keras_gumbel._typing import Tensor

@@ -10,13 +10,13 @@ import numpy as np
 from keras import ops
 
 from keras_gumbel import _keras_private
-from keras_gumbel._budgets import NEVER
-from keras_gumbel._budgets import BudgetGroup
-from keras_gumbel._channel_costs import Costs
-from keras_gumbel._channel_costs import Kernel
-from keras_gumbel._channel_order import Order
-from keras_gumbel._channel_order import integers
-from keras_gumbel._channel_order import ranks
+from keras_gumbel._budgets._channel_costs import Costs
+from keras_gumbel._budgets._channel_costs import Kernel
+from keras_gumbel._budgets._channel_order import Order
+from keras_gumbel._budgets._channel_order import integers
+from keras_gumbel._budgets._channel_order import ranks
+from keras_gumbel._budgets._group import NEVER
+from keras_gumbel._budgets._group import BudgetGroup
 from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import name_of
 from keras_gumbel._scores import saliency_of
