@@ -21,15 +21,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import argparse
-import contextlib
-import pathlib
-import sys
-import tempfile
 import warnings
 
 import keras
 import numpy as np
 from keras import ops
+from runtimes import litert
+from runtimes import onnx
+from runtimes import openvino
 from shrink import halve
 from shrink import network
 from shrink import runner
@@ -55,71 +54,6 @@ def shrunk(model):
 def in_keras(model, inputs):
     run = runner(model, inputs)
     return run, lambda: ops.convert_to_numpy(run())
-
-
-def litert(*optimizations):
-    def prepare(model, inputs):
-        from sparse_litert import convert
-        from sparse_litert import interpreter_of
-
-        file = convert(model, *optimizations)
-        interpreter = interpreter_of(file, inputs)
-        index = interpreter.get_output_details()[0]["index"]
-
-        def outputs():
-            interpreter.invoke()
-            return interpreter.get_tensor(index)
-
-        return interpreter.invoke, outputs, len(file)
-
-    return prepare
-
-
-def onnx(model, inputs):
-    import onnxruntime
-
-    with exported(model, "onnx") as path:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
-        size = pathlib.Path(path).stat().st_size
-    feed = {session.get_inputs()[0].name: inputs}
-
-    def run():
-        return session.run(None, feed)[0]
-
-    return run, run, size
-
-
-def openvino(model, inputs, **settings):
-    # Without its report to the network.
-    sys.modules.setdefault("openvino_telemetry", None)
-    import openvino
-
-    with exported(model, "openvino") as path:
-        options = {
-            "INFERENCE_NUM_THREADS": 1,
-            "INFERENCE_PRECISION_HINT": "f32",
-            **settings,
-        }
-        compiled = openvino.Core().compile_model(path, "CPU", options)
-        size = pathlib.Path(path).with_suffix(".bin").stat().st_size
-
-    def run():
-        return next(iter(compiled([inputs]).values()))
-
-    return run, run, size
-
-
-@contextlib.contextmanager
-def exported(model, kind):
-    suffix = {"onnx": "onnx", "openvino": "xml"}[kind]
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/model.{suffix}"
-        model.export(path, format=kind, verbose=False)
-        yield path
 
 
 def routes():

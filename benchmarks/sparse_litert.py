@@ -19,15 +19,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import argparse
-import tempfile
 
 import keras
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 from keras import layers
-from latency import onnx
-from latency import openvino
+from runtimes import convert
+from runtimes import interpreter_of
+from runtimes import onnx
+from runtimes import openvino
 from timing import median_ratios
 from timing import print_table
 from timing import versions
@@ -46,23 +46,6 @@ def network(width, zeros, block):
         kept = generator.random((width // block, width)) >= zeros
         layer.set_weights([kernel * np.repeat(kept, block, axis=0), bias])
     return model
-
-
-def convert(model, *optimizations):
-    with tempfile.TemporaryDirectory() as folder:
-        model.export(folder, format="tf_saved_model", verbose=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        converter.optimizations = list(optimizations)
-        return converter.convert()
-
-
-def interpreter_of(file, x):
-    interpreter = Interpreter(model_content=file, num_threads=1)
-    index = interpreter.get_input_details()[0]["index"]
-    interpreter.resize_tensor_input(index, x.shape)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(index, x)
-    return interpreter
 
 
 def inputs(batch, width):
