@@ -21,10 +21,14 @@ MODULES = [
     if ">>> " in path.read_text()
 ]
 LOOPS = ROOT / "docs" / "custom_training.md"
+# Made from the examples when the site is built. `test_examples` runs those.
+TUTORIALS = ROOT / "docs" / "tutorials"
 PAGES = [
     path
     for path in sorted((ROOT / "docs").rglob("*.md"))
-    if "```python" in path.read_text() and path != LOOPS
+    if "```python" in path.read_text()
+    and path != LOOPS
+    and path.parent != TUTORIALS
 ]
 
 
