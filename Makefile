@@ -172,7 +172,7 @@ $(NIGHTLY_ENV)/ready: pyproject.toml
 	$(NIGHTLY_ENV)/bin/pip install -q --upgrade pip
 	$(NIGHTLY_ENV)/bin/pip install -q $(TORCH)
 	$(NIGHTLY_ENV)/bin/pip install -q -e '.[torch,examples]' --group test
-	$(NIGHTLY_ENV)/bin/pip uninstall -q -y keras
+	$(NIGHTLY_ENV)/bin/pip uninstall -q -y keras keras-nightly
 	$(NIGHTLY_ENV)/bin/pip install -q --pre keras-nightly
 	touch $@
 

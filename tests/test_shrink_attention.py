@@ -8,6 +8,7 @@ from keras import ops
 
 import keras_gumbel
 from keras_gumbel import _keras_private
+from tests.newer_keras import require_keras
 from tests.test_shrink_coupling import check as check_coupling
 from tests.test_shrink_coupling import randomize
 from tests.test_shrink_random import assert_equal_predictions
@@ -277,6 +278,7 @@ def test_grouped_heads_with_a_gate():
 
 
 def test_grouped_heads_whose_scores_are_returned_stay():
+    require_keras("3.15", "grouped attention that returns symbolic scores")
     inputs = keras.Input((5, 8))
     x, scores = grouped()(inputs, inputs, return_attention_scores=True)
     model = keras.Model(inputs, [layers.Dense(2, name="out")(x), scores])
