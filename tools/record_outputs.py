@@ -70,7 +70,7 @@ def record(name: str) -> None:
 
 
 def main() -> None:
-    """Records the examples that are named, or all of them."""
+    """Records the example that is named."""
     mpl.use("agg")
     (name,) = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:

@@ -254,6 +254,7 @@ class ChannelBudget(BudgetGroup):
     ) -> Tensor:
         """Keeps the first channels, as many as the budget pays for."""
         kept = ops.cast(live, "float32")
+        none = ops.zeros_like(kept)
         spent = self.joint.of(order.count(kept))
         ratio = ops.maximum(spent / budget, 1.0)
         rounds = _ROUNDS if self._observed else 1
@@ -265,7 +266,7 @@ class ChannelBudget(BudgetGroup):
             left = 1.0 - (ops.cast(number, "float32") + 1.0) / rounds
             limit = budget * ratio**left
             fewest = int(self._floors.sum())
-            return self._first(order, rank, kept, 0.0 * kept, limit, fewest)
+            return self._first(order, rank, kept, none, limit, fewest)
 
         return _repeat(rounds, drop, kept)
 

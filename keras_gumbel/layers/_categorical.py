@@ -161,10 +161,6 @@ class CategoricalLayer(SamplingLayer):
             )
         return mask
 
-    def compute_output_shape(self, input_shape: Shape) -> Any:
-        shape = tuple(input_shape)
-        return (shape, shape) if self.return_soft else shape
-
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),

@@ -10,9 +10,9 @@ from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.layers._sampling import SamplingLayer
-from keras_gumbel.ops._permutations import gumbel_sinkhorn
 from keras_gumbel.ops._permutations import matching
 from keras_gumbel.ops._permutations import require_square
+from keras_gumbel.ops._permutations import sample_permutation
 from keras_gumbel.ops._permutations import sinkhorn
 
 
@@ -163,10 +163,8 @@ class PermutationSampler(SamplingLayer):
             soft = sinkhorn(inputs, temperature, self.num_iterations, mask)
             if not self.return_soft:
                 return soft
-            mode = self.inference
-            return (
-                matching(inputs, mask) if mode == "matching" else soft
-            ), soft
+            matched = self.inference == "matching"
+            return matching(inputs, mask) if matched else soft, soft
         if noise is None:
             noise = random.gumbel(
                 self.shape_of_noise(inputs),
@@ -174,19 +172,12 @@ class PermutationSampler(SamplingLayer):
                 self.seeds(),
                 self.precision,
             )
-
-        def sample(hard: bool) -> Tensor:
-            return gumbel_sinkhorn(
-                inputs, temperature, hard, self.num_iterations, mask, noise
-            )
-
-        if not self.return_soft:
-            return sample(self.hard)
-        return sample(True), sample(False)
-
-    def compute_output_shape(self, input_shape: Shape) -> Any:
-        shape = tuple(input_shape)
-        return (shape, shape) if self.return_soft else shape
+        sample = sample_permutation(
+            inputs, temperature, self.num_iterations, mask, noise
+        )
+        if self.return_soft:
+            return sample.hard(), sample.soft()
+        return sample.hard() if self.hard else sample.soft()
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -97,6 +97,10 @@ class SamplingLayer(StochasticLayer):
             return self.seed_generator
         return PerExample(self.seed_generator)
 
+    def compute_output_shape(self, input_shape: Shape) -> Any:
+        shape = tuple(input_shape)
+        return (shape, shape) if self.return_soft else shape
+
     def compute_mask(self, inputs: Tensor, previous_mask: Any) -> Any:
         return (previous_mask,) * 2 if self.return_soft else previous_mask
 

@@ -6,6 +6,7 @@ row and column sums to 1. These matrices are the mixtures of permutations, just
 as the points of the simplex are the mixtures of one-hot vectors.
 """
 
+import dataclasses
 from typing import Any
 
 from keras import ops
@@ -188,16 +189,55 @@ def gumbel_sinkhorn(
     References:
         - [Mena et al., 2018](https://arxiv.org/abs/1802.08665)
     """
+    sample = sample_permutation(
+        logits, temperature, num_iterations, mask, noise, seed
+    )
+    return sample.hard() if hard else sample.soft()
+
+
+@dataclasses.dataclass(frozen=True)
+class PermutationSample:
+    """A sample of `gumbel_sinkhorn`, as a permutation and relaxed.
+
+    Attributes:
+        perturbed: Tensor x + z.
+        relaxed: Tensor, the result of the iterations.
+        dtype: String, the dtype of the outputs.
+        items: Mask of the items, or `None`.
+    """
+
+    perturbed: Tensor
+    relaxed: Tensor
+    dtype: str
+    items: Tensor | None
+
+    def hard(self) -> Tensor:
+        """Returns the permutation, with the gradient of the relaxed sample."""
+        permutation = ops.cast(_matching(self.perturbed), self.dtype)
+        relaxed = ops.cast(self.relaxed, self.dtype)
+        return straight_through(permutation, relaxed)  # Eq. (16)
+
+    def soft(self) -> Tensor:
+        """Returns the relaxed sample."""
+        return _doubly_stochastic(self.relaxed, self.dtype, self.items)
+
+
+def sample_permutation(
+    logits: Tensor,
+    temperature: Tensor,
+    num_iterations: int,
+    mask: Tensor | None,
+    noise: Tensor | None,
+    seed: Seed = None,
+) -> PermutationSample:
+    """Draws the sample of `gumbel_sinkhorn`, from its arguments."""
     owner = "gumbel_sinkhorn"
     require_positive_integer(owner, "num_iterations", num_iterations)
     logits, dtype, items = _prepared(owner, logits, mask)
     temperature = _temperature(owner, temperature, logits)
     perturbed = logits + gumbel_like(owner, logits, noise, seed)
-    soft = _iterated(perturbed, temperature, num_iterations)
-    if not hard:
-        return _doubly_stochastic(soft, dtype, items)
-    permutation = ops.cast(_matching(perturbed), dtype)
-    return straight_through(permutation, ops.cast(soft, dtype))  # Eq. (16)
+    relaxed = _iterated(perturbed, temperature, num_iterations)
+    return PermutationSample(perturbed, relaxed, dtype, items)
 
 
 def require_square(owner: str, name: str, shape: Shape) -> None:

@@ -12,6 +12,7 @@ from keras_gumbel.shrinking._channels import MaybeChannels
 from keras_gumbel.shrinking._parts import Kept
 from keras_gumbel.shrinking._parts import Parts
 from keras_gumbel.shrinking._parts import Step
+from keras_gumbel.shrinking._parts import changed_inside
 from keras_gumbel.shrinking._unit_rules import UNIT_LAYERS
 from keras_gumbel.shrinking._unit_rules import unit_sum
 
@@ -34,10 +35,8 @@ def time_distributed(call: Call) -> Parts:
 
     def edit(kept: list[Kept]) -> Edit:
         part = rule.edit(*kept[0])
-        config = wrapper.get_config()["layer"]
-        config["config"].update(part.config)
-        config.pop("build_config", None)  # of the old inputs
-        return Edit(wrapper, {"layer": config}, part.weights)
+        config = changed_inside(wrapper, "layer", part.config)
+        return Edit(wrapper, config, part.weights)
 
     step = Step(rule, list(call.tensors), call.outputs[0])
     return Parts(wrapper, [step], edit)

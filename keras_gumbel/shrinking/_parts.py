@@ -99,3 +99,13 @@ class PartialSum(UnitSum):
     def as_bias(self, shift: np.ndarray) -> np.ndarray:
         """Returns the sums of units in the shape of a bias."""
         return self.lay(shift)
+
+
+def changed_inside(
+    wrapper: keras.Layer, name: str, changes: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns an argument of a wrapper, with changes of the layer inside."""
+    inside = wrapper.get_config()[name]
+    inside["config"].update(changes)
+    inside.pop("build_config", None)  # of the old inputs
+    return {name: inside}

@@ -24,6 +24,7 @@ from keras_gumbel.shrinking._parts import Kept
 from keras_gumbel.shrinking._parts import PartialSum
 from keras_gumbel.shrinking._parts import Parts
 from keras_gumbel.shrinking._parts import Step
+from keras_gumbel.shrinking._parts import changed_inside
 
 # The number of values that a unit computes in each step, and the values that
 # make its state.
@@ -102,10 +103,9 @@ def bidirectional(call: Call) -> Parts:
 
     def edit(kept: list[Kept]) -> Edit:
         edits = [_edit(sums[0], kept[:2]), _edit(sums[1], kept[2:4])]
-        config = layer.get_config()
+        config: dict[str, Any] = {}
         for name, part in zip(("layer", "backward_layer"), edits, strict=True):
-            config[name]["config"].update(part.config)
-            config[name].pop("build_config", None)  # of the old inputs
+            config |= changed_inside(layer, name, part.config)
         return Edit(layer, config, [*edits[0].weights, *edits[1].weights])
 
     return Parts(layer, steps, edit)
@@ -169,10 +169,7 @@ def _edit(sums: tuple[PartialSum, PartialSum], kept: list[Kept]) -> Edit:
         config["use_bias"] = True
     layer: Any = sums[0].layer
     if type(layer) is layers.RNN:
-        cell = layer.get_config()["cell"]
-        cell["config"].update(config)
-        cell.pop("build_config", None)  # of the old inputs
-        config = {"cell": cell}
+        config = changed_inside(layer, "cell", config)
     return Edit(layer, config, [kernel, recurrent, *biases])
 
 
