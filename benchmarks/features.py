@@ -97,6 +97,7 @@ COUNTS |= {"breast cancer, 5": 5, "breast cancer, 10": 10}
 
 
 def synthetic(name, examples, rng):
+    """Returns features, labels, and the logits the labels are drawn with."""
     x = rng.normal(size=(examples, 11))
     z = [
         x[:, 0] * x[:, 1],
@@ -113,20 +114,27 @@ def synthetic(name, examples, rng):
     else:
         logits = z[int(name[-1]) - 1]
     y = rng.random(examples) < 1.0 / (1.0 + np.exp(-logits))
-    return x, y.astype(int)
+    return x, y.astype(int), logits
 
 
 def data_of(name, seed, examples):
     """Returns training and test data."""
     if name in TRUE:
         rng = np.random.default_rng(seed)
-        x, y = synthetic(name, examples + 10_000, rng)
+        x, y, _ = synthetic(name, examples + 10_000, rng)
         return x[:examples], y[:examples], x[examples:], y[examples:]
     x, y = load_breast_cancer(return_X_y=True)
     x, x_test, y, y_test = train_test_split(
         x, y, test_size=0.5, stratify=y, random_state=seed
     )
     return x, y, x_test, y_test
+
+
+def bayes_results(name, seed, examples):
+    """Returns the AUC of the true probabilities on the test data, in %."""
+    rng = np.random.default_rng(seed)
+    _, y, logits = synthetic(name, examples + 10_000, rng)
+    return 100 * roc_auc_score(y[examples:], logits[examples:])
 
 
 def ours(x, y, k, seed):
@@ -353,7 +361,7 @@ def found_share(record):
     return 100 * len(set(true) & set(record["features"])) / len(true)
 
 
-def print_results(records, seeds):
+def print_results(records, seeds, examples):
     for name, k in COUNTS.items():
         own = {
             (r["method"], r["seed"]): r
@@ -377,6 +385,21 @@ def print_results(records, seeds):
                     "" if method == "ours" else mean_and_error(ahead, "+"),
                     f"{np.mean(share):.0f}" if share else "",
                     str(len({tuple(r["features"]) for r in cells})),
+                ]
+            )
+        if name in TRUE:
+            best = np.array([bayes_results(name, s, examples) for s in seeds])
+            gaps = [
+                result(own["ours", s]) - b
+                for s, b in zip(seeds, best, strict=True)
+            ]
+            rows.append(
+                [
+                    "the true probabilities",
+                    mean_and_error(best),
+                    mean_and_error(gaps, "+"),
+                    "",
+                    "",
                 ]
             )
         print_table(
@@ -426,7 +449,7 @@ def main():
                 print(json.dumps(record), file=file)
         if not known.issuperset((name, seed, method) for method in METHODS):
             print(f"{name}, seed {seed}", flush=True)
-    print_results(records, seeds)
+    print_results(records, seeds, options.examples)
     print_losses(records, seeds)
     print("\n" + versions("jax", "scikit-learn"))
 
