@@ -73,6 +73,19 @@ def test_readme_blocks_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.one_backend
+@pytest.mark.parametrize(
+    "page",
+    sorted((ROOT / "docs" / "benchmarks").glob("[!i]*.md")),
+    ids=lambda path: path.stem,
+)
+def test_a_benchmark_has_a_chart_before_its_tables(page):
+    above = page.read_text().partition("\n| ")[0]
+
+    assert f"../generated/{page.stem}-light.svg" in above
+    assert f"../generated/{page.stem}-dark.svg" in above
+
+
+@pytest.mark.one_backend
 def test_the_readme_has_the_address_of_the_repository_on_the_index():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     address = project["project"]["urls"]["Repository"]

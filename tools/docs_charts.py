@@ -61,6 +61,7 @@ RIVALS = {
     "magnitude, per layer": "magnitude per layer (as TFMOT)",
     "hard concrete": "hard concrete (L0)",
 }
+BACKENDS = ("JAX", "TensorFlow", "PyTorch")
 SPARSE_TASKS = {
     "digits": "Digits, dense layers",
     "digits-conv": "Digits, convolutions",
@@ -329,6 +330,7 @@ def chart_step(theme: Theme) -> Figure:
             theme,
             "learned",
         )
+        axes.set_xlim(0, 4.8)
         axes.set_title(f"{net}, JAX: dense step = 1", loc="left")
     return figure
 
@@ -363,48 +365,257 @@ def chart_latency(theme: Theme) -> Figure:
             theme,
             ".",
         )
-        axes.set_title(f"{net}, batch of 1: time, float32 = 1", loc="left")
+        axes.axvline(1, color=theme.text, linewidth=1, linestyle=":")
+        axes.set_xlim(0, 1.05)
+        axes.set_title(f"{net}, batch of 1: full float32 = 1", loc="left")
     return figure
 
 
 def chart_estimators(theme: Theme) -> Figure:
-    """Bias against variance, where both are measured."""
-    figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
-    rows = page_table("estimators", "| estimator")[1:]
-    found: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        if re.fullmatch(r"[\d.e+-]+", row[2]):
-            point = float(row[2]), float(row[3])
-            found.setdefault(row[0], []).append(point)
-    colors = [theme.ours, *theme.others]
-    markers = "osD^vP"
-    for i, (name, points) in enumerate(found.items()):
-        biases, variances = zip(*points, strict=True)
-        axes.plot(
-            biases,
-            variances,
-            color=colors[i % 6],
-            marker=markers[i // 6 % 6],
-            linewidth=1,
-            label=name,
-        )
-    axes.set(xscale="log", yscale="log", xlabel="bias", ylabel="variance")
-    axes.legend(
-        frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
+    """Bias and variance against the temperature, for one of 8 classes."""
+    figure, all_axes = plt.subplots(
+        1, 2, figsize=(10, 4), layout="constrained", sharex=True
     )
-    axes.set_title("A point for each temperature", loc="left")
+    rows = page_table("estimators", "| estimator")
+    names = dict.fromkeys(row[0] for row in rows[1:])
+    colors = [theme.ours, *theme.others, theme.text]
+    for axes, title in zip(all_axes, ("bias", "variance"), strict=True):
+        column = rows[0].index(title)
+        for i, name in enumerate(names):
+            found = [r for r in rows[1:] if r[0] == name]
+            values = [float(r[column]) for r in found]
+            fixed = found[0][1] == "any"
+            axes.plot(
+                [0.1, 2] if fixed else [float(r[1]) for r in found],
+                values * 2 if fixed else values,
+                "--" if fixed else "-",
+                color=colors[i % len(colors)],
+                marker=None if fixed else "os"[i // len(colors)],
+                label=name,
+            )
+        axes.set(xscale="log", yscale="log", xlabel="temperature")
+        ticks = [0.1, 0.25, 0.5, 1, 2]
+        axes.set_xticks(ticks, ticks)
+        axes.minorticks_off()
+        axes.set_title(f"{title}: lower is better", loc="left")
+    all_axes[1].set_ylim(bottom=0.05)  # of one, the variance vanishes
+    all_axes[1].legend(
+        frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
+    )
+    return figure
+
+
+def chart_features(theme: Theme) -> Figure:
+    """What the selected features are worth, on each data set."""
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in records("features.jsonl"):
+        auc = 50 * (row["network"] + row["trees"])
+        found.setdefault((row["method"], row["data"]), []).append(auc)
+    methods = {
+        "ours": "keras-gumbel",
+        "STG": "STG",
+        "RFE, forest": "RFE, forest",
+        "RFE, logistic": "RFE, logistic",
+        "L1 logistic": "L1 logistic",
+        "mutual information": "mutual information",
+        "F-test": "F-test",
+    }
+    data = list(dict.fromkeys(name for _, name in found))
+    colors = [theme.ours, *theme.others, theme.text]
+    for i, (method, color) in enumerate(zip(methods, colors, strict=True)):
+        points = [mean_and_error(np.array(found[method, x])) for x in data]
+        means, errors = np.transpose(points)
+        axes.errorbar(
+            means,
+            np.arange(len(data)) + 0.11 * (i - 3),
+            xerr=errors,
+            color=color,
+            linestyle="none",
+            marker="osD^vPX"[i],
+            markersize=7 if method == "ours" else 5,
+            label=methods[method],
+        )
+    for place in range(len(data) - 1):
+        axes.axhline(place + 0.5, color=theme.faint, linewidth=0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_yticks(range(len(data)), data)
+    axes.tick_params(left=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("test AUC with the selected features, %")
+    figure.legend(frameon=False, loc="outside right center")
+    axes.set_title("Feature selection, 5 seeds: higher is better", loc="left")
+    return figure
+
+
+def draw_projection(
+    axes: Axes, rows: list[list[str]], title: str, theme: Theme
+) -> None:
+    """Time against the number of scores, each on its own line."""
+    methods = ("ours", "30 halvings", "Newton", "sorting")
+    colors = [theme.ours, *theme.others]
+    cells = {row[0]: row[1:] for row in rows[1:]}
+    for i, method in enumerate(methods):
+        points = [
+            (float(count.replace(",", "")), float(cell))
+            for count, cell in zip(
+                rows[0][1:], cells.get(method, ()), strict=False
+            )
+            if "x" not in count and cell != "-"
+        ]
+        if points:
+            axes.plot(
+                *zip(*points, strict=True),
+                color=colors[i],
+                marker="osD^"[i],
+                linewidth=2.8 if method == "ours" else 1.3,
+                label="keras-gumbel" if method == "ours" else method,
+            )
+    axes.axhline(1, color=theme.text, linewidth=1, linestyle=":")
+    axes.set(xscale="log", yscale="log", xlabel="scores")
+    axes.set_title(title, loc="left")
+
+
+def chart_projection(theme: Theme) -> Figure:
+    """The time of a projection on a CPU, by several algorithms."""
+    figure, all_axes = plt.subplots(
+        1, 3, figsize=(11, 3.8), layout="constrained", sharey=True
+    )
+    for axes, backend in zip(all_axes, BACKENDS, strict=True):
+        rows = page_table("projection", f"## {backend} (")
+        draw_projection(axes, rows, backend, theme)
+    all_axes[0].set_ylabel("CPU time, clip in place = 1")
+    figure.legend(
+        *all_axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+    )
+    return figure
+
+
+def chart_gpu(theme: Theme) -> Figure:
+    """The same on a GPU."""
+    figure, all_axes = plt.subplots(
+        1, 2, figsize=(10, 3.8), layout="constrained", sharey=True
+    )
+    for axes, backend in zip(all_axes, ("JAX", "PyTorch"), strict=True):
+        rows = page_table("gpu", f"## Projection on {backend} (")
+        draw_projection(axes, rows, f"Projection on {backend}, H200", theme)
+    all_axes[0].set_ylabel("time, clip in place = 1")
+    figure.legend(
+        *all_axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+    )
+    return figure
+
+
+def chart_sampling(theme: Theme) -> Figure:
+    """The time of a relaxed sample on each backend."""
+    figure, all_axes = plt.subplots(
+        1, 3, figsize=(12, 2.6), layout="constrained", sharex=True
+    )
+    chosen = (
+        r"textbook formula|keras_gumbel|jax\.random\.gumbel"
+        r"|TFP RelaxedOneHotCategorical|F\.gumbel_softmax"
+        r"|torch RelaxedOneHotCategorical"
+    )
+    for axes, backend in zip(all_axes, BACKENDS, strict=True):
+        rows = page_table("sampling", f"## {backend} (")
+        column = rows[0].index("256x1000")
+        times = {
+            r[0]: float(r[column])
+            for r in rows[1:]
+            if re.fullmatch(chosen, r[0])
+        }
+        names = sorted(times, key=times.__getitem__)
+        labels = [name.replace("Relaxed", "Relaxed\n") for name in names]
+        draw_bars(
+            axes, labels, [times[n] for n in names], theme, "keras_gumbel"
+        )
+        axes.set_title(backend, loc="left")
+    figure.suptitle("A relaxed sample of 256 x 1,000: CPU time, softmax = 1")
+    return figure
+
+
+def chart_score_learning_rate(theme: Theme) -> Figure:
+    """What the final mask loses, against how far the scores could move."""
+    figure, axes = plt.subplots(figsize=(7.2, 3.8), layout="constrained")
+    title, *rows = page_table("score_learning_rate", "| optimizer")
+    at = {name: i for i, name in enumerate(title)}
+
+    def percent(row: list[str], name: str) -> float:
+        return float(row[at[name]].rstrip("%"))
+
+    for i, optimizer in enumerate(("ScoreSGD", "Adam")):
+        own = [r for r in rows if r[at["optimizer"]] == optimizer]
+        axes.plot(
+            [float(r[at["reach"]]) for r in own],
+            [
+                percent(r, "as it stands") - percent(r, "final mask")
+                for r in own
+            ],
+            "os"[i],
+            color=(theme.ours, theme.others[0])[i],
+            markersize=8,
+            label=optimizer,
+        )
+    axes.axvline(10, color=theme.text, linewidth=1, linestyle=":")
+    axes.set(
+        xscale="log",
+        xlabel="reach: how far a score can move in the run",
+        ylabel="test accuracy lost, points",
+    )
+    axes.set_xticks([0.1, 1, 10, 100], [0.1, 1, 10, 100])
+    axes.legend(frameon=False)
+    axes.set_title("What the final mask loses: digits, 5% kept", loc="left")
+    return figure
+
+
+def chart_units(theme: Theme) -> Figure:
+    """Accuracy of a convnet that keeps some of its filters."""
+    figure, all_axes = plt.subplots(
+        1, 3, figsize=(11, 4), layout="constrained", sharex=True, sharey=True
+    )
+    rows = page_table("units", "| scores")
+    names = [row[0] for row in rows[1:]]
+    for axes, kept in zip(all_axes, ("30%", "20%", "10%"), strict=True):
+        column = rows[0].index(kept)
+        for place, row in enumerate(rows[1:]):
+            mean, error = map(float, row[column].split(" ± "))
+            learned = row[0].endswith("learned") or row[0].startswith("learned")
+            axes.errorbar(
+                mean,
+                place,
+                xerr=error,
+                color=theme.ours if learned else theme.others[-1],
+                marker="o",
+                markersize=7,
+            )
+        axes.set_title(f"{kept} of the weights kept", loc="left")
+        axes.set_xlabel("test accuracy, %")
+    all_axes[0].set_yticks(range(len(names)), names)
+    all_axes[0].invert_yaxis()
     return figure
 
 
 CHARTS: dict[str, Callable[[Theme], Figure]] = {
     "channels": chart_channels,
     "estimators": chart_estimators,
+    "features": chart_features,
+    "gpu": chart_gpu,
     "latency": chart_latency,
     "litert": chart_litert,
     "pretrained": chart_one_shot,
+    "projection": chart_projection,
+    "sampling": chart_sampling,
+    "score_learning_rate": chart_score_learning_rate,
     "shrink": chart_shrink,
     "sparsity": chart_sparsity,
     "step": chart_step,
+    "units": chart_units,
 }
 README = ("accuracy", chart_readme, ("mnist-5k.jsonl",))
 
