@@ -1,7 +1,8 @@
-"""Probabilities of Bernoulli variables, which can be exactly 0 and 1."""
+"""Probabilities of samples, which can be exactly 0 and 1."""
 
 from keras import ops
 
+from keras_gumbel._numerics import tempered_log_softmax
 from keras_gumbel._straight_through import straight_through
 from keras_gumbel._typing import Tensor
 
@@ -30,6 +31,18 @@ def safe_logit(probs: Tensor) -> Tensor:
     """Returns the logit of s clipped away from 0 and 1."""
     inside = safe_probs(probs)
     return ops.log(inside) - ops.log1p(-inside)
+
+
+def log_bernoulli(hard: Tensor, probs: Tensor) -> Tensor:
+    """Returns log P(m) of a boolean sample."""
+    inside = safe_probs(probs)
+    return ops.where(hard, ops.log(inside), ops.log1p(-inside))
+
+
+def log_categorical(hard: Tensor, logits: Tensor) -> Tensor:
+    """Returns log P(h) of a one-hot sample, with K on the last axis."""
+    log_p = tempered_log_softmax(logits, 1.0, -1)
+    return ops.sum(ops.stop_gradient(hard) * log_p, axis=-1)
 
 
 def sigmoid(x: Tensor) -> Tensor:

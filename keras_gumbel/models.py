@@ -43,8 +43,9 @@ class MonteCarloModel(keras.Model):
     compute the gradient of samples and masks from the I losses. These are the
     losses of the examples if every example has its own samples, and the losses
     of the batch for masks on weights. The loss needs no gradient. See
-    `keras_gumbel.estimators.RLOO`. This works in `fit` and `compute_loss`. If
-    you call the model and compute the loss yourself, use a
+    `keras_gumbel.estimators.RLOO`. With `keras_gumbel.estimators.REBAR`, the
+    mean is that of the hard draws, a third of all. This works in `fit` and
+    `compute_loss`. If you call the model and compute the loss yourself, use a
     `keras_gumbel.estimators.ScoreTape`.
 
     In inference, there is one pass of the inner model. The weights are those of
@@ -151,7 +152,7 @@ class MonteCarloModel(keras.Model):
                 outputs, added = self._draw(x)
             with self._holding(added):
                 losses.append(self._loss_of_draw(outputs, arguments, compared))
-        loss = sum(value for value, _, _ in losses) / self.num_samples
+        loss = tape.mean([value for value, _, _ in losses])
         if not tape.has_records():
             return loss
         _, parts, rests = zip(*losses, strict=True)

@@ -3,10 +3,12 @@
 from keras_gumbel import estimators
 from keras_gumbel.estimators._lookup import SHORT_NAMES
 
-# Those that need a gradient of the loss.
+# Those that need one draw, and the gradient of the loss there.
 PATHWISE = [
     name for name in SHORT_NAMES if not estimators.get(name).compares_losses
 ]
 
-# Those that compare losses, and have no bias.
-UNBIASED = [name for name in SHORT_NAMES if name not in PATHWISE]
+# Those that have no bias for any loss.
+UNBIASED = [
+    name for name in SHORT_NAMES if not estimators.get(name).needs_loss_gradient
+]

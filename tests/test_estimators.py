@@ -354,7 +354,7 @@ def test_estimator_is_called_along_an_axis():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"estimator": "rebar"}, "`estimator`.*one of 'straight_through_gum"),
+        ({"estimator": "unknown"}, "`estimator`.*one of 'straight_through_gum"),
         ({"estimator": None}, "`estimator`.*one of 'straight_through_gum"),
         ({"estimator": int}, "`estimator`.*one of 'straight_through_gum"),
         ({"temperature": 0.0}, "`temperature`.*positive finite"),
@@ -388,7 +388,7 @@ def test_sample_one_hot_refuses_bad_arguments(kwargs, message):
             lambda: estimators.StraightThroughGumbel()(X, X),
             "`noise`.*that of the sample",
         ),
-        (lambda: estimators.get("rebar"), "`identifier`.*one of 'straight"),
+        (lambda: estimators.get("unknown"), "`identifier`.*one of 'straight"),
     ],
 )
 def test_estimators_refuse_bad_arguments(build, message):
@@ -597,7 +597,7 @@ def test_bernoulli_estimator_is_finite_at_the_edges(name, jit):
 
 def test_sample_bernoulli_refuses_an_unknown_estimator():
     with pytest.raises(ValueError, match=r"`estimator`.*one of 'straight_thr"):
-        keras_gumbel.ops.sample_bernoulli([0.5], estimator="rebar")
+        keras_gumbel.ops.sample_bernoulli([0.5], estimator="unknown")
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0])

@@ -31,6 +31,7 @@ estimators.Estimator(backward_temperature=None)
 estimators.FromFunction(function, backward_temperature=None)
 estimators.Gapped(gap=1.0, backward_temperature=None)
 estimators.GumbelRao(num_samples=10, backward_temperature=None)
+estimators.REBAR(eta=1.0)
 estimators.RLOO()
 estimators.ReinMax(backward_temperature=1.0)
 estimators.ScoreFunction()
@@ -221,6 +222,7 @@ REGISTERED = [
     "PatternMask",
     "PermutationSampler",
     "ProjectedOptimizer",
+    "REBAR",
     "RLOO",
     "RandomMask",
     "ReinMax",

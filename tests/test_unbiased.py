@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 
 import keras_gumbel as kg
+from keras_gumbel.estimators import REBAR
 from keras_gumbel.estimators import RLOO
 from keras_gumbel.estimators import ScoreTape
 from tests import enumeration
@@ -148,6 +149,255 @@ def test_report_sees_a_bias():
 
     for row in report.rows:
         assert row.bias > 4 * row.bias_error, row
+
+
+# REBAR
+
+
+def smooth(h):
+    total = ops.sum(
+        ops.multiply(h, EFFECTS[: h.shape[-1]]), axis=tuple(range(1, h.ndim))
+    )
+    return ops.tanh(total) + ops.square(total - 0.3)
+
+
+SMOOTH = {
+    "two": {"logits": X[:2]},
+    "three": {"logits": X},
+    "several": {"logits": PAIRS},
+    "masks": {"probs": [0.2, 0.5, 0.9]},
+}
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+@pytest.mark.parametrize("point", SMOOTH)
+def test_rebar_has_no_bias(point, temperature):
+    report = kg.gradient_report(
+        smooth,
+        estimators=["rloo", "rebar", REBAR(eta=0.5)],
+        temperature=temperature,
+        num_samples=20_000,
+        num_draws=3,
+        seed=2,
+        **SMOOTH[point],
+    )
+
+    print(report)
+    for row in report.rows:
+        # Each of some 50 rows on three backends exceeds it once in 1e4 times.
+        assert row.bias < 3 * row.bias_error, row
+        assert row.bias_error < 0.1
+
+
+@pytest.mark.one_backend
+def test_rebar_has_a_bias_if_the_loss_jumps():
+    report = kg.gradient_report(
+        jagged, X, estimators=["rebar"], num_samples=20_000, seed=1
+    )
+
+    assert report.rows[0].bias > 4 * report.rows[0].bias_error
+
+
+def rebar_loss(sample, loss):
+    """The tape's loss of three draws, and the losses of the draws."""
+    tape = ScoreTape()
+    losses = []
+    for seed in range(3):
+        with tape.draw():
+            h = sample(seed)
+        losses.append(loss(h))
+    return tape.loss(losses), losses
+
+
+@pytest.mark.parametrize("eta", [0.7, 1.0])
+@pytest.mark.parametrize("logit", [-3.0, -0.4, 0.0, 1.5])
+def test_rebar_is_exact_summed_over_its_noise(logit, eta):
+    count = 20_000
+    u = (np.arange(count) + 0.5) / count
+    noise = np.log(u / (1 - u)).astype("float32")
+    s = np.full(count, 1 / (1 + np.exp(-logit)), "float32")
+
+    def total(s):
+        def sample(seed):
+            return kg.ops.sample_bernoulli(
+                s, temperature=0.5, estimator=REBAR(eta), noise=noise
+            )
+
+        return rebar_loss(sample, lambda m: ops.square(3.0 * m - 1.0))[0]
+
+    (slopes,) = gradient(total, s, jit=QUICK)
+
+    # E[loss] = s loss(1) + (1 - s) loss(0); the mean is over the rows.
+    assert slopes.sum() == pytest.approx(4.0 - 1.0, rel=2e-3)
+
+
+def test_rebar_differentiates_the_sample_less_the_conditional_sample():
+    """Against finite differences of z and of z~ with its noise held fixed."""
+    rng = np.random.default_rng(0)
+    x, noise, effects = rng.normal(size=4), rng.gumbel(size=4), [1, -2, 3, 0.5]
+    z = x + noise
+    top = z.argmax()
+    # The exponential variables with which z~ is z.
+    own = np.exp(x).sum() * np.exp(-z[top])
+    others = (np.exp(-z) - np.exp(-z[top])) * np.exp(x)
+
+    def difference(x):
+        first = np.log(np.exp(x).sum() / own)
+        given = -np.log(np.exp(-first) + others * np.exp(-x))
+        free, given = (
+            reference.softmax(points / 0.5) for points in (x + noise, given)
+        )
+        return effects @ (free - given)
+
+    expected = [
+        (difference(x + step) - difference(x - step)) / 2e-5
+        for step in 1e-5 * np.eye(4)
+    ]
+
+    def second_draw(x):
+        tape = ScoreTape()
+        for _ in range(2):
+            with tape.draw():
+                y = kg.ops.sample_one_hot(
+                    x, 0.5, "rebar", noise=noise.astype("float32")
+                )
+        return ops.sum(ops.multiply(y, np.float32(effects)))
+
+    (found,) = gradient(second_draw, x.astype("float32"))
+
+    assert difference(x) == pytest.approx(0.0, abs=1e-12)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(expected).max() > 0.01
+
+
+def test_rebar_trains_other_weights_on_the_hard_sample():
+    weights = np.float32([0.5, -1.0, 0.3])
+    rows = np.tile(X, (6, 1))
+
+    def sample(seed):
+        return kg.ops.sample_one_hot(rows, 0.5, "rebar", seed=seed)
+
+    def loss(w, h):
+        return ops.square(ops.sum(ops.multiply(h, w), axis=-1) - 0.4)
+
+    (found,) = gradient(
+        lambda w: rebar_loss(sample, functools.partial(loss, w))[0], weights
+    )
+    value, losses = rebar_loss(sample, functools.partial(loss, weights))
+
+    hard = to_numpy(kg.ops.sample_one_hot(rows, seed=0))
+    (expected,) = gradient(lambda w: ops.mean(loss(w, hard)), weights)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert float(value) == pytest.approx(float(ops.mean(losses[0])), rel=1e-6)
+    assert not np.allclose(to_numpy(losses[0]), to_numpy(losses[1]))
+
+
+@pytest.mark.parametrize("jit", MODES)
+def test_rebar_is_finite_under_harsh_conditions(jit):
+    harsh = np.float32(
+        [[1e30, -1e30], [-np.inf, 0.5], [-np.inf, -np.inf], [0.0, 0.0]]
+    )
+    s = np.float32([0.0, 1e-30, 2**-20, 0.5, 1 - 2**-24, 1.0])
+
+    def of_logits(x):
+        def sample(seed):
+            return kg.ops.sample_one_hot(x, 0.1, "rebar", seed=seed)
+
+        return rebar_loss(sample, lambda h: ops.square(h[:, 0]))[0]
+
+    def of_probs(s):
+        def sample(seed):
+            return kg.ops.sample_bernoulli(s, 0.1, "rebar", seed=seed)
+
+        return rebar_loss(sample, ops.square)[0]
+
+    (in_logits,) = gradient(of_logits, harsh, jit=jit)
+    (in_probs,) = gradient(of_probs, s, jit=jit)
+
+    assert np.isfinite(in_logits).all()
+    assert (in_logits[harsh == -np.inf] == 0).all()
+    assert np.isfinite(in_probs).all()
+
+
+def test_rebar_draws_a_hard_sample_and_a_relaxed_one_twice():
+    layer = kg.layers.StraightThroughArgmax(0.5, estimator="rebar", seed=0)
+    tape = ScoreTape()
+    drawn = []
+    for _ in range(6):
+        with tape.draw():
+            drawn.append(to_numpy(layer(np.tile(X, (500, 1)), training=True)))
+
+    for hard, relaxed, again in (drawn[:3], drawn[3:]):
+        assert set(np.unique(hard)) == {0.0, 1.0}
+        assert (hard.argmax(-1) == relaxed.argmax(-1)).all()
+        assert (relaxed == again).all()
+        assert relaxed.max(axis=-1).min() < 0.9
+    assert 0.2 < (drawn[0] == drawn[3]).mean() < 0.8
+
+
+def test_rebar_with_other_logits_is_no_silent_bias():
+    shifts = np.float32([[0.0, 0.0], [0.0, 0.5], [0.0, 0.0]])
+
+    def total(x):
+        def sample(seed):
+            shifted = x + ops.convert_to_tensor(shifts[seed])
+            return kg.ops.sample_one_hot(shifted, 0.5, "rebar", seed=1)
+
+        return rebar_loss(sample, lambda h: h[:, 0])[0]
+
+    assert np.isnan(gradient(total, PAIRS)[0]).any()
+
+
+@pytest.mark.parametrize("other", ["rloo", "disarm", REBAR(eta=0.5)])
+def test_rebar_refuses_other_estimators_in_the_same_model(other):
+    tape = ScoreTape()
+    losses = []
+    for _ in range(6):
+        with tape.draw():
+            kg.ops.sample_one_hot(PAIRS, estimator="rebar", seed=1)
+            h = kg.ops.sample_one_hot(PAIRS, estimator=other, seed=2)
+        losses.append(h[:, 0])
+
+    with pytest.raises(ValueError, match="draw alike.*REBAR"):
+        tape.loss(losses)
+
+
+def test_index_of_rebar_has_no_gradient():
+    """The index of a relaxed sample would be that of the hard one."""
+    layer = kg.layers.StraightThroughArgmax(
+        estimator="rebar", output_mode="index", seed=3
+    )
+    tape = ScoreTape()
+    with tape.draw():
+        index = layer(np.tile(X, (5, 1)), training=True)
+
+    assert "int" in keras.backend.standardize_dtype(index.dtype)
+    assert not tape.has_records()
+
+
+def test_rebar_trains_in_fit():
+    """The gradient in the mean of many rows is the exact one."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((1,))
+    logits = keras.layers.Dense(
+        3, use_bias=False, kernel_initializer=lambda shape, dtype: X[None]
+    )
+    choose = kg.layers.StraightThroughArgmax(0.5, estimator="rebar", seed=0)
+    model = kg.models.MonteCarloModel(
+        keras.Model(inputs, choose(logits(inputs))), num_samples=3
+    )
+    model.compile(keras.optimizers.SGD(1.0), loss=lambda _, h: smooth(h))
+    ones = np.ones((20_000, 1), "float32")
+    model.train_on_batch(ones, ones)
+
+    def numpy_smooth(h):
+        total = float(h @ EFFECTS)
+        return np.tanh(total) + (total - 0.3) ** 2
+
+    found = X - logits.get_weights()[0][0]
+    expected = enumeration.exact_gradient(X, numpy_smooth)
+    np.testing.assert_allclose(found, expected, atol=0.06)
+    assert np.abs(expected).max() > 0.4
 
 
 @pytest.mark.one_backend
@@ -429,6 +679,7 @@ def test_pair_with_other_logits_is_no_silent_bias():
     [
         ("rloo", 1, "at least two draws with each other. Received: 1"),
         ("disarm", 3, "2 draws with each other. Received: 3"),
+        ("rebar", 2, "3 draws with each other. Received: 2"),
     ],
 )
 def test_tape_refuses_too_few_draws(name, draws, message):

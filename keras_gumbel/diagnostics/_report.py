@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -132,7 +133,8 @@ def gradient_report(
             each estimator. Defaults to `10000`.
         num_draws: Integer of at least 2, the number of samples of h or m at
             which estimators without bias, such as `"rloo"`, evaluate f for
-            one gradient. All others use one sample. Defaults to `2`.
+            one gradient. Estimators that compare pairs or triples use the next
+            multiple. All others use one sample. Defaults to `2`.
         seed: Integer or `None`. Defaults to `None`.
 
     Returns:
@@ -141,7 +143,7 @@ def gradient_report(
     Raises:
         ValueError: If both or neither of `logits` and `probs` are given,
             there are more than 65536 values to sum over, a probability is
-            not in [0, 1], an estimator is unknown or does not fit `num_draws`,
+            not in [0, 1], an estimator is unknown, `num_draws` is too small,
             `function` does not return one number for each sample, or the
             exact gradient is zero or not finite.
 
@@ -231,11 +233,17 @@ def _totals(
         estimator = get_for(owner, identifier, "estimators")
         sampler = functools.partial(relaxed, hard=True, estimator=estimator)
         totals[_name(identifier)] = (
-            of_several_draws(sampler, num_draws)
+            of_several_draws(sampler, _draws_of(estimator, num_draws))
             if estimator.compares_losses
             else of_one_draw(sampler)
         )
     return totals
+
+
+def _draws_of(estimator: Any, num_draws: int) -> int:
+    """Returns the next number of draws that an estimator can compare."""
+    group = estimator.group or 1
+    return math.ceil(num_draws / group) * group
 
 
 def _name(identifier: Any) -> str:

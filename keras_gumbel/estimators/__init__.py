@@ -8,6 +8,7 @@ from keras_gumbel.estimators._from_function import FromFunction
 from keras_gumbel.estimators._gapped import Gapped
 from keras_gumbel.estimators._gumbel_rao import GumbelRao
 from keras_gumbel.estimators._lookup import get
+from keras_gumbel.estimators._rebar import REBAR
 from keras_gumbel.estimators._reinmax import ReinMax
 from keras_gumbel.estimators._rloo import RLOO
 from keras_gumbel.estimators._score_function import ScoreFunction
@@ -19,6 +20,7 @@ from keras_gumbel.estimators._straight_through_gumbel import (
 
 __all__ = [
     "ARM",
+    "REBAR",
     "RLOO",
     "DisARM",
     "Estimator",

@@ -10,10 +10,8 @@ from keras_gumbel._probabilities import safe_logit
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel.estimators._score_function import ScoreFunction
-from keras_gumbel.estimators._score_tape import active_tape
-
-# The largest difference of the logits of a pair, beyond rounding.
-_TOLERANCE = 1e-3
+from keras_gumbel.estimators._score_tape import nan_if_changed
+from keras_gumbel.estimators._score_tape import of_first_draw
 
 
 class Antithetic(ScoreFunction):
@@ -52,20 +50,14 @@ class Antithetic(ScoreFunction):
     def _of_logit(self, logit: Tensor, noise: Tensor) -> Tensor:
         fixed = ops.stop_gradient(logit)
         factor = self.factor(fixed, noise)
-        tape = active_tape()
-        kept = None if tape is None else tape.paired("logits", fixed)
-        if kept is not None:
-            # Nobody would notice a wrong gradient.
-            apart = ops.abs(fixed - kept) > _TOLERANCE * (1.0 + ops.abs(kept))
-            factor = ops.where(apart, float("nan"), factor)
-        return factor * logit
+        first = of_first_draw("logits", fixed, self.group)
+        return nan_if_changed(factor, fixed, first) * logit
 
     def arranged(
         self, noise: Tensor, opposite: Callable[[Tensor], Tensor]
     ) -> Tensor:
         def arrange() -> Tensor:
-            tape = active_tape()
-            kept = None if tape is None else tape.paired("noise", noise)
-            return noise if kept is None else opposite(kept)
+            first = of_first_draw("noise", noise, self.group)
+            return noise if first is None else opposite(first)
 
         return once(arrange)

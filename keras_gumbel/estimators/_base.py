@@ -75,6 +75,9 @@ class Estimator:
     # Whether gradients come from the losses of several draws.
     compares_losses = False
 
+    # Whether the gradient of the loss is used, so that indices have none.
+    needs_loss_gradient = True
+
     def __init__(self, backward_temperature: Any = None) -> None:
         if backward_temperature is not None:
             require_temperature(
@@ -251,7 +254,7 @@ class Estimator:
 
     @property
     def needs_temperature(self) -> bool:
-        """Whether the gradient has the temperature of the layer."""
+        """Whether the temperature of the layer gets a gradient."""
         return self.backward_temperature is None
 
     def arranged(

@@ -13,6 +13,7 @@ from keras_gumbel.estimators._disarm import DisARM
 from keras_gumbel.estimators._from_function import FromFunction
 from keras_gumbel.estimators._gapped import Gapped
 from keras_gumbel.estimators._gumbel_rao import GumbelRao
+from keras_gumbel.estimators._rebar import REBAR
 from keras_gumbel.estimators._reinmax import ReinMax
 from keras_gumbel.estimators._rloo import RLOO
 from keras_gumbel.estimators._straight_through import StraightThrough
@@ -30,6 +31,7 @@ SHORT_NAMES: dict[str, Callable[[], Estimator]] = {
     "rloo": RLOO,
     "disarm": DisARM,
     "arm": ARM,
+    "rebar": REBAR,
 }
 
 
@@ -41,7 +43,7 @@ def get(identifier: Any) -> Estimator:
             `hard`, `logits`, `noise` and `temperature` that returns the
             surrogate; or one of `"straight_through_gumbel"`,
             `"straight_through"`, `"identity"`, `"reinmax"`, `"gumbel_rao"`,
-            `"gapped"`, `"rloo"`, `"disarm"` and `"arm"`.
+            `"gapped"`, `"rloo"`, `"disarm"`, `"arm"` and `"rebar"`.
 
     Returns:
         An `Estimator`.
@@ -101,8 +103,8 @@ def require_temperature_to_learn(
         raise invalid_argument(
             owner,
             "learn_temperature",
-            f"`False` with estimator={estimator!r}, which uses its own "
-            "temperature",
+            f"`False` with estimator={estimator!r}, which gives the "
+            "temperature no gradient",
             learned,
         )
 

@@ -1,10 +1,9 @@
 """REINFORCE with the other draws as its baseline."""
 
 import keras
-from keras import ops
 
-from keras_gumbel._numerics import tempered_log_softmax
-from keras_gumbel._probabilities import safe_probs
+from keras_gumbel._probabilities import log_bernoulli
+from keras_gumbel._probabilities import log_categorical
 from keras_gumbel._typing import Tensor
 from keras_gumbel.estimators._score_function import ScoreFunction
 
@@ -44,11 +43,9 @@ class RLOO(ScoreFunction):
     """
 
     def score(self, hard: Tensor, logits: Tensor, noise: Tensor) -> Tensor:
-        log_p = tempered_log_softmax(logits, 1.0, -1)
-        return ops.sum(ops.stop_gradient(hard) * log_p, axis=-1)
+        return log_categorical(hard, logits)
 
     def binary_score(
         self, hard: Tensor, probs: Tensor, noise: Tensor
     ) -> Tensor:
-        inside = safe_probs(probs)
-        return ops.where(hard, ops.log(inside), ops.log1p(-inside))
+        return log_bernoulli(hard, probs)

@@ -1,5 +1,6 @@
 """The base class of unbiased estimators."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from keras import ops
@@ -25,7 +26,8 @@ class ScoreFunction(Estimator):
     gradient back to its logits.
 
     To write your own, subclass this class, override `score`, and register the
-    class.
+    class. Override `signals` for another baseline than the mean loss of the
+    other draws.
 
     Example:
 
@@ -45,6 +47,7 @@ class ScoreFunction(Estimator):
     # The number of consecutive draws that are compared, or `None` for all.
     group: int | None = None
     compares_losses = True
+    needs_loss_gradient = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,6 +83,30 @@ class ScoreFunction(Estimator):
         """
         return self.score(*two_classes(hard, probs, noise))
 
+    def signals(self, losses: Sequence[Tensor]) -> list[Any]:
+        """Returns what multiplies the scores of a group of draws.
+
+        Args:
+            losses: List of the losses of the draws, which are scalars or
+                tensors of shape `(batch,)`, without a gradient.
+
+        Returns:
+            A list of one tensor or number for each draw. The gradient is that
+            of the sum of signal times score. By default, the signal of a draw
+            is its loss less the mean of the others, over the number of draws.
+        """
+        total: Any = sum(losses)
+        size = len(losses)
+        return [(loss - (total - loss) / (size - 1)) / size for loss in losses]
+
+    def weights(self, size: int) -> list[float]:
+        """Returns the weights of a group of draws in the mean loss.
+
+        Args:
+            size: Integer, the number of draws.
+        """
+        return [1.0 / size] * size
+
     def one_hot(
         self,
         owner: str,
@@ -94,7 +121,7 @@ class ScoreFunction(Estimator):
             given = (hard, logits, noise)
             return self.score(*[classes_last(v, axis, logits) for v in given])
 
-        record_once(score, self.group)
+        record_once(score, self)
         return ops.stop_gradient(hard)
 
     def binary(
@@ -106,12 +133,12 @@ class ScoreFunction(Estimator):
         temperature: Any,
         seed: Seed,
     ) -> Tensor:
-        record_once(lambda: self.binary_score(hard, probs, noise), self.group)
+        record_once(lambda: self.binary_score(hard, probs, noise), self)
         return ops.stop_gradient(ops.cast(hard, probs.dtype))
 
     @property
     def needs_temperature(self) -> bool:
-        """Whether the gradient has the temperature of the layer: never."""
+        """Whether the temperature of the layer gets a gradient: never."""
         return False
 
     def get_config(self) -> dict[str, Any]:

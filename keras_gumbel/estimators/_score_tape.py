@@ -20,6 +20,9 @@ from keras_gumbel._validation import invalid_argument
 
 _ACTIVE = threading.local()
 
+# The largest difference of the logits in a group of draws, beyond rounding.
+_TOLERANCE = 1e-3
+
 
 class Record(NamedTuple):
     """The contribution of one sample to the gradient.
@@ -28,12 +31,11 @@ class Record(NamedTuple):
         score: Tensor whose gradient times the loss is the gradient of the
             expected loss. It has the shape `(batch,)`, or is a scalar for a
             sample that all examples share.
-        group: Integer, the number of consecutive draws that are compared, or
-            `None` for all.
+        estimator: The `ScoreFunction` that compares the losses.
     """
 
     score: Tensor
-    group: int | None
+    estimator: Any
 
 
 class ScoreTape:
@@ -70,15 +72,13 @@ class ScoreTape:
 
     def __init__(self) -> None:
         self.draws: list[list[Record]] = []
-        self._kept: dict[str, list[Tensor]] = {}
+        self._notes: dict[tuple[str, int], list[Tensor]] = {}
         self._shared = False
 
     @contextlib.contextmanager
     def draw(self) -> Iterator[None]:
         """Records the samples of one draw: one call of the model."""
         self.draws.append([])
-        if len(self.draws) % 2:
-            self._kept = {}
         tapes = _tapes()
         tapes.append(self)
         try:
@@ -108,7 +108,7 @@ class ScoreTape:
         values = [
             ops.mean(v, axis=tuple(range(1, len(v.shape)))) for v in values
         ]
-        mean = sum(map(ops.mean, values)) / len(values)
+        mean = self.mean([ops.mean(value) for value in values])
         if all(len(value.shape) == 0 for value in values):
             return with_gradient(
                 mean, self.surrogate([None] * len(values), values)
@@ -116,6 +116,23 @@ class ScoreTape:
         parts = [v / ops.cast(ops.shape(v)[0], v.dtype) for v in values]
         nothing = [ops.zeros((), v.dtype) for v in values]
         return with_gradient(mean, self.surrogate(parts, nothing))
+
+    def mean(self, losses: Sequence[Tensor]) -> Tensor:
+        """Returns the mean of the scalar losses of the draws.
+
+        The estimators of the samples decide which weight a draw has.
+        """
+        count = len(losses)
+        records = self.draws[0] if self.has_records() else []
+        found = {_weights(record.estimator, count) for record in records}
+        if len(found) > 1:
+            raise ValueError(
+                "All samples of a model need estimators that draw alike. "
+                f"Received: {[record.estimator for record in records]}. Use "
+                "the same estimator in all layers."
+            )
+        weights = found.pop() if found else (1.0 / count,) * count
+        return sum(w * loss for w, loss in zip(weights, losses, strict=True))
 
     def surrogate(
         self, parts: Sequence[Tensor | None], rests: Sequence[Tensor]
@@ -147,41 +164,50 @@ class ScoreTape:
         ]
         terms = []
         for records in zip(*self.draws, strict=True):
-            scores, group = [r.score for r in records], records[0].group
+            scores = [record.score for record in records]
             of_batch = len(scores[0].shape) == 0
             values = totals if of_batch else of_examples
             _require_same_examples(values[0], scores[0])
-            terms.append(_compared(values, scores, group))
+            terms.append(_compared(values, scores, records[0].estimator))
         return sum(terms, start=ops.zeros(()))
 
     def has_records(self) -> bool:
         """Whether any layer has recorded a sample."""
         return any(self.draws)
 
-    def record(self, score: Tensor, group: int | None) -> None:
+    def record(self, score: Tensor, estimator: Any) -> None:
         """Records the score of a sample.
 
         Args:
             score: Tensor of the shape of the variables that were drawn, with
                 the examples on the first axis, if it has any axis.
-            group: As in `Record`.
+            estimator: As in `Record`.
         """
         rank = len(score.shape)
         axes = range(rank) if self._shared else range(1, rank)
         score = ops.cast(ops.sum(score, axis=tuple(axes)), "float32")
-        self.draws[-1].append(Record(score, group))
+        self.draws[-1].append(Record(score, estimator))
 
-    def paired(self, kind: str, values: Tensor) -> Tensor | None:
-        """Keeps a tensor in the first draw of a pair, for the second.
+    def place(self, group: int) -> int:
+        """Returns the position of the current draw in its group, from 0."""
+        return (len(self.draws) - 1) % group
+
+    def of_first_draw(
+        self, kind: str, values: Tensor, group: int
+    ) -> Tensor | None:
+        """Notes a tensor, and returns that of the first draw of the group.
 
         Returns:
-            `None` in the first draw. In the second draw, the tensor that the
-            first draw kept at the same position.
+            `None` in the first draw. In the others, the tensor that the first
+            draw noted at the same position.
         """
-        if len(self.draws) % 2:
-            self._kept.setdefault(kind, []).append(values)
+        draw = len(self.draws) - 1
+        notes = self._notes.setdefault((kind, draw), [])
+        notes.append(values)
+        place = self.place(group)
+        if place == 0:
             return None
-        return self._kept[kind].pop(0)
+        return self._notes[kind, draw - place][len(notes) - 1]
 
 
 @contextlib.contextmanager
@@ -219,15 +245,34 @@ def warn_unless_recorded(owner: str, estimator: Any) -> None:
         )
 
 
-def record_once(score: Callable[[], Tensor], group: int | None) -> None:
+def record_once(score: Callable[[], Tensor], estimator: Any) -> None:
     """Records the score of a sample, but not again in a recomputation."""
 
     def record() -> None:
         tape = active_tape()
         if tape is not None:
-            tape.record(score(), group)
+            tape.record(score(), estimator)
 
     once(record)
+
+
+def of_first_draw(kind: str, values: Tensor, group: int) -> Tensor | None:
+    """Does the same as the method, and nothing without a tape."""
+    tape = active_tape()
+    return None if tape is None else tape.of_first_draw(kind, values, group)
+
+
+def nan_if_changed(
+    values: Tensor, logits: Tensor, first: Tensor | None
+) -> Tensor:
+    """Makes values NaN where logits differ from those of the first draw.
+
+    Otherwise nobody would notice a wrong gradient.
+    """
+    if first is None:
+        return values
+    apart = ops.abs(logits - first) > _TOLERANCE * (1.0 + ops.abs(first))
+    return ops.where(apart, float("nan"), values)
 
 
 def with_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
@@ -257,10 +302,35 @@ def _require_same_examples(value: Tensor, score: Tensor) -> None:
 
 
 def _compared(
-    values: Sequence[Tensor], scores: Sequence[Tensor], group: int | None
+    values: Sequence[Tensor], scores: Sequence[Tensor], estimator: Any
 ) -> Tensor:
-    """Multiplies scores by the loss of a draw less the mean of the others."""
+    """Multiplies scores by what an estimator makes of the losses."""
     count = len(scores)
+    size = _group_size(estimator, count)
+    total: Any = 0.0
+    for start in range(0, count, size):
+        part = slice(start, start + size)
+        losses = [
+            ops.stop_gradient(ops.cast(value, "float32"))
+            for value in values[part]
+        ]
+        for signal, score in zip(
+            estimator.signals(losses), scores[part], strict=True
+        ):
+            total = total + ops.sum(signal * score)
+    return total * (size / count)
+
+
+def _weights(estimator: Any, count: int) -> tuple[float, ...]:
+    """Returns the weights of draws in the mean loss."""
+    size = _group_size(estimator, count)
+    groups = count // size
+    return tuple(w / groups for w in estimator.weights(size)) * groups
+
+
+def _group_size(estimator: Any, count: int) -> int:
+    """Returns how many draws an estimator compares with each other."""
+    group = estimator.group
     size = count if group is None else group
     if count < 2 or count % size:
         raise ValueError(
@@ -268,16 +338,4 @@ def _compared(
             f"with each other. Received: {count}. Evaluate the loss on "
             + ("more draws." if group is None else f"a multiple of {group}.")
         )
-    total: Any = 0.0
-    for start in range(0, count, size):
-        group_values = [
-            ops.stop_gradient(ops.cast(v, "float32"))
-            for v in values[start : start + size]
-        ]
-        everything = sum(group_values)
-        for value, score in zip(
-            group_values, scores[start : start + size], strict=True
-        ):
-            others = (everything - value) / (size - 1)
-            total = total + ops.sum((value - others) * score)
-    return total / count
+    return size

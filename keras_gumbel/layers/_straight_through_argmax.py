@@ -178,7 +178,7 @@ class StraightThroughArgmax(OneHotLayer):
         noise: Tensor,
         step: Tensor | None,
     ) -> Tensor:
-        if self.output_mode == "index" and not self.estimator.compares_losses:
+        if self.output_mode == "index" and self.estimator.needs_loss_gradient:
             return gumbel_max(logits, self.axis, mask, noise)
         sample = super().sample(logits, temperature, mask, noise, step)
         return sample if self.output_mode == "one_hot" else self._index(sample)

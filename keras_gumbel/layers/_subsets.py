@@ -139,7 +139,7 @@ class LeaveOneOut(Simple):
             slope = drawn - subset_marginals(fixed, k, axis)
             return ops.sum(slope * slope_carrier(logits), axis=axis)
 
-        record_once(score, RLOO.group)
+        record_once(score, RLOO())
         return ops.cast(drawn, dtype)
 
 

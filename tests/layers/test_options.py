@@ -291,10 +291,10 @@ def test_index_does_not_come_with_probabilities():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"estimator": "rebar"}, "`estimator`.*one of"),
+        ({"estimator": "unknown"}, "`estimator`.*one of"),
         (
             {"estimator": "reinmax", "learn_temperature": True},
-            "`learn_temperature`.*its own temperature",
+            "`learn_temperature`.*no gradient",
         ),
         ({"output_mode": "int"}, "`output_mode`.*one of 'one_hot'"),
     ],

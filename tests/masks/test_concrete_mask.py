@@ -325,7 +325,7 @@ def test_concrete_mask_has_the_gradient_of_its_estimator(estimator):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"estimator": "rebar", "hard": True}, "`estimator`.*one of"),
+        ({"estimator": "unknown", "hard": True}, "`estimator`.*one of"),
         ({"estimator": "identity"}, "`estimator`.*hard=True"),
         (
             {"estimator": "identity", "hard": True, "learn_temperature": True},
