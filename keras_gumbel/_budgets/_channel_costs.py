@@ -72,6 +72,28 @@ class Costs:
             _times(left, scale * second) + _times(right, scale * first) + both
         )
 
+    def of_exchange(self, counts: Any) -> Any:
+        """Returns the cost with one set of a group in place of another.
+
+        It has the shape `(G, G)`: row i is for one set less of group i, column
+        j for one more of group j.
+        """
+        first, second = self._lengths(counts)
+        scale = _like(counts, self.scale)
+        left, right = self.entries
+        # Entries of both groups, on either axis, are on a kernel once less.
+        cross = (left * self.scale[:, None]).T @ right
+        less = _times(_like(counts, left.T), scale * second)
+        less = less + _times(_like(counts, right.T), scale * first)
+        less = less - _like(counts, np.diag(cross))
+        more = self.of_one_more(counts)
+        return (
+            self.of(counts)
+            + more
+            - less[:, None]
+            - _like(counts, cross + cross.T)
+        )
+
     def _lengths(self, counts: Any) -> tuple[Any, Any]:
         first, second = (
             _like(counts, fixed) + _times(_like(counts, entries), counts)

@@ -12,9 +12,9 @@ from keras import ops
 from keras_gumbel import _keras_private
 from keras_gumbel._budgets._channel_costs import Costs
 from keras_gumbel._budgets._channel_costs import Kernel
+from keras_gumbel._budgets._channel_moves import Moves
 from keras_gumbel._budgets._channel_order import Order
 from keras_gumbel._budgets._channel_order import integers
-from keras_gumbel._budgets._channel_order import ranks
 from keras_gumbel._budgets._group import NEVER
 from keras_gumbel._budgets._group import BudgetGroup
 from keras_gumbel._scores import mark_of
@@ -23,10 +23,13 @@ from keras_gumbel._scores import saliency_of
 from keras_gumbel._typing import Tensor
 from keras_gumbel.ops._cardinality import nan_if_any
 from keras_gumbel.ops._loops import either
-from keras_gumbel.ops._loops import repeated
 
 # A choice is made for this many steps ahead, so that it stands for a while.
 _AHEAD = 20
+
+# The last choice is made where this multiple of the final budget is left. What
+# it drops, it can choose from to spend the whole budget.
+_LAST = 1.1
 
 # The number of training steps before the statistics can choose.
 _WARM_UP = 20
@@ -157,7 +160,9 @@ class ChannelBudget(BudgetGroup):
 
     def project(self, values: list[Tensor], step: Any) -> list[Tensor]:
         now, later = self.budget_at(step), self.budget_at(step + _AHEAD)
-        return self._drop(values, now, ops.minimum(now, later), step)
+        final = self.final_budget_at(step)
+        target = ops.where(later <= _LAST * final, final, later)
+        return self._drop(values, now, ops.minimum(now, target), step)
 
     def finish(self, values: list[Tensor], step: Any) -> list[Tensor]:
         budget = self.final_budget_at(step)
@@ -246,7 +251,16 @@ class ChannelBudget(BudgetGroup):
         live = order.together(allowed) > NEVER
         saliency = ops.cast(order.together(saliencies), "float32")
         kept = self._dropped(order, live, saliency, budget)
-        kept = self._filled(order, live, saliency, kept, budget)
+        moves = Moves(
+            order,
+            self.joint,
+            self._floors,
+            budget * (1.0 + _ROUNDING),
+            live,
+            saliency,
+            self._value(order, saliency, kept),
+        )
+        kept = moves.all_from(kept)
         return nan_if_any(order.apart(kept), saliencies)
 
     def _dropped(
@@ -254,7 +268,6 @@ class ChannelBudget(BudgetGroup):
     ) -> Tensor:
         """Keeps the first channels, as many as the budget pays for."""
         kept = ops.cast(live, "float32")
-        none = ops.zeros_like(kept)
         spent = self.joint.of(order.count(kept))
         ratio = ops.maximum(spent / budget, 1.0)
         rounds = _ROUNDS if self._observed else 1
@@ -266,43 +279,9 @@ class ChannelBudget(BudgetGroup):
             left = 1.0 - (ops.cast(number, "float32") + 1.0) / rounds
             limit = budget * ratio**left
             fewest = int(self._floors.sum())
-            return self._first(order, rank, kept, none, limit, fewest)
+            return self._first(order, rank, kept, limit, fewest)
 
         return _repeat(rounds, drop, kept)
-
-    def _filled(
-        self,
-        order: Order,
-        live: Tensor,
-        saliency: Tensor,
-        kept: Tensor,
-        budget: Any,
-    ) -> Tensor:
-        """Takes back channels that what is left of the budget pays for.
-
-        They are gone through by their values. The more are kept, the more does
-        each cost: a group is finished if one of its channels does not fit.
-        """
-        rank = ranks(self._value(order, saliency, kept))
-
-        def fitting(kept: Tensor) -> Tensor:
-            counts = order.count(kept)
-            more = self.joint.of(counts) + self.joint.of_one_more(counts)
-            fits = ops.take(self._within(more, budget), integers(order.groups))
-            out = ops.logical_and(live, kept == 0.0)
-            return ops.cast(ops.logical_and(out, fits), "float32")
-
-        def goes_on(number: Tensor, kept: Tensor, some: Tensor) -> Tensor:
-            return ops.logical_and(ops.any(some > 0.0), number > 0)
-
-        def fill(
-            number: Tensor, kept: Tensor, some: Tensor
-        ) -> tuple[Tensor, Tensor, Tensor]:
-            kept = self._first(order, rank, some, kept, budget, 0)
-            return number - 1, kept, fitting(kept)
-
-        most = ops.convert_to_tensor(len(self.variables), "int32")
-        return repeated(goes_on, fill, (most, kept, fitting(kept)))[1]
 
     def _value(self, order: Order, saliency: Tensor, kept: Tensor) -> Tensor:
         """Returns what channels are compared by, with as many kept of all."""
@@ -317,7 +296,6 @@ class ChannelBudget(BudgetGroup):
         order: Order,
         rank: Tensor,
         some: Tensor,
-        others: Tensor,
         budget: Any,
         fewest: int,
     ) -> Tensor:
@@ -327,13 +305,12 @@ class ChannelBudget(BudgetGroup):
             order: `Order`.
             rank: Integer tensor, the places that they are taken by.
             some: Tensor of ones for them.
-            others: Tensor of ones for channels that are kept with them.
             budget: Number or scalar tensor.
             fewest: Integer, the number of places that are always taken.
         """
 
         def up_to(place: Tensor) -> Tensor:
-            return others + some * ops.cast(rank < place, "float32")
+            return some * ops.cast(rank < place, "float32")
 
         def halve(_: Any, ends: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             low, high = ends

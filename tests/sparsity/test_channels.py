@@ -478,9 +478,12 @@ def test_costs_of_a_channel_are_those_of_the_layers_it_is_in():
     np.testing.assert_allclose(
         each, [cost(7, 7) - cost(6, 7), cost(6, 8) - cost(6, 7)]
     )
+    exchange = [[cost(6, 7), cost(5, 8)], [cost(7, 6), cost(6, 7)]]
+    np.testing.assert_allclose(costs.of_exchange(counts), exchange)
     tensor = ops.convert_to_tensor(counts, "float32")
     np.testing.assert_allclose(to_numpy(costs.of(tensor)), cost(6, 7))
     np.testing.assert_allclose(to_numpy(costs.of_one_more(tensor)), each)
+    np.testing.assert_allclose(to_numpy(costs.of_exchange(tensor)), exchange)
 
 
 def budget_of(saliencies, minimum=0.0, **limit):
@@ -586,7 +589,7 @@ def cost_of(network, unit_costs, counts):
 
 @pytest.mark.parametrize("observed", [False, True])
 @pytest.mark.parametrize("seed", range(12))
-def test_no_channel_more_would_fit(seed, observed):
+def test_no_channel_and_no_exchange_would_fit(seed, observed):
     rng = np.random.default_rng(seed)
     minimum = rng.choice([0.0, 0.2])
     network, sizes = random_network(rng, observed, minimum)
@@ -609,16 +612,25 @@ def test_no_channel_more_would_fit(seed, observed):
         counts = np.array([m.sum() for m in masks], int)
         spent = cost_of(network, unit_costs, counts)
         assert spent <= density * every * (1 + 1e-6)
+        unit = np.eye(len(sizes), dtype=int)
         for i, (mask, lost) in enumerate(zip(masks, never, strict=True)):
             live = sizes[i] - lost.sum()
             assert not mask[lost].any()
             assert counts[i] >= min(floors[i], live)
             saliency = to_numpy(mark_of(network.scores[i]).saliency())
             dropped = saliency[(mask == 0) & ~lost]
-            if dropped.size:
-                assert dropped.max() <= saliency[mask == 1].min()
-                more = counts + (np.arange(len(sizes)) == i)
-                more = cost_of(network, unit_costs, more)
+            if not dropped.size:
+                continue
+            best = dropped.max()
+            assert best <= saliency[mask == 1].min()
+            # Taken back as it is, or for one of the others.
+            moves = [counts + unit[i]]
+            for j, other in enumerate(masks):
+                saliency = to_numpy(mark_of(network.scores[j]).saliency())
+                if counts[j] > floors[j] and best > saliency[other == 1].min():
+                    moves.append(counts + unit[i] - unit[j])
+            for move in moves:
+                more = cost_of(network, unit_costs, move)
                 assert more > density * every * (1 - 1e-6)
 
 
