@@ -5,6 +5,10 @@ PYTHON ?= python3
 KERAS_BACKEND ?= jax
 BACKENDS := jax tensorflow torch
 
+# Python compiles what is imported: pip would compile everything. pip turns
+# `--no-compile` on by a value that is false.
+export PIP_NO_COMPILE := 0
+
 # An exact CPU wheel of torch goes in first: whatever asks for torch later is
 # content with it, and nothing fetches a build with CUDA.
 TORCH := torch==2.13.0
@@ -26,7 +30,7 @@ DEMO_ENV := .venv-demo-$(KERAS_BACKEND)
 DOCS_ENV := .venv-docs
 
 .PHONY: demo test test-quick coverage test-oldest test-nightly lint \
-	lint-github format dist readme-check docs docs-check charts outputs \
+	lint-github format packages dist readme-check docs docs-check charts outputs \
 	clean
 
 demo: $(DEMO_ENV)/ready
@@ -94,13 +98,16 @@ format: $(TEST_ENV)/ready
 	$(TEST_ENV)/bin/ruff check --fix .
 	$(TEST_ENV)/bin/ruff format .
 
-# The wheel is built from the sdist, and tried where there is nothing but a
-# backend, Keras and itself, in a folder from which the source is out of reach.
-dist: $(DIST_ENV)/ready
-	$(DIST_ENV)/bin/cffconvert --validate
-	$(DIST_ENV)/bin/check-manifest
+# The sdist, and the wheel from it: once for the two targets below.
+packages: $(DIST_ENV)/ready
 	rm -rf dist
 	$(DIST_ENV)/bin/python -m build
+
+# The wheel is tried where there is nothing but a backend, Keras and itself, in
+# a folder from which the source is out of reach.
+dist: packages
+	$(DIST_ENV)/bin/cffconvert --validate
+	$(DIST_ENV)/bin/check-manifest
 	$(DIST_ENV)/bin/twine check --strict dist/*
 	$(DIST_ENV)/bin/check-wheel-contents dist/*.whl
 	@for backend in $(BACKENDS); do \
@@ -118,9 +125,7 @@ dist: $(DIST_ENV)/ready
 	rm -rf $(CLEAN_ENV)
 
 # The README's blocks, each alone, with what its install block brings.
-readme-check: $(DIST_ENV)/ready
-	rm -rf dist
-	$(DIST_ENV)/bin/python -m build --wheel
+readme-check: packages
 	$(PYTHON) tools/readme_check.py dist/*.whl $(CLEAN_ENV)
 	rm -rf $(CLEAN_ENV)
 

@@ -10,10 +10,12 @@ import keras
 import numpy as np
 from keras import ops
 
-# The ways a backend runs a function: eagerly, compiled, compiled by XLA.
+# The ways a backend runs a function: eagerly, compiled, compiled by XLA. None
+# is compiled twice. Eager JAX compiles each operation: layers that are called
+# show that it works. TensorFlow's graphs have the kernels of eager TensorFlow.
 MODES = {
-    "jax": [False, True],
-    "tensorflow": [False, True, "xla"],
+    "jax": [True],
+    "tensorflow": [False, "xla"],
     "torch": [False],
 }[keras.config.backend()]
 

@@ -19,8 +19,10 @@ import re
 import sys
 
 # JAX reads them when it starts.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=" + (
-    "1" if sys.argv[1:2] == ["process"] else "4"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count="
+    + ("1" if sys.argv[1:2] == ["process"] else "4")
 )
 os.environ["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
 

@@ -104,10 +104,16 @@ def require_own_noise(spread, count):
     assert len(np.unique(gates)) > 4
 
 
+@pytest.fixture(scope="module")
+def alone():
+    (result,) = run_together("alone")
+    return result
+
+
 @pytest.mark.backends("jax")
 @pytest.mark.slow
-def test_data_and_model_parallel_train_as_one_device_does():
-    alone, data, model = run_together("alone", "data", "model")
+def test_data_and_model_parallel_train_as_one_device_does(alone):
+    data, model = run_together("data", "model")
 
     assert [r["devices"] for r in (alone, data, model)] == [1, 4, 4]
     for spread in (data, model):
@@ -120,8 +126,8 @@ def test_data_and_model_parallel_train_as_one_device_does():
 
 @pytest.mark.backends("tensorflow")
 @pytest.mark.slow
-def test_mirrored_strategy_trains_as_one_device_does():
-    alone, mirrored = run_together("alone", "mirrored")
+def test_mirrored_strategy_trains_as_one_device_does(alone):
+    (mirrored,) = run_together("mirrored")
 
     assert len(mirrored["replicas"]) == 2
     require_same(mirrored, alone)
@@ -132,10 +138,10 @@ def test_mirrored_strategy_trains_as_one_device_does():
 
 @pytest.mark.backends("jax")
 @pytest.mark.slow
-def test_two_jax_processes_train_as_one_does():
+def test_two_jax_processes_train_as_one_does(alone):
     with reserved_address() as address:
-        alone, first, second = run_together(
-            "alone", f"process 2 0 {address}", f"process 2 1 {address}"
+        first, second = run_together(
+            f"process 2 0 {address}", f"process 2 1 {address}"
         )
 
     assert first["devices"] == second["devices"] == 2
@@ -158,12 +164,10 @@ def reserved_address():
 
 @pytest.mark.backends("torch")
 @pytest.mark.slow
-def test_distributed_data_parallel_trains_as_one_process_does(tmp_path):
+def test_distributed_data_parallel_trains_as_one_process_does(alone, tmp_path):
     file = tmp_path / "meeting"
 
-    alone, first, second = run_together(
-        "alone", f"ddp 2 0 {file}", f"ddp 2 1 {file}"
-    )
+    first, second = run_together(f"ddp 2 0 {file}", f"ddp 2 1 {file}")
 
     require_same(joined(first, second), alone)
     require_own_noise(joined(first, second), 16)

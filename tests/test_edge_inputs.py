@@ -14,7 +14,7 @@ from tests.gradients import to_numpy
 from tests.short_names import PATHWISE
 
 # Eager JAX would compile every operation of a gradient.
-HARSH_MODES = MODES[1:] or MODES
+HARSH_MODES = MODES[-1:]
 
 RNG = np.random.default_rng(0)
 BAD = [0.0, -0.0, -1.0, np.nan, np.inf, -np.inf, 1e-38, 3e38]

@@ -60,6 +60,7 @@ def checks_of_scikit_learn():
     ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("estimator", "check"), checks_of_scikit_learn())
 def test_selector_passes_the_checks_of_scikit_learn(estimator, check):
     check(estimator)

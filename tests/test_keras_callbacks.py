@@ -147,7 +147,15 @@ def test_learning_rates_of_callbacks_are_those_of_the_weights(
 # Weights that are restored without the optimizer.
 
 
-@pytest.mark.parametrize("mask", ["learned", "magnitude", "random", "concrete"])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "learned",
+        pytest.param("magnitude", marks=pytest.mark.one_backend),
+        pytest.param("random", marks=pytest.mark.one_backend),
+        "concrete",
+    ],
+)
 def test_early_stopping_restores_weights_within_the_budget(mask):
     model = sparse(mask, jit_compile="auto" if mask == "learned" else False)
 
@@ -167,7 +175,13 @@ def test_early_stopping_restores_weights_within_the_budget(mask):
         assert non_zeros(kg.strip(model)) == BUDGET
 
 
-WAYS = ["set_weights", "load_weights", "set_state_tree", "assign", "layer"]
+WAYS = [
+    "set_weights",
+    "load_weights",
+    "assign",
+    pytest.param("set_state_tree", marks=pytest.mark.one_backend),
+    pytest.param("layer", marks=pytest.mark.one_backend),
+]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +225,10 @@ def test_weights_of_an_earlier_step_come_under_the_budget(way, mask, tmp_path):
     assert non_zeros(kg.strip(model)) == BUDGET
 
 
-@pytest.mark.parametrize("mask", ["learned", "magnitude"])
+@pytest.mark.parametrize(
+    "mask",
+    ["learned", pytest.param("magnitude", marks=pytest.mark.one_backend)],
+)
 def test_strip_of_scores_of_an_earlier_step_keeps_k(mask):
     model = sparse(mask)
     fit(model)
@@ -272,8 +289,17 @@ def test_restored_nan_stays_for_all_to_see():
 # Checkpoints.
 
 
-@pytest.mark.parametrize("epochs", [3, 10])
-@pytest.mark.parametrize("ending", [".keras", ".weights.h5", ".h5"])
+@pytest.mark.parametrize(
+    ("ending", "epochs"),
+    [
+        (".keras", 3),
+        (".weights.h5", 10),
+        pytest.param(".keras", 10, marks=pytest.mark.one_backend),
+        pytest.param(".weights.h5", 3, marks=pytest.mark.one_backend),
+        pytest.param(".h5", 3, marks=pytest.mark.one_backend),
+        pytest.param(".h5", 10, marks=pytest.mark.one_backend),
+    ],
+)
 def test_checkpoint_strips_to_k(ending, epochs, tmp_path):
     path = tmp_path / f"checkpoint{ending}"
     weights_only = ending == ".weights.h5"
@@ -328,8 +354,15 @@ def test_backup_resumes_a_random_mask_bit_for_bit(tmp_path):
 # Moving averages.
 
 
-@pytest.mark.parametrize("epochs", [3, 10])
-@pytest.mark.parametrize("swap_on_epoch", [False, True])
+@pytest.mark.parametrize(
+    ("swap_on_epoch", "epochs"),
+    [
+        (True, 3),
+        (False, 10),
+        pytest.param(True, 10, marks=pytest.mark.one_backend),
+        pytest.param(False, 3, marks=pytest.mark.one_backend),
+    ],
+)
 def test_swapped_averages_strip_to_k(swap_on_epoch, epochs):
     require_keras("3.15", "`SwapEMAWeights` for optimizers around another one")
     inner = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
@@ -729,7 +762,10 @@ def subclassed():
     ],
 )
 @pytest.mark.parametrize("compile", [True, False])
-@pytest.mark.parametrize("function", [False, True])
+@pytest.mark.parametrize(
+    "function",
+    [False, pytest.param(True, marks=pytest.mark.one_backend)],
+)
 def test_legacy_file_of_a_sparse_model_loads(make, compile, function, tmp_path):
     path = str(tmp_path / "legacy.h5")
     model = compiled(kg.sparsify(make()))
@@ -754,8 +790,15 @@ def test_legacy_file_of_a_sparse_model_loads(make, compile, function, tmp_path):
         assert non_zeros(stripped) == BUDGET
 
 
-@pytest.mark.parametrize("mask", ["learned", "magnitude"])
-@pytest.mark.parametrize("ending", [".keras", ".weights.h5"])
+@pytest.mark.parametrize(
+    ("ending", "mask"),
+    [
+        (".keras", "learned"),
+        (".weights.h5", "magnitude"),
+        pytest.param(".keras", "magnitude", marks=pytest.mark.one_backend),
+        pytest.param(".weights.h5", "learned", marks=pytest.mark.one_backend),
+    ],
+)
 def test_final_mask_strips_without_its_optimizer(ending, mask, tmp_path):
     def reload(model):
         path = str(tmp_path / f"model{ending}")

@@ -25,9 +25,6 @@ INF = np.inf
 HALF = ["float16", "bfloat16"]
 FLOATS = ["float32", *HALF]
 
-# JAX runs the same operations in both, and compiles them slowly in pieces.
-TRACED_MODES = [m for m in MODES if m or keras.config.backend() != "jax"]
-
 # Few shapes: JAX compiles every operation anew for each.
 MANY = 100_000
 RNG = np.random.default_rng(0)
@@ -356,7 +353,7 @@ def test_subset_marginals_in_float64_are_exact_to_float64():
     np.testing.assert_allclose(to_numpy(p), marginals(x, 3), rtol=1e-13)
 
 
-@pytest.mark.parametrize("jit", TRACED_MODES)
+@pytest.mark.parametrize("jit", MODES)
 @pytest.mark.parametrize("loss", [marginals_loss, subset_loss])
 def test_gradient_of_marginals_is_the_covariance(loss, jit):
     (slopes,) = gradient(loss, X, jit=jit)
@@ -369,7 +366,7 @@ def test_gradient_of_marginals_is_the_covariance(loss, jit):
     np.testing.assert_allclose(slopes, covariance @ WEIGHTS, atol=2e-6)
 
 
-@pytest.mark.parametrize("jit", TRACED_MODES)
+@pytest.mark.parametrize("jit", MODES)
 def test_marginals_are_right_under_harsh_conditions(jit):
     p = to_numpy(compiled(marginals_of_3, jit)(tensor(HARSH_X)))
 
@@ -389,7 +386,7 @@ def test_marginals_are_right_under_harsh_conditions(jit):
     np.testing.assert_allclose(ties, [third, 0, third, 0, third], rtol=1e-6)
 
 
-@pytest.mark.parametrize("jit", TRACED_MODES)
+@pytest.mark.parametrize("jit", MODES)
 @pytest.mark.parametrize("loss", [marginals_loss, subset_loss])
 def test_marginals_gradient_is_finite_under_harsh_conditions(loss, jit):
     (slopes,) = gradient(loss, HARSH_X, jit=jit)
@@ -442,7 +439,7 @@ def test_relaxed_top_k_takes_away_what_is_far_ahead(temperature, expected):
     np.testing.assert_allclose(y[0], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("jit", TRACED_MODES)
+@pytest.mark.parametrize("jit", MODES)
 @pytest.mark.parametrize("loss", [relaxed_loss, hard_relaxed_loss])
 def test_relaxed_top_k_has_the_gradient_of_its_formula(loss, jit):
     t = np.full((36, 1), 0.7, "float32")
@@ -459,7 +456,7 @@ def test_relaxed_top_k_has_the_gradient_of_its_formula(loss, jit):
     np.testing.assert_allclose(in_temperature[:, 0], right / 2e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("jit", TRACED_MODES)
+@pytest.mark.parametrize("jit", MODES)
 def test_relaxed_top_k_is_right_under_harsh_conditions(jit):
     x, t = tensor(HARSH_X), tensor(HARSH_T)
     soft = to_numpy(compiled(relaxed_sample, jit)(x, t))
@@ -476,7 +473,7 @@ def test_relaxed_top_k_is_right_under_harsh_conditions(jit):
     np.testing.assert_allclose(soft[hot], 0.6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("jit", TRACED_MODES)
+@pytest.mark.parametrize("jit", MODES)
 @pytest.mark.parametrize("loss", [relaxed_loss, hard_relaxed_loss])
 def test_relaxed_gradient_is_finite_under_harsh_conditions(loss, jit):
     # At an exact tie of k the slope is of the order of 1 / t**k.
@@ -501,7 +498,7 @@ def test_relaxed_top_k_takes_a_temperature_for_every_row():
 # --- all of them
 
 
-@pytest.mark.parametrize("jit", TRACED_MODES)
+@pytest.mark.parametrize("jit", MODES)
 def test_hard_gradient_is_the_soft_gradient_bit_for_bit(jit):
     t = np.full((36, 1), 0.7, "float32")
     pairs = [

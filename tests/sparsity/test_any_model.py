@@ -59,7 +59,25 @@ def test_sparsify_masks_the_model_in_place(make):
     assert len({row.name for row in report.rows}) == len(report.rows)
 
 
-@pytest.mark.parametrize("make", zoo.MODELS)
+# Of how layers are found, torch tells enough.
+ON_TORCH = (
+    zoo.shared_layer,
+    zoo.custom_block,
+    zoo.own_weight,
+    zoo.with_lambda,
+    zoo.two_towers,
+)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, marks=pytest.mark.one_backend)
+        if make in ON_TORCH
+        else make
+        for make in zoo.MODELS
+    ],
+)
 def test_training_and_every_verb(make, tmp_path):
     model, inputs = make()
     kind, kinds = type(model), [type(x) for x in model._flatten_layers()]
