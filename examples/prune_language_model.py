@@ -2,7 +2,7 @@
 Title: Prune a language model of KerasHub
 Author: The keras-gumbel authors
 Date created: 2026/11/29
-Last modified: 2026/11/29
+Last modified: 2026/11/30
 Description: Train a small GPT-2, prune it to 20%, save it, and write text.
 Picture: Test loss of each model, and the weights kept of each matrix.
 Accelerator: None
@@ -214,7 +214,7 @@ bars = left.barh(list(losses), list(losses.values()), color=colors.values())
 left.bar_label(bars, fmt="%.2f", padding=4)
 left.invert_yaxis()
 left.margins(x=0.15)
-left.set_title(f"test loss with {DENSITY:.0%} of the weights, nats a character")
+left.set_title(f"test loss, {DENSITY:.0%} kept, nats a character")
 left.spines[["top", "right"]].set_visible(False)
 for i, name in enumerate(["magnitude, fine-tuned", "learned, fine-tuned"]):
     rows = reports[name].rows
@@ -222,12 +222,13 @@ for i, name in enumerate(["magnitude, fine-tuned", "learned, fine-tuned"]):
     shares = [row.density for row in rows]
     right.barh(places, shares, 0.4, label=name, color=colors[name])
 names = [row.name.partition(f"{LAYERS}_")[2] for row in rows]
-names = [name.removesuffix("/kernel").replace("_dense", "") for name in names]
+for part in ("/kernel", "self_attention/", "_dense"):
+    names = [name.replace(part, "") for name in names]
 right.set_yticks(np.arange(len(rows)) + 0.2, names)
 right.invert_yaxis()
 right.axvline(DENSITY, color="gray", linestyle="--", label="all layers")
 right.xaxis.set_major_formatter("{x:.0%}")
 right.set_title("weights kept of each matrix")
-right.legend()
+figure.legend(loc="outside lower right", ncols=3, frameon=False)
 figure.savefig(OUTPUT / "prune_language_model.png", dpi=150)
 print(f"picture: {OUTPUT / 'prune_language_model.png'}")

@@ -5,6 +5,7 @@ those of docs/outputs/ and docs/images/, which tools/record_outputs.py makes. A
 build stops where the code of an example has changed since.
 """
 
+import re
 import shutil
 import tomllib
 
@@ -47,6 +48,18 @@ def links(name: str) -> str:
     )
 
 
+def shown(output: str) -> list[str]:
+    """Returns what a cell has printed, with its Markdown tables as tables."""
+    pieces = (
+        x.strip("\n") for x in re.split(r"((?:^\|.*\n?)+)", output, flags=re.M)
+    )
+    return [
+        piece if piece.startswith("|") else f"```text\n{piece}\n```"
+        for piece in pieces
+        if piece
+    ]
+
+
 def page(tutorial: Tutorial) -> str:
     """Returns an example as a page."""
     name, header = tutorial.name, tutorial.header
@@ -68,9 +81,7 @@ def page(tutorial: Tutorial) -> str:
             parts.append(cell.text)
             continue
         parts.append(f"```python\n{cell.text}\n```")
-        output = next(printed)
-        if output:
-            parts.append(f"```text\n{output}\n```")
+        parts += shown(next(printed))
         if ".savefig(" in cell.text:
             parts.append(f"![{header['Picture']}](../images/{name}.png)")
     parts.append(f"*Printed on {facts['run']}.*")
