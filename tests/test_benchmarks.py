@@ -65,3 +65,31 @@ def test_tables_of_features_are_those_of_the_records():
     page = (ROOT / "docs/benchmarks/features.md").read_text().splitlines()
     assert len(printed) > 60
     assert [line for line in printed if line not in page] == []
+
+
+@pytest.mark.backends("torch")
+def test_tables_of_papers_are_those_of_the_records():
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("its bounds are written for JAX")
+    records = (ROOT / "benchmarks/records").glob("papers-*.jsonl")
+    tables = [path.stem.removeprefix("papers-") for path in records]
+    run = subprocess.run(
+        # With no seed, it only prints what is known.
+        [
+            sys.executable,
+            "benchmarks/papers.py",
+            *("--seeds", "0", "--table", *tables),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax"},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+    printed = [x for x in run.stdout.splitlines() if x.startswith("|")]
+
+    page = (ROOT / "docs/benchmarks/papers.md").read_text().splitlines()
+    assert len(printed) > 20
+    assert [line for line in printed if line not in page] == []

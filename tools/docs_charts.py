@@ -601,6 +601,38 @@ def chart_units(theme: Theme) -> Figure:
     return figure
 
 
+def chart_papers(theme: Theme) -> Figure:
+    """Our figures beside those of Jang et al., for every kind of samples."""
+    figure, all_axes = plt.subplots(
+        1, 2, figsize=(10, 3.8), layout="constrained", sharey=True
+    )
+    titles = {"structured": "Half digits", "vae": "Autoencoders"}
+    methods = "Gumbel-Softmax", "ST Gumbel-Softmax", "straight-through"
+    names = [
+        (kind, method)
+        for kind in ("Bernoulli", "categorical")
+        for method in (*methods, "RLOO, 2 draws")
+    ]
+    for axes, (table, title) in zip(all_axes, titles.items(), strict=True):
+        found: dict[tuple[str, str], list[dict]] = {}
+        for row in records(f"papers-{table}.jsonl"):
+            found.setdefault((row["kind"], row["method"]), []).append(row)
+        ours = [np.mean([r["nats"] for r in found[name]]) for name in names]
+        paper = [found[name][0]["paper"] for name in names]
+        places = range(len(names))
+        axes.hlines(places, ours, paper, color=theme.faint, linewidth=2)
+        axes.plot(paper, places, "s", color=theme.others[0], label="the paper")
+        axes.plot(
+            ours, places, "o", color=theme.ours, label="keras-gumbel", zorder=3
+        )
+        axes.set_yticks(places, [f"{kind}, {method}" for kind, method in names])
+        axes.set_xlabel("bound on -log p, nats: lower is better")
+        axes.set_title(f"{title} of MNIST", loc="left")
+    all_axes[0].invert_yaxis()
+    all_axes[0].legend(frameon=False)
+    return figure
+
+
 CHARTS: dict[str, Callable[[Theme], Figure]] = {
     "channels": chart_channels,
     "estimators": chart_estimators,
@@ -608,6 +640,7 @@ CHARTS: dict[str, Callable[[Theme], Figure]] = {
     "gpu": chart_gpu,
     "latency": chart_latency,
     "litert": chart_litert,
+    "papers": chart_papers,
     "pretrained": chart_one_shot,
     "projection": chart_projection,
     "sampling": chart_sampling,
