@@ -61,6 +61,10 @@ class ScoreSGD(keras.optimizers.Optimizer):
     A separate scale for each score, as in Adam, would lose the ranking of
     scores that share a budget.
 
+    The average of g**2 and v are kept in the dtype of the scores. In pretrained
+    networks, whose weights may be frozen, they are kept in bfloat16 to save
+    memory.
+
     Args:
         learning_rate: Number or `LearningRateSchedule`, the change of a score
             of average size in one step without momentum. Defaults to `0.05`.
@@ -125,8 +129,21 @@ class ScoreSGD(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        self._momentums, self._squares = self.add_optimizer_variables(
-            variables, ["momentum", "squared_gradient"]
+        self._momentums: list[keras.Variable] = []
+        self._squares: list[keras.Variable] = []
+        for variable in variables:
+            self._momentums.append(self._slot(variable, "momentum"))
+            self._squares.append(self._slot(variable, "squared_gradient"))
+
+    def _slot(self, variable: keras.Variable, name: str) -> keras.Variable:
+        """Adds an average, in bfloat16 if the network is pretrained."""
+        if not mark_of(variable).pretrained:
+            return self.add_variable_from_reference(variable, name)
+        return self.add_variable(
+            shape=variable.shape,
+            dtype="bfloat16",
+            layout=getattr(variable, "_layout", None),
+            name=f"{variable.path.replace('/', '_')}_{name}",
         )
 
     def _backend_update_step(
@@ -156,16 +173,16 @@ class ScoreSGD(keras.optimizers.Optimizer):
     def _difference(self, gradient: Tensor, variable: keras.Variable) -> Tensor:
         """Updates the average of g**2, and returns L(m = 1) - L(m = 0)."""
         average = self._squares[self._get_variable_index(variable)]
-        gradient = ops.cast(gradient, average.dtype)
+        gradient = ops.cast(gradient, variable.dtype)
         # Eager torch computes `*=` and `+=` in place, here in the memory of
         # the variable. This takes half of the time.
-        square = ops.convert_to_tensor(average)
+        square = ops.cast(ops.convert_to_tensor(average), variable.dtype)
         square *= self.decay
         recent = ops.square(gradient)
         recent *= 1.0 - self.decay
         square += recent
-        average.assign(square)
-        step = ops.cast(self.iterations + 1, average.dtype)
+        average.assign(ops.cast(square, average.dtype))
+        step = ops.cast(self.iterations + 1, variable.dtype)
         seen = 1.0 - ops.power(self.decay, step)
         if mark_of(variable).pretrained:
             difference = ops.sqrt(square)
@@ -181,10 +198,10 @@ class ScoreSGD(keras.optimizers.Optimizer):
         self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor
     ) -> None:
         velocity = self._momentums[self._get_variable_index(variable)]
-        step = ops.convert_to_tensor(velocity)
+        step = ops.cast(ops.convert_to_tensor(velocity), variable.dtype)
         step *= self.momentum
         step += gradient
-        self.assign(velocity, step)
+        self.assign(velocity, ops.cast(step, velocity.dtype))
         self.assign_sub(variable, ops.cast(learning_rate, step.dtype) * step)
 
     def get_config(self) -> dict[str, Any]:

@@ -128,6 +128,44 @@ def test_weights_that_are_frozen_have_no_state_in_the_optimizer():
 
 
 @pytest.mark.one_backend
+def test_masks_alone_need_half_more_than_weights_and_scores():
+    model = keras.Sequential([keras.Input((32,)), layers.Dense(32)])
+    kg.sparsify(model, freeze_weights=True, pretrained=True)
+    compiled(model, density=kg.schedules.CubicDensity(0.5, steps=10))
+    model.optimizer.build(model.trainable_variables)
+
+    def size(variables):
+        widths = [2 if v.dtype == "bfloat16" else 4 for v in variables]
+        sizes = [np.prod(v.shape) for v in variables]
+        return np.dot(widths, sizes)
+
+    both = size(model.variables)
+    assert size([*model.variables, *model.optimizer.variables]) < 1.51 * both
+
+
+def test_training_of_masks_alone_continues_from_a_file(tmp_path):
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(4)])
+    model.build()
+    kg.sparsify(model, freeze_weights=True, pretrained=True)
+    compiled(model, density=kg.schedules.CubicDensity(0.5, steps=20))
+    x = np.random.default_rng(0).normal(size=(12, 6)).astype("float32")
+    y = x[:, :4]
+    model.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+    model.save(tmp_path / "model.keras")
+
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for one in (model, loaded):
+        one.fit(x, y, batch_size=4, shuffle=False, verbose=0)
+
+    (before,), (after,) = masks_of(model), masks_of(loaded)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(before.mask_scores),
+        ops.convert_to_numpy(after.mask_scores),
+        atol=1e-6,
+    )
+
+
+@pytest.mark.one_backend
 def test_freezing_weights_leaves_other_masks_as_they_are():
     model = transfer(trainable=True)
     kg.sparsify(model, filters="head")

@@ -9,7 +9,9 @@ import keras_gumbel as kg
 from keras_gumbel._moments import DAMPING
 from keras_gumbel._moments import Moments
 from keras_gumbel._moments import moments_of
+from keras_gumbel.sparsity import _least_squares
 from keras_gumbel.sparsity import _reconstruct
+from keras_gumbel.sparsity._least_squares import LeastSquares
 from tests.gradients import to_numpy
 
 RNG = np.random.default_rng(0)
@@ -236,6 +238,28 @@ def test_blocks_are_solved_one_by_one(monkeypatch):
         np.testing.assert_allclose(
             after[part], exact(h, before[part], kept), atol=1e-3
         )
+
+
+@pytest.mark.one_backend
+def test_few_steps_solve_inputs_that_depend_on_each_other(monkeypatch):
+    generator = np.random.default_rng(0)
+    size, units = 128, 24
+    scales = np.geomspace(1.0, 1e-3, size)
+    inputs = generator.normal(size=(400, size)) * scales
+    inputs = inputs @ np.linalg.qr(generator.normal(size=(size, size)))[0]
+    block = (inputs.T @ inputs).astype("float32")
+    before = generator.normal(size=(size, units)).astype("float32")
+    mask = generator.uniform(size=before.shape) < 0.5
+    monkeypatch.setattr(_least_squares, "MOST_UNITS", 10)
+    monkeypatch.setattr(_least_squares, "MOST_STEPS", 25)
+
+    problem = LeastSquares(before, Moments(400, [block], (0,)))
+    after = problem.solve(mask, before, 1e-4)
+
+    h = damped(block.astype("float64"))
+    assert not after[~mask].any()
+    least = loss(h, before, exact(h, before, mask))
+    assert loss(h, before, after) < 1.0001 * least
 
 
 def test_outputs_change_less_than_without():
