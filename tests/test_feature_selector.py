@@ -61,12 +61,14 @@ def checks_of_scikit_learn():
 
 
 @pytest.mark.one_backend
+@pytest.mark.slow
 @pytest.mark.parametrize(("estimator", "check"), checks_of_scikit_learn())
 def test_selector_passes_the_checks_of_scikit_learn(estimator, check):
     check(estimator)
 
 
 @torch_only
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bool", "int64", "str"])
 def test_selector_finds_features_that_tell_classes_together(dtype):
     y = BOTH.astype(dtype)

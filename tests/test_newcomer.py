@@ -29,6 +29,7 @@ def non_zeros(model):
 
 
 @pytest.mark.backends("tensorflow", "torch")
+@pytest.mark.slow
 def test_a_convnet_keeps_a_twentieth_and_is_deployed(digits, tmp_path):
     x_train, x_test, y_train, y_test = digits
     model = keras.Sequential(
@@ -78,6 +79,7 @@ def test_a_convnet_keeps_a_twentieth_and_is_deployed(digits, tmp_path):
 
 
 @pytest.mark.backends("torch")
+@pytest.mark.slow
 def test_the_code_of_a_categorical_vae_is_used(digits):
     x = (digits[0] >= 0.5).astype("float32")
     pixels = keras.Input((64,))

@@ -251,6 +251,7 @@ def tails():
     return draws
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1e-8, 1e-9, 1e-10, 1e-11, 1e-12])
 @pytest.mark.parametrize(
     ("sampler", "sign"),
