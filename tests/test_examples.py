@@ -74,6 +74,24 @@ def check_hash_codes(output):
     assert number(pixels[3]) > max(found.values())
 
 
+def check_masked_diffusion(output):
+    _, *one_letter, titles, textbook, high = table(output)
+    steps, entropies, exact, rare, exact_rare = (
+        [number(row[i]) for row in one_letter] for i in range(5)
+    )
+
+    assert len(one_letter) == 4
+    assert steps == sorted(steps)
+    assert entropies == sorted(entropies, reverse=True)
+    assert rare == sorted(rare, reverse=True)
+    assert max(entropies) < exact[0] < np.log(27)
+    assert rare[-1] < 0.5 * exact_rare[0]
+    assert titles[0] == "noise"
+    for row in (textbook, high):  # in few steps, both are exact
+        mean, error = map(float, row[1].split(" ± "))
+        assert abs(mean - number(row[2])) < 6 * error
+
+
 def check_prune_channels(output):
     difference = re.search(r"difference of the predictions: (\S+)\n", output)
     before, after = re.search(
@@ -131,6 +149,7 @@ CHECKS = {
     "concrete_autoencoder": check_concrete_autoencoder,
     "explain_instances": check_explain_instances,
     "hash_codes": check_hash_codes,
+    "masked_diffusion": check_masked_diffusion,
     "prune_channels": check_prune_channels,
     "prune_edges": check_prune_edges,
     "prune_language_model": check_prune_language_model,
