@@ -13,9 +13,9 @@ estimator the medians over the functions of
   which variance is averaged away and bias is not,
 
 in units of the exact gradient. Those without bias evaluate the function twice
-for one gradient, all others once. The functions are tanh of a random linear
-plus a random quadratic form. An estimator that does not depend on the
-temperature is printed once.
+for one gradient (REBAR three times), all others once. The functions are tanh of
+a random linear plus a random quadratic form. An estimator that does not depend
+on the temperature is printed once.
 """
 
 import os
