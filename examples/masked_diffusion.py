@@ -183,8 +183,9 @@ then drawn as often as their probabilities add up to. The last column is what
 the formula above predicts for float32 noise.
 
 512 letters are few. A count of 18 has a standard deviation of 4, so the table
-agrees with the formula, but cannot tell its prediction from the exact count. The
-loss of entropy is smaller than the standard error. The exact sums above show it.
+agrees with the formula, but cannot tell its prediction from the exact count.
+The loss of entropy is smaller than the standard error. The exact sums above
+show it.
 """
 
 CHUNK, ROWS = 64, 64
