@@ -259,7 +259,7 @@ def chart_channels(theme: Theme) -> Figure:
     found = {
         row["method"]: row["test"]
         for row in records("channels-fashion_mnist.jsonl")
-        if row["net"] == "plain uneven"
+        if (row["net"], row["budget"]) == ("plain uneven", 0.12)
     }
     names = sorted(found, key=lambda name: -np.mean(found[name]))
     for place, name in enumerate(names):
