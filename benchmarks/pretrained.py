@@ -141,6 +141,8 @@ class Method:
         scope: What shares a budget: "global", all kernels, or each its own
             with densities by "uniform", "owl" or "obs".
         reconstruct: Whether the weights are reconstructed.
+        first: Whether the network is pruned before the first step, and then
+            trained with its final mask.
         recalibrate: Whether the statistics of batch normalization are
             estimated anew after pruning.
     """
@@ -150,6 +152,7 @@ class Method:
     live: float | None = None
     scope: str = "global"
     reconstruct: bool = False
+    first: bool = False
     recalibrate: bool = True
 
 
@@ -195,6 +198,7 @@ METHODS = {
     "ours, magnitude prior": Method(PriorMask("magnitude")),
     "ours, Wanda prior": Method(PriorMask("wanda")),
     "ours, OBS prior": Method(PriorMask("obs")),
+    "ours, reconstructed first": Method("obs", reconstruct=True, first=True),
     # One shot.
     "ours, one shot": Method("obs", scope="uniform", reconstruct=True),
     "ours, global": Method("obs", reconstruct=True),
@@ -206,7 +210,8 @@ METHODS = {
     "SparseGPT": Method("sparsegpt"),
 }
 TUNED = tuple(METHODS)[:5]
-ONE_SHOT = tuple(METHODS)[9:]
+FIRST = "ours, reconstructed first"
+ONE_SHOT = tuple(METHODS)[10:]
 
 
 def mlp(units):
@@ -354,7 +359,7 @@ def edges():
         batch_size=2,
         steps=(0, 24),
         densities=(0.5, 0.3, 0.2, 0.1),
-        methods=(*TUNED[:2], *ONE_SHOT),
+        methods=(*TUNED[:2], FIRST, *ONE_SHOT),
         rates=(1e-5, 1e-4),
         filters="block",
         samples=6,
@@ -383,8 +388,9 @@ def make_task(name, path):
             batch_size=100,
             steps=(25, 100, 400, 1000),
             densities=(0.5, 0.1, 0.02),
-            methods=TUNED,
+            methods=(*TUNED, FIRST),
             rates=(0.01, 0.05, 0.2),
+            samples=1000,
         )
         if name == "mlp":
             return task
@@ -404,8 +410,9 @@ def make_task(name, path):
             batch_size=100,
             steps=(25, 100),
             densities=(0.1, 0.02),
-            methods=(*TUNED, "ours, not recalibrated"),
+            methods=(*TUNED, FIRST, "ours, not recalibrated"),
             rates=(0.01, 0.05, 0.2),
+            samples=1000,
         )
     if name == "mlpnet":
         return Task(
@@ -514,7 +521,8 @@ def prune(task, method, model, density, steps, rate, seed):
         rows = np.random.default_rng(seed).permutation(len(task.train[0]))
         train = tuple(part[rows[: task.few]] for part in task.train)
         task = dataclasses.replace(task, train=train, batch_size=10)
-    if not steps or isinstance(method.mask, PriorMask):
+    now = not steps or method.first
+    if now or isinstance(method.mask, PriorMask):
         calibrate(task, model, seed)
     kg.sparsify(
         model,
@@ -524,10 +532,12 @@ def prune(task, method, model, density, steps, rate, seed):
         freeze_weights=task.frozen and steps > 0,
         seed=seed,
     )
-    if not steps:
+    if now:
         if method.scope != "global":
             final = kg.layer_densities(model, final, method.scope)
         kg.harden(model, density=final, reconstruct=method.reconstruct)
+        if steps:
+            fit(task, model, decaying(task, rate, steps), steps, seed)
     else:
         schedule = kg.schedules.CubicDensity(final, steps)
         live = "auto"
