@@ -275,7 +275,7 @@ def test_report_counts_the_memory_of_training(case):
     make, count = SLOTS[case]
     own = make() if case == "score optimizer" else None
     inner = keras.optimizers.Adam() if own else make()
-    sparse = kg.sparsify(build("sequential"))
+    sparse = kg.sparsify(build("sequential"), pretrained=False)
     optimizer = ProjectedOptimizer(inner, density=0.5, score_optimizer=own)
 
     report = kg.sparsity_report(compiled(sparse, optimizer))
