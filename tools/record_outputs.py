@@ -48,7 +48,8 @@ def record(name: str) -> None:
             exec(compile(cell, f"{name}.py, cell {number}", "exec"), namespace)
         text = CONTROL.sub("", printed.getvalue()).rstrip()
         outputs.append("\n".join(x.rstrip() for x in text.splitlines()))
-    minutes = (time.process_time() - start) / 60
+    minutes = max(1, round((time.process_time() - start) / 60))
+    unit = "minute" if minutes == 1 else "minutes"
     keras = sys.modules["keras"]
     backend = keras.config.backend()
     version = getattr(sys.modules[backend], "__version__", "")
@@ -56,7 +57,7 @@ def record(name: str) -> None:
         "code": digest(code),
         "run": (
             f"{datetime.date.today()}, backend {backend} {version},"
-            f" keras {keras.__version__}, {minutes:.0f} minutes of CPU time"
+            f" keras {keras.__version__}, {minutes} {unit} of CPU time"
         ),
     }
     lines = [f"#### {kind} {value}\n" for kind, value in facts.items()]
