@@ -250,9 +250,10 @@ for (name, model), ratio in zip(models.items(), ratios, strict=True):
     print("| " + " | ".join(cells) + " |")
 
 """
-A test accuracy has a standard error of 0.3 points, so the three small networks
-are level. In a single run, the learned scores have found widths with which a
-network trains equally well from scratch.
+A test accuracy has a standard error of 0.3 points, so none of the differences
+between the three small networks is two standard errors. In a single run, the
+learned scores have found widths with which a network also trains well from
+scratch.
 
 ## The picture
 """
