@@ -11,25 +11,31 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def cell():
-    """Trains one cell of the table of sparse networks again."""
-    command = "--data digits --methods ours --sparsities 0.95 --seeds 2"
+def printed_by(script, *options, **variables):
+    """Returns what a benchmark prints."""
     run = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "benchmarks" / "sparsity.py"),
-            *command.split(),
-            *("--rates", "0.1"),
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"},
+        [sys.executable, ROOT / "benchmarks" / script, *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
         check=True,
         capture_output=True,
         text=True,
         timeout=500,
     )
-    lines = run.stdout.splitlines()
-    return json.loads(next(x for x in lines if x.startswith("{"))), run.stdout
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def cell():
+    """Trains one cell of the table of sparse networks again."""
+    command = "--data digits --methods ours --sparsities 0.95 --seeds 2"
+    printed = printed_by(
+        "sparsity.py",
+        *command.split(),
+        *("--rates", "0.1"),
+        PYTHONWARNINGS="ignore",
+    )
+    lines = printed.splitlines()
+    return json.loads(next(x for x in lines if x.startswith("{"))), printed
 
 
 @pytest.mark.one_backend
@@ -50,17 +56,11 @@ def test_a_cell_of_the_table_is_as_printed(cell):
 def test_tables_of_features_are_those_of_the_records():
     if importlib.util.find_spec("jax") is None:
         pytest.skip("its stochastic gates are written for JAX")
-    run = subprocess.run(
-        [sys.executable, "benchmarks/features.py", "--seeds", "5"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax"},
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    lines = printed_by(
+        "features.py", "--seeds", "5", KERAS_BACKEND="jax"
+    ).splitlines()
 
-    printed = [x for x in run.stdout.splitlines() if x.startswith(("|", "- "))]
+    printed = [x for x in lines if x.startswith(("|", "- "))]
 
     page = (ROOT / "docs/benchmarks/features.md").read_text().splitlines()
     assert len(printed) > 60
@@ -73,22 +73,11 @@ def test_tables_of_papers_are_those_of_the_records():
         pytest.skip("its bounds are written for JAX")
     records = (ROOT / "benchmarks/records").glob("papers-*.jsonl")
     tables = [path.stem.removeprefix("papers-") for path in records]
-    run = subprocess.run(
-        # With no seed, it only prints what is known.
-        [
-            sys.executable,
-            "benchmarks/papers.py",
-            *("--seeds", "0", "--table", *tables),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax"},
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    # With no seed, it only prints what is known.
+    options = ("--seeds", "0", "--table", *tables)
+    lines = printed_by("papers.py", *options, KERAS_BACKEND="jax").splitlines()
 
-    printed = [x for x in run.stdout.splitlines() if x.startswith("|")]
+    printed = [x for x in lines if x.startswith("|")]
 
     page = (ROOT / "docs/benchmarks/papers.md").read_text().splitlines()
     assert len(printed) > 20

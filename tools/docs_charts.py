@@ -476,15 +476,20 @@ def draw_projection(
     axes.set_title(title, loc="left")
 
 
-def chart_projection(theme: Theme) -> Figure:
-    """The time of a projection on a CPU, by several algorithms."""
+def projections(
+    panels: dict[str, list[list[str]]], width: float, label: str, theme: Theme
+) -> Figure:
+    """Times of a projection, with a panel for each title and its table."""
     figure, all_axes = plt.subplots(
-        1, 3, figsize=(11, 3.8), layout="constrained", sharey=True
+        1,
+        len(panels),
+        figsize=(width, 3.8),
+        layout="constrained",
+        sharey=True,
     )
-    for axes, backend in zip(all_axes, BACKENDS, strict=True):
-        rows = page_table("projection", f"## {backend} (")
-        draw_projection(axes, rows, backend, theme)
-    all_axes[0].set_ylabel("CPU time, clip in place = 1")
+    for axes, (title, rows) in zip(all_axes, panels.items(), strict=True):
+        draw_projection(axes, rows, title, theme)
+    all_axes[0].set_ylabel(f"{label}, clip in place = 1")
     figure.legend(
         *all_axes[0].get_legend_handles_labels(),
         loc="outside lower center",
@@ -492,24 +497,21 @@ def chart_projection(theme: Theme) -> Figure:
         frameon=False,
     )
     return figure
+
+
+def chart_projection(theme: Theme) -> Figure:
+    """The time of a projection on a CPU, by several algorithms."""
+    panels = {x: page_table("projection", f"## {x} (") for x in BACKENDS}
+    return projections(panels, 11, "CPU time", theme)
 
 
 def chart_gpu(theme: Theme) -> Figure:
     """The same on a GPU."""
-    figure, all_axes = plt.subplots(
-        1, 2, figsize=(10, 3.8), layout="constrained", sharey=True
-    )
-    for axes, backend in zip(all_axes, ("JAX", "PyTorch"), strict=True):
-        rows = page_table("gpu", f"## Projection on {backend} (")
-        draw_projection(axes, rows, f"Projection on {backend}, H200", theme)
-    all_axes[0].set_ylabel("time, clip in place = 1")
-    figure.legend(
-        *all_axes[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-    )
-    return figure
+    panels = {
+        f"Projection on {x}, H200": page_table("gpu", f"## Projection on {x} (")
+        for x in ("JAX", "PyTorch")
+    }
+    return projections(panels, 10, "time", theme)
 
 
 def chart_sampling(theme: Theme) -> Figure:
