@@ -8,7 +8,6 @@ from keras import ops
 from keras_gumbel._budgets._channel_costs import Costs
 from keras_gumbel._budgets._channel_order import Order
 from keras_gumbel._budgets._channel_order import integers
-from keras_gumbel._budgets._channel_order import ranks
 from keras_gumbel._typing import Tensor
 from keras_gumbel.ops._loops import repeated
 
@@ -45,8 +44,8 @@ class Moves:
         self._floors = ops.convert_to_tensor(floors, "float32")
         self._budget = budget
         self._live = ops.cast(live, "float32")
-        self._rank = ops.cast(ranks(saliency), "float32")
         descending = ops.argsort(-saliency)
+        self._rank = ops.cast(ops.argsort(descending), "float32")
         self._saliency = ops.take(saliency, descending)
         self._value = ops.take(value, descending)
 
