@@ -117,12 +117,18 @@ def features_of(z):
     return z[..., 1] if z.shape[-1] == 2 else layers.Flatten()(z)
 
 
-class LearnedPrior(layers.Layer):
-    """Adds the divergence from a trained prior to the loss."""
+class Prior(layers.Layer):
+    """Adds the divergence from a prior to the loss.
+
+    Without training, the prior is uniform.
+    """
 
     def build(self, input_shape):
         self.logits = self.add_weight(
-            shape=input_shape[1:], initializer="zeros", name="logits"
+            shape=input_shape[1:],
+            initializer="zeros",
+            trainable=self.trainable,
+            name="logits",
         )
 
     def call(self, inputs):
@@ -197,7 +203,7 @@ RLOO_SLOWER = dataclasses.replace(
 )
 DISARM = estimated("DisARM, 2 draws", "disarm", 2)
 ARM = estimated("ARM, 2 draws", "arm", 2)
-REINMAX = estimated("ReinMax", "reinmax", temperature=1.0)
+REINMAX = estimated("ReinMax, 1.3", "reinmax", temperature=1.3)
 ST_GUMBEL_COLD = estimated(
     "ST Gumbel-Softmax, 0.5", "straight_through_gumbel", temperature=0.5
 )
@@ -284,23 +290,25 @@ def run_structured(kind, method, budget, seed):
 
 @dataclasses.dataclass
 class Autoencoder:
-    """A variational autoencoder with a discrete code and a trained prior.
+    """A variational autoencoder with a discrete code.
 
     Args:
         kind: Pair of the number of variables and of their classes.
         hidden: Sizes of the hidden layers of the encoder; those of the decoder
             are in reverse order.
+        prior_trained: Whether the prior is trained, or uniform.
     """
 
     kind: tuple[int, int]
     hidden: tuple[int, ...] = ()
+    prior_trained: bool = True
 
     def build(self):
         x = keras.Input((784,))
         h = x
         for size in self.hidden:
             h = layers.Dense(size, "relu")(h)
-        self.prior = LearnedPrior()
+        self.prior = Prior(trainable=self.prior_trained)
         self.encoder = keras.Model(x, self.prior(variables_of(h, *self.kind)))
         z = keras.Input(self.kind)
         h = features_of(z)
@@ -376,8 +384,8 @@ def run_unbiased(kind, method, budget, seed):
 
 def run_reinmax(kind, method, budget, seed):
     classes, count = map(int, kind.split("x"))
-    return Autoencoder((count, classes), (512, 256)).train(
-        method, 1.0, budget, 1e-3, seed
+    return Autoencoder((count, classes), (512, 256), False).train(
+        method, 1.0, budget, 5e-4, seed
     )
 
 
@@ -621,7 +629,7 @@ TABLES = {
     ),
     "reinmax": Table(
         run_reinmax,
-        ("8x4",),
+        ("8x4", "4x24"),
         (
             REINMAX,
             ST,
@@ -630,7 +638,7 @@ TABLES = {
             ST_GUMBEL_COLD,
             ST_GUMBEL,
         ),
-        Budget(epochs=4, samples=100),
+        Budget(epochs=40, samples=100),
         {"train": "-ELBO, training", "elbo": "-ELBO", "nats": "-log p"},
         collapses=True,
     ),

@@ -135,7 +135,7 @@ class Method:
     Attributes:
         mask: What `sparsify` takes.
         falling: Whether the density falls over the steps, or is what it is in
-            the end from the first one on.
+            the end from the first one on. `None` is the default.
         live: Share of the steps after which the mask is final, or `None` for
             the default.
         scope: What shares a budget: "global", all kernels, or each its own
@@ -148,7 +148,7 @@ class Method:
     """
 
     mask: object
-    falling: bool = True
+    falling: bool | None = None
     live: float | None = None
     scope: str = "global"
     reconstruct: bool = False
@@ -160,22 +160,21 @@ class PriorMask(kg.masks.LearnedMask):
     """Learned scores that start from a ranking of the weights of each layer.
 
     Args:
-        saliency: "magnitude", "wanda" or "obs", what ranks the weights.
+        saliency: "wanda" or "obs", what ranks the weights.
         prior: The scores start evenly spaced between 1 - `prior` and 1.
         **kwargs: Arguments of `LearnedMask`.
     """
 
-    def __init__(self, saliency="magnitude", prior=0.5, **kwargs):
+    def __init__(self, saliency="wanda", prior=0.5, **kwargs):
         super().__init__(**kwargs)
         self.by = saliency
         self.prior = prior
 
     def attach_to(self, weight, layout, input_axes):
         magnitudes = np.abs(ops.convert_to_numpy(weight))
-        if self.by != "magnitude":
-            moments = moments_of(weight)
-            shape = scale_shape(tuple(weight.shape), moments.axes)
-            magnitudes *= moments.scale(self.by).reshape(shape)
+        moments = moments_of(weight)
+        shape = scale_shape(tuple(weight.shape), moments.axes)
+        magnitudes *= moments.scale(self.by).reshape(shape)
         ranks = np.argsort(np.argsort(magnitudes, axis=None))
         shares = ranks.reshape(magnitudes.shape) / (ranks.size - 1)
         self.mask_scores.assign(1.0 - self.prior * (1.0 - shares))
@@ -188,6 +187,7 @@ class PriorMask(kg.masks.LearnedMask):
 DENSE_GRADIENT = kg.masks.MagnitudeMask(gradient="dense")
 METHODS = {
     "ours": Method("learned"),
+    "ours, falling": Method("learned", falling=True),
     "magnitude": Method("magnitude", live=0.8),
     "magnitude, at once": Method("magnitude", falling=False, live=0.8),
     "magnitude, dense gradient": Method(DENSE_GRADIENT, live=0.8),
@@ -195,7 +195,6 @@ METHODS = {
         DENSE_GRADIENT, falling=False, live=0.8
     ),
     "ours, not recalibrated": Method("learned", recalibrate=False),
-    "ours, magnitude prior": Method(PriorMask("magnitude")),
     "ours, Wanda prior": Method(PriorMask("wanda")),
     "ours, OBS prior": Method(PriorMask("obs")),
     "ours, reconstructed first": Method("obs", reconstruct=True, first=True),
@@ -209,7 +208,7 @@ METHODS = {
     "magnitude, per layer": Method("magnitude", scope="uniform"),
     "SparseGPT": Method("sparsegpt"),
 }
-TUNED = tuple(METHODS)[:5]
+TUNED = tuple(METHODS)[:6]
 FIRST = "ours, reconstructed first"
 ONE_SHOT = tuple(METHODS)[10:]
 
@@ -359,7 +358,7 @@ def edges():
         batch_size=2,
         steps=(0, 24),
         densities=(0.5, 0.3, 0.2, 0.1),
-        methods=(*TUNED[:2], FIRST, *ONE_SHOT),
+        methods=("ours", "ours, falling", "magnitude", FIRST, *ONE_SHOT),
         rates=(1e-5, 1e-4),
         filters="block",
         samples=6,
@@ -539,13 +538,13 @@ def prune(task, method, model, density, steps, rate, seed):
         if steps:
             fit(task, model, decaying(task, rate, steps), steps, seed)
     else:
-        schedule = kg.schedules.CubicDensity(final, steps)
+        initial = {True: 1.0, False: final, None: None}[method.falling]
         live = "auto"
         if method.live is not None:
             live = max(1, round(method.live * steps))
         optimizer = kg.optimizers.ProjectedOptimizer(
             decaying(task, rate, steps),
-            density=schedule if method.falling else final,
+            density=kg.schedules.CubicDensity(final, steps, initial),
             harden_step=live,
         )
         fit(task, model, optimizer, steps, seed)
@@ -706,7 +705,7 @@ def best_magnitude(rows, sign):
     """Returns the rival that is best on validation data, in every cell."""
     cells = {}
     for row in rows:
-        if row["method"] in TUNED[1:]:
+        if row["method"] in TUNED[2:]:
             cells.setdefault((row["steps"], row["density"]), []).append(row)
     # Rows of older versions do not say how good they are on validation data.
     known = [c for c in cells.values() if all("validation" in r for r in c)]

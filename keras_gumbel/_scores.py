@@ -45,6 +45,8 @@ class Mark:
             final mask; `(None, axes)`: the same number in every row, by the
             density; or `None`.
         pretrained: Boolean, whether the weights have been trained before.
+        at_once: Boolean, whether the scores are under their final budget from
+            the first step on, if the schedule of their budget allows it.
         observed: Boolean, whether the optimizer averages the gradients of the
             scores as their saliencies.
         place: The position of their channels, or `None` if they are not
@@ -60,6 +62,7 @@ class Mark:
     weights_per_score: int = 1
     rows: Rows = None
     pretrained: bool = False
+    at_once: bool = False
     observed: bool = False
     place: Any = None
     minimum: float = 0.0
@@ -192,6 +195,24 @@ def saliency_of(variable: Any) -> Tensor:
     if saliency is None:
         return ops.zeros(variable.shape, "float32")
     return saliency()
+
+
+def start_by_saliency(variable: Any) -> None:
+    """Orders learned scores of a pretrained network, if all of them are 1.
+
+    They become at least 1/2. See `ProjectedOptimizer`.
+    """
+    mark = mark_of(variable)
+    if mark.ranked or not mark.pretrained or mark.saliency is None:
+        return
+    if not bool(ops.all(ops.equal(variable, 1.0))):
+        return
+    saliency = ops.cast(mark.saliency(), "float32")
+    mean_square = ops.mean(ops.square(saliency))
+    # Weights that are all 0 have equal scores.
+    scale = ops.rsqrt(2.0 * ops.where(mean_square > 0, mean_square, 1.0))
+    smaller = ops.erf(saliency * scale)
+    variable.assign(ops.cast(0.5 + 0.5 * smaller, variable.dtype))
 
 
 def importance_of(variable: Any) -> Tensor:

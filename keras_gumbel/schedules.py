@@ -60,7 +60,7 @@ class Constant(keras.optimizers.schedules.LearningRateSchedule):
 class _Timed(keras.optimizers.schedules.LearningRateSchedule):
     """Base of the schedules that end after a number of steps."""
 
-    initial: float
+    initial: float | None
     final: float
 
     def __init__(self, steps: int | None) -> None:
@@ -75,7 +75,10 @@ class _Timed(keras.optimizers.schedules.LearningRateSchedule):
         """
         if self._find_steps() is not None:
             return None
-        return self.initial if begins else self.final
+        return self._first() if begins else self.final
+
+    def _first(self) -> float:
+        return 1.0 if self.initial is None else self.initial
 
     def known_steps(self) -> float:
         """Returns `steps`, or sets them to those of the running `fit`.
@@ -101,6 +104,8 @@ class _Timed(keras.optimizers.schedules.LearningRateSchedule):
 
 class _Annealing(_Timed):
     """Base of the schedules that go from one value to another."""
+
+    initial: float
 
     def __init__(
         self, initial: float, final: float, steps: int | None = None
@@ -234,8 +239,11 @@ class CubicDensity(_Timed):
         final: Number in (0, 1], the density from `end` on.
         steps: Positive number of training steps of the whole run, or `None`
             for all the steps of the first `fit`. Defaults to `None`.
-        initial: Number in (0, 1], the density up to `begin`. Defaults to
-            `1.0`.
+        initial: Number in (0, 1], the density up to `begin`. Or `None`:
+            `ProjectedOptimizer` sets it to `final` for a pretrained network
+            with a `LearnedMask`, which is then under its final budget from
+            the first step. In all other cases, `None` is 1. Defaults to
+            `None`.
         begin: Number in [0, 1), the fraction of `steps` after which the
             density starts to fall. Defaults to `0.0`.
         end: Number in (begin, 1], the fraction of `steps` after which the
@@ -259,12 +267,13 @@ class CubicDensity(_Timed):
         self,
         final: float,
         steps: int | None = None,
-        initial: float = 1.0,
+        initial: float | None = None,
         begin: float = 0.0,
         end: float = 0.6,
     ) -> None:
         require_density("CubicDensity", "final", final)
-        require_density("CubicDensity", "initial", initial)
+        if initial is not None:
+            require_density("CubicDensity", "initial", initial)
         if not is_number(begin) or not 0 <= begin < 1:
             raise invalid_argument(
                 "CubicDensity", "begin", "a fraction in [0, 1)", begin
@@ -285,7 +294,7 @@ class CubicDensity(_Timed):
         length = (self.end - self.begin) * steps
         step = ops.cast(step, "float32") - begin
         remaining = 1.0 - _fraction(step, length)
-        return self.final + (self.initial - self.final) * remaining**3
+        return self.final + (self._first() - self.final) * remaining**3
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -88,6 +88,13 @@ class BudgetGroup:
         """Whether saliencies set the scores, and gradients do not."""
         return any(mark_of(v).ranked for v in self.variables)
 
+    def plan(self) -> None:
+        """Decides where a schedule starts that does not say so itself."""
+        limit = self.budget if self.density is None else self.density
+        unknown = getattr(limit, "initial", 1.0) is None
+        if unknown and all(mark_of(v).at_once for v in self.variables):
+            limit.initial = limit.final
+
     @property
     def frequency(self) -> int:
         """The number of updates from one ranking to the next."""

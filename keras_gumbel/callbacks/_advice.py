@@ -74,8 +74,9 @@ class Advice:
         self._too_short = False
         self._look_at_densities(optimizer, end)
         self._look_at_length(optimizer, end)
-        scores = marked_scores(model.trainable_variables)
-        if any(not mark_of(v).ranked for v in scores):
+        # Scores of pretrained networks start from magnitudes instead of 1.
+        marks = map(mark_of, marked_scores(model.trainable_variables))
+        if any(not (m.ranked or m.pretrained) for m in marks):
             self._look_at_learning_rate(optimizer, end)
 
     def on_divergence(self, message: str) -> None:

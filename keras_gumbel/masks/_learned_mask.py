@@ -51,6 +51,8 @@ class LearnedMask(Mask):
     (2, 3)
     """
 
+    at_once = True
+
     def draw(self, training: bool | None = False) -> Tensor:
         scores = ops.convert_to_tensor(self.mask_scores)
         return scores if training else ops.clip(scores, 0.0, 1.0)

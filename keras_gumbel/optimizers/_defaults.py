@@ -13,11 +13,8 @@ from keras_gumbel.optimizers._score_sgd import ScoreSGD
 # The fraction of the steps of its schedules after which the mask is final.
 _LIVE = 0.7
 
-# The first learning rate of the scores, and the distance that a score must be
-# able to move in the run (docs/benchmarks/score_learning_rate.md).
+# The first learning rate of the scores.
 _LEARNING_RATE = 0.05
-_REACH = 10.0
-_MOMENTUM = 0.8
 
 
 def schedule_steps(limits: list[Any]) -> float | None:
@@ -88,11 +85,8 @@ def default_score_optimizer(
         return None
     rate: Any = _LEARNING_RATE
     if steps is not None:
-        # A cosine decay has half of its first rate on average.
-        enough = _REACH * (1.0 - _MOMENTUM) / (0.5 * steps)
-        rate = keras.optimizers.schedules.CosineDecay(max(rate, enough), steps)
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     return ScoreSGD(
         rate,
-        momentum=_MOMENTUM,
         gradient_accumulation_steps=inner.gradient_accumulation_steps,
     )

@@ -21,6 +21,7 @@ from keras_gumbel._budgets import limits_of
 from keras_gumbel._budgets import require_limits
 from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import marked_scores
+from keras_gumbel._scores import start_by_saliency
 from keras_gumbel._scores import train_by
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import SparsityWarning
@@ -61,6 +62,17 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
     is built, it projects the scores, so they start within the budget. Weight
     decay is not applied to scores.
 
+    In a pretrained network, the learned scores of each weight matrix first
+    become, if all of them are 1,
+
+    ```
+    s = (1 + erf(|w| / sqrt(2 * mean of w**2))) / 2
+    ```
+
+    If the weights are normally distributed, erf is the fraction of weights with
+    smaller magnitudes. The fewer steps the scores are trained, the more the
+    final mask is like that of magnitude pruning.
+
     After `harden_step` steps, the mask is final: the K largest scores are 1 and
     all others are 0. The rest of the training fine-tunes the kept weights.
 
@@ -99,11 +111,10 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         score_optimizer: The optimizer of the scores, with its own learning
             rate and without moving averages (`use_ema`):
 
-            - `"auto"`: `ScoreSGD`, whose learning rate decays along a cosine
-              over the `steps` of the schedule of the density or budget, if it
-              has any. It starts at 0.05, or higher in a run of under 80
-              steps, in which scores need more to be decided. If the inner
-              optimizer is a `MultiOptimizer`, the same as `None`.
+            - `"auto"`: `ScoreSGD`, whose learning rate decays from 0.05 along
+              a cosine over the `steps` of the schedule of the density or
+              budget, if it has any. If the inner optimizer is a
+              `MultiOptimizer`, the same as `None`.
             - `None`: the inner optimizer updates the scores.
             - an optimizer, its name, or its config.
 
@@ -267,6 +278,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         self._groups = self.groups(scores)
         for group in self._groups:
             require_sound(group)
+            group.plan()
         marked = marked_scores(variables)
         if self._last_step is not None and len(marked) == len(variables):
             self.harden_step = self._last_step
@@ -297,6 +309,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         # step have no values yet. They are projected at the end of that step.
         if all(map(_keras_private.has_values, scores)):
             with _keras_private.outside_graph():
+                for score in scores:
+                    start_by_saliency(score)
                 self._settle(scores)
 
     def apply(

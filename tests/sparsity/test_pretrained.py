@@ -1,5 +1,7 @@
 """What `sparsify` takes for a pretrained network, and what it does with it."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -108,6 +110,98 @@ def test_files_keep_what_the_network_was(pretrained, tmp_path):
     assert marks == {pretrained}
 
 
+def scores_before_training(pretrained=True, kernel=None, **options):
+    """Those of one kernel, once their optimizer is built."""
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(8)])
+    if kernel is not None:
+        model.layers[0].kernel.assign(kernel)
+    kg.sparsify(model, pretrained=pretrained, seed=0, **options)
+    optimizer = kg.optimizers.ProjectedOptimizer("sgd", density=1.0)
+    optimizer.build(model.trainable_variables)
+    (mask,) = masks_of(model)
+    return np.asarray(mask.mask_scores), np.asarray(model.layers[0].kernel)
+
+
+@pytest.mark.every_backend
+def test_scores_of_a_pretrained_network_start_from_magnitudes():
+    scores, kernel = scores_before_training()
+
+    scale = math.sqrt(2 * np.square(kernel).mean())
+    expected = [0.5 + 0.5 * math.erf(w / scale) for w in abs(kernel).ravel()]
+    np.testing.assert_allclose(scores.ravel(), expected, atol=1e-6)
+
+
+def test_scores_of_units_start_from_their_root_mean_squares():
+    scores, kernel = scores_before_training(granularity="unit")
+
+    magnitudes = np.sqrt(np.square(kernel).mean(axis=0))
+    order = np.argsort(magnitudes)
+    np.testing.assert_array_equal(np.argsort(scores.ravel()), order)
+
+
+def test_scores_of_zeros_start_equal():
+    scores, _ = scores_before_training(kernel=np.zeros((6, 8)))
+
+    np.testing.assert_array_equal(scores, np.full((6, 8), 0.5))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pretrained": False},
+        {
+            "mask": kg.masks.LearnedMask(
+                scores_initializer=keras.initializers.Constant(0.9)
+            )
+        },
+        {"mask": "magnitude"},
+    ],
+    ids=["new", "own start", "ranked"],
+)
+def test_other_scores_start_as_they_are(options):
+    scores, _ = scores_before_training(**options)
+
+    assert np.unique(scores).size == 1
+    assert scores.max() >= 0.9
+
+
+def test_scores_that_were_trained_start_as_they_are():
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(8)])
+    kg.sparsify(model, pretrained=True)
+    (mask,) = masks_of(model)
+    found = []
+    for _ in range(2):
+        optimizer = kg.optimizers.ProjectedOptimizer("sgd", density=0.5)
+        optimizer.build(model.trainable_variables)
+        found.append(np.asarray(mask.mask_scores))
+
+    np.testing.assert_allclose(*found, atol=1e-6)
+
+
+@pytest.mark.every_backend
+def test_too_few_steps_to_decide_leave_the_largest_magnitudes():
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(8)])
+    kernel = np.asarray(model.layers[0].kernel)
+    kg.sparsify(model, pretrained=True)
+    inner = keras.optimizers.SGD(0.0)
+    density = kg.schedules.CubicDensity(0.25)
+    model.compile(
+        kg.optimizers.ProjectedOptimizer(
+            inner,
+            density,
+            score_optimizer=kg.optimizers.ScoreSGD(1e-6),
+        ),
+        loss="mse",
+    )
+    x = np.random.default_rng(0).normal(size=(32, 6)).astype("float32")
+    model.fit(x, np.ones((32, 8)), batch_size=8, verbose=0)
+    kg.strip(model)
+
+    kept = np.asarray(model.layers[0].kernel) != 0
+    assert kept.sum() == 12
+    assert abs(kernel)[kept].min() > abs(kernel)[~kept].max()
+
+
 @pytest.mark.parametrize(
     ("mask", "granularity"),
     [
@@ -138,3 +232,28 @@ def test_a_sparse_checkpoint_keeps_its_zeros(mask, granularity):
 
     assert (np.asarray(model.layers[0].kernel)[zeros] == 0).all()
     assert np.count_nonzero(model.layers[0].kernel) > 0
+
+
+@pytest.mark.parametrize(
+    ("mask", "pretrained", "initial", "expected"),
+    [
+        ("learned", True, None, 0.25),
+        ("learned", True, 0.5, 0.5),
+        ("learned", False, None, 1.0),
+        ("hard_concrete", True, None, 1.0),
+        ("magnitude", True, None, 1.0),
+    ],
+)
+def test_the_density_that_training_starts_at(
+    mask, pretrained, initial, expected
+):
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(8)])
+    kg.sparsify(model, mask, pretrained=pretrained)
+    density = kg.schedules.CubicDensity(0.25, 100, initial)
+    optimizer = kg.optimizers.ProjectedOptimizer("sgd", density)
+    optimizer.build(model.trainable_variables)
+
+    assert optimizer.current_budget() == pytest.approx(48 * expected)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert float(again.density(0)) == pytest.approx(expected)
+    assert float(again.density(100)) == pytest.approx(0.25)

@@ -171,7 +171,7 @@ def cells(text, name):
 def test_report_prints_as_tables():
     big = keras.Sequential([keras.Input((40,)), layers.Dense(50, name="wide")])
     big.add(layers.Dense(2, name="top"))
-    sparse = kg.sparsify(randomized(big), filters="wide")
+    sparse = kg.sparsify(randomized(big), filters="wide", pretrained=False)
     report = kg.sparsity_report(compiled(sparse, density=0.25))
 
     text = str(report)
