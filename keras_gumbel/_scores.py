@@ -198,21 +198,24 @@ def saliency_of(variable: Any) -> Tensor:
 
 
 def start_by_saliency(variable: Any) -> None:
-    """Orders learned scores of a pretrained network, if all of them are 1.
+    """Orders scores of a pretrained network that have never been trained.
 
-    They become at least 1/2. See `ProjectedOptimizer`.
+    Those of 1 become at least 1/2, and those of 0 stay. See
+    `keras_gumbel.optimizers.ProjectedOptimizer`.
     """
     mark = mark_of(variable)
     if mark.ranked or not mark.pretrained or mark.saliency is None:
         return
-    if not bool(ops.all(ops.equal(variable, 1.0))):
+    trained = optimizer_of(variable) is not None or is_final(variable)
+    scores = ops.convert_to_tensor(variable)
+    if trained or not bool(ops.all(scores * (1.0 - scores) == 0)):
         return
-    saliency = ops.cast(mark.saliency(), "float32")
+    saliency = ops.cast(mark.saliency(), scores.dtype)
     mean_square = ops.mean(ops.square(saliency))
     # Weights that are all 0 have equal scores.
     scale = ops.rsqrt(2.0 * ops.where(mean_square > 0, mean_square, 1.0))
     smaller = ops.erf(saliency * scale)
-    variable.assign(ops.cast(0.5 + 0.5 * smaller, variable.dtype))
+    variable.assign(scores * (0.5 + 0.5 * smaller))
 
 
 def importance_of(variable: Any) -> Tensor:

@@ -106,6 +106,7 @@ def test_the_readme_has_the_address_of_the_repository_on_the_index():
         assert (ROOT / path).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 @pytest.mark.parametrize("path", PAGES)
 def test_pages_run(path, tmp_path, monkeypatch):

@@ -196,7 +196,9 @@ def data(tmp_path_factory):
     [
         name
         if name in EVERYWHERE
-        else pytest.param(name, marks=pytest.mark.one_backend)
+        else pytest.param(
+            name, marks=[pytest.mark.one_backend, pytest.mark.slow]
+        )
         for name in CHECKS
     ],
 )

@@ -12,6 +12,7 @@ from keras import ops
 from keras_gumbel import _keras_private
 from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import saliency_of
+from keras_gumbel._scores import start_by_saliency
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import is_schedule
@@ -94,6 +95,13 @@ class BudgetGroup:
         unknown = getattr(limit, "initial", 1.0) is None
         if unknown and all(mark_of(v).at_once for v in self.variables):
             limit.initial = limit.final
+
+    def start(self) -> None:
+        """Orders scores of a pretrained network, if the budget drops some."""
+        spent = self.spent(list(map(ops.convert_to_numpy, self.variables)))
+        if spent > float(ops.convert_to_numpy(self.budget_at(LAST_STEP))):
+            for variable in self.variables:
+                start_by_saliency(variable)
 
     @property
     def frequency(self) -> int:

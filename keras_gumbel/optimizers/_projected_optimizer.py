@@ -21,7 +21,6 @@ from keras_gumbel._budgets import limits_of
 from keras_gumbel._budgets import require_limits
 from keras_gumbel._scores import mark_of
 from keras_gumbel._scores import marked_scores
-from keras_gumbel._scores import start_by_saliency
 from keras_gumbel._scores import train_by
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import SparsityWarning
@@ -62,11 +61,12 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
     is built, it projects the scores, so they start within the budget. Weight
     decay is not applied to scores.
 
-    In a pretrained network, the learned scores of each weight matrix first
-    become, if all of them are 1,
+    The scores of a pretrained network start from the magnitudes w of its
+    weights. If scores of 1 have not been trained before, and not all of them
+    fit the final budget, those of each weight matrix are multiplied by
 
     ```
-    s = (1 + erf(|w| / sqrt(2 * mean of w**2))) / 2
+    (1 + erf(|w| / sqrt(2 * mean of w**2))) / 2
     ```
 
     If the weights are normally distributed, erf is the fraction of weights with
@@ -303,14 +303,17 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         )
         for leaf in leaves:
             _keras_private.forgo_needless_weight_decay(leaf)
-        for score in scores:
-            train_by(score, self)
         # Scores of a layer that TensorFlow builds while it traces the first
         # step have no values yet. They are projected at the end of that step.
-        if all(map(_keras_private.has_values, scores)):
+        ready = all(map(_keras_private.has_values, scores))
+        if ready:
             with _keras_private.outside_graph():
-                for score in scores:
-                    start_by_saliency(score)
+                for group in self._groups:
+                    group.start()
+        for score in scores:
+            train_by(score, self)
+        if ready:
+            with _keras_private.outside_graph():
                 self._settle(scores)
 
     def apply(

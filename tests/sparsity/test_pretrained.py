@@ -110,13 +110,14 @@ def test_files_keep_what_the_network_was(pretrained, tmp_path):
     assert marks == {pretrained}
 
 
-def scores_before_training(pretrained=True, kernel=None, **options):
+def scores_before_training(pretrained=True, kernel=None, final=0.5, **options):
     """Those of one kernel, once their optimizer is built."""
     model = keras.Sequential([keras.Input((6,)), layers.Dense(8)])
     if kernel is not None:
         model.layers[0].kernel.assign(kernel)
     kg.sparsify(model, pretrained=pretrained, seed=0, **options)
-    optimizer = kg.optimizers.ProjectedOptimizer("sgd", density=1.0)
+    density = kg.schedules.CubicDensity(final, 100, initial=1.0)
+    optimizer = kg.optimizers.ProjectedOptimizer("sgd", density)
     optimizer.build(model.trainable_variables)
     (mask,) = masks_of(model)
     return np.asarray(mask.mask_scores), np.asarray(model.layers[0].kernel)
@@ -155,14 +156,29 @@ def test_scores_of_zeros_start_equal():
             )
         },
         {"mask": "magnitude"},
+        {"final": 1.0},
     ],
-    ids=["new", "own start", "ranked"],
+    ids=["new", "own start", "ranked", "all are kept"],
 )
 def test_other_scores_start_as_they_are(options):
     scores, _ = scores_before_training(**options)
 
     assert np.unique(scores).size == 1
     assert scores.max() >= 0.9
+
+
+def test_zeros_that_are_kept_stay_zero():
+    kernel = np.random.default_rng(0).normal(size=(6, 8))
+    kernel[2:5] = 0.0
+
+    scores, _ = scores_before_training(
+        kernel=kernel, final=0.25, keep_zeros=True
+    )
+
+    np.testing.assert_array_equal(scores == 0, kernel == 0)
+    kept = kernel != 0
+    order = np.argsort(abs(kernel)[kept])
+    np.testing.assert_array_equal(np.argsort(scores[kept]), order)
 
 
 def test_scores_that_were_trained_start_as_they_are():
