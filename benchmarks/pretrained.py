@@ -135,7 +135,7 @@ class Method:
     Attributes:
         mask: What `sparsify` takes.
         falling: Whether the density falls over the steps, or is what it is in
-            the end from the first one on. `None` is the default.
+            the end from the first one on.
         live: Share of the steps after which the mask is final, or `None` for
             the default.
         scope: What shares a budget: "global", all kernels, or each its own
@@ -148,7 +148,7 @@ class Method:
     """
 
     mask: object
-    falling: bool | None = None
+    falling: bool = True
     live: float | None = None
     scope: str = "global"
     reconstruct: bool = False
@@ -187,7 +187,6 @@ class PriorMask(kg.masks.LearnedMask):
 DENSE_GRADIENT = kg.masks.MagnitudeMask(gradient="dense")
 METHODS = {
     "ours": Method("learned"),
-    "ours, falling": Method("learned", falling=True),
     "magnitude": Method("magnitude", live=0.8),
     "magnitude, at once": Method("magnitude", falling=False, live=0.8),
     "magnitude, dense gradient": Method(DENSE_GRADIENT, live=0.8),
@@ -208,9 +207,9 @@ METHODS = {
     "magnitude, per layer": Method("magnitude", scope="uniform"),
     "SparseGPT": Method("sparsegpt"),
 }
-TUNED = tuple(METHODS)[:6]
+TUNED = tuple(METHODS)[:5]
 FIRST = "ours, reconstructed first"
-ONE_SHOT = tuple(METHODS)[10:]
+ONE_SHOT = tuple(METHODS)[9:]
 
 
 def mlp(units):
@@ -358,7 +357,7 @@ def edges():
         batch_size=2,
         steps=(0, 24),
         densities=(0.5, 0.3, 0.2, 0.1),
-        methods=("ours", "ours, falling", "magnitude", FIRST, *ONE_SHOT),
+        methods=(*TUNED[:2], FIRST, *ONE_SHOT),
         rates=(1e-5, 1e-4),
         filters="block",
         samples=6,
@@ -538,7 +537,7 @@ def prune(task, method, model, density, steps, rate, seed):
         if steps:
             fit(task, model, decaying(task, rate, steps), steps, seed)
     else:
-        initial = {True: 1.0, False: final, None: None}[method.falling]
+        initial = None if method.falling else final
         live = "auto"
         if method.live is not None:
             live = max(1, round(method.live * steps))
@@ -705,7 +704,7 @@ def best_magnitude(rows, sign):
     """Returns the rival that is best on validation data, in every cell."""
     cells = {}
     for row in rows:
-        if row["method"] in TUNED[2:]:
+        if row["method"] in TUNED[1:]:
             cells.setdefault((row["steps"], row["density"]), []).append(row)
     # Rows of older versions do not say how good they are on validation data.
     known = [c for c in cells.values() if all("validation" in r for r in c)]

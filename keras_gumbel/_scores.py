@@ -45,8 +45,8 @@ class Mark:
             final mask; `(None, axes)`: the same number in every row, by the
             density; or `None`.
         pretrained: Boolean, whether the weights have been trained before.
-        at_once: Boolean, whether the scores are under their final budget from
-            the first step on, if the schedule of their budget allows it.
+        prunes_early: Boolean, whether the density falls early, if its schedule
+            does not say when.
         observed: Boolean, whether the optimizer averages the gradients of the
             scores as their saliencies.
         place: The position of their channels, or `None` if they are not
@@ -62,7 +62,7 @@ class Mark:
     weights_per_score: int = 1
     rows: Rows = None
     pretrained: bool = False
-    at_once: bool = False
+    prunes_early: bool = False
     observed: bool = False
     place: Any = None
     minimum: float = 0.0

@@ -60,7 +60,7 @@ class Constant(keras.optimizers.schedules.LearningRateSchedule):
 class _Timed(keras.optimizers.schedules.LearningRateSchedule):
     """Base of the schedules that end after a number of steps."""
 
-    initial: float | None
+    initial: float
     final: float
 
     def __init__(self, steps: int | None) -> None:
@@ -75,10 +75,7 @@ class _Timed(keras.optimizers.schedules.LearningRateSchedule):
         """
         if self._find_steps() is not None:
             return None
-        return self._first() if begins else self.final
-
-    def _first(self) -> float:
-        return 1.0 if self.initial is None else self.initial
+        return self.initial if begins else self.final
 
     def known_steps(self) -> float:
         """Returns `steps`, or sets them to those of the running `fit`.
@@ -104,8 +101,6 @@ class _Timed(keras.optimizers.schedules.LearningRateSchedule):
 
 class _Annealing(_Timed):
     """Base of the schedules that go from one value to another."""
-
-    initial: float
 
     def __init__(
         self, initial: float, final: float, steps: int | None = None
@@ -239,15 +234,14 @@ class CubicDensity(_Timed):
         final: Number in (0, 1], the density from `end` on.
         steps: Positive number of training steps of the whole run, or `None`
             for all the steps of the first `fit`. Defaults to `None`.
-        initial: Number in (0, 1], the density up to `begin`. Or `None`:
-            `ProjectedOptimizer` sets it to `final` for a pretrained network
-            with a `LearnedMask`, which is then under its final budget from
-            the first step. In all other cases, `None` is 1. Defaults to
-            `None`.
+        initial: Number in (0, 1], the density up to `begin`. `None` is 1, or
+            `final ** 0.4` for a `LearnedMask` on a pretrained network.
+            Defaults to `None`.
         begin: Number in [0, 1), the fraction of `steps` after which the
             density starts to fall. Defaults to `0.0`.
         end: Number in (begin, 1], the fraction of `steps` after which the
-            density is constant. Defaults to `0.6`.
+            density is constant. `None` is 0.6, or halfway from `begin` to 0.6
+            for a `LearnedMask` on a pretrained network. Defaults to `None`.
 
     Raises:
         ValueError: If an argument is out of its range; when called, if `steps`
@@ -269,11 +263,19 @@ class CubicDensity(_Timed):
         steps: int | None = None,
         initial: float | None = None,
         begin: float = 0.0,
-        end: float = 0.6,
+        end: float | None = None,
     ) -> None:
+        # What was left out, until it is known whether the network is
+        # pretrained.
+        self._open = {
+            name
+            for name, value in {"initial": initial, "end": end}.items()
+            if value is None
+        }
+        initial = 1.0 if initial is None else initial
+        end = 0.6 if end is None else end
         require_density("CubicDensity", "final", final)
-        if initial is not None:
-            require_density("CubicDensity", "initial", initial)
+        require_density("CubicDensity", "initial", initial)
         if not is_number(begin) or not 0 <= begin < 1:
             raise invalid_argument(
                 "CubicDensity", "begin", "a fraction in [0, 1)", begin
@@ -288,21 +290,29 @@ class CubicDensity(_Timed):
         self.begin = begin
         self.end = end
 
+    def prune_early(self) -> None:
+        """Sets what was left out to the defaults of pretrained networks."""
+        if "initial" in self._open:
+            self.initial = self.final**0.4
+        if "end" in self._open:
+            self.end = (self.begin + self.end) / 2
+        self._open.clear()
+
     def __call__(self, step: Tensor) -> Tensor:
         steps = self.known_steps()
         begin = self.begin * steps
         length = (self.end - self.begin) * steps
         step = ops.cast(step, "float32") - begin
         remaining = 1.0 - _fraction(step, length)
-        return self.final + (self._first() - self.final) * remaining**3
+        return self.final + (self.initial - self.final) * remaining**3
 
     def get_config(self) -> dict[str, Any]:
+        known = {"initial": self.initial, "end": self.end}
         return {
             "final": self.final,
             "steps": self.steps,
-            "initial": self.initial,
             "begin": self.begin,
-            "end": self.end,
+            **{n: None if n in self._open else v for n, v in known.items()},
         }
 
 

@@ -90,11 +90,11 @@ class BudgetGroup:
         return any(mark_of(v).ranked for v in self.variables)
 
     def plan(self) -> None:
-        """Decides where a schedule starts that does not say so itself."""
+        """Completes a schedule that depends on the network."""
         limit = self.budget if self.density is None else self.density
-        unknown = getattr(limit, "initial", 1.0) is None
-        if unknown and all(mark_of(v).at_once for v in self.variables):
-            limit.initial = limit.final
+        early = all(mark_of(v).prunes_early for v in self.variables)
+        if early and hasattr(limit, "prune_early"):
+            limit.prune_early()
 
     def start(self) -> None:
         """Orders scores of a pretrained network, if the budget drops some."""

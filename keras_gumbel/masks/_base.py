@@ -84,9 +84,9 @@ class Mask(keras.layers.Layer):
     relative = False
     # Whether the saliencies are averages of squared gradients of the scores.
     observed = False
-    # Whether a pretrained network does best under its final budget from the
-    # first step on: see docs/benchmarks/pretrained.md.
-    at_once = False
+    # Whether the density of a pretrained network should fall early: see
+    # docs/benchmarks/pretrained.md.
+    prunes_early = False
 
     def __init__(
         self,

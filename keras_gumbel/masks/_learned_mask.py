@@ -51,7 +51,7 @@ class LearnedMask(Mask):
     (2, 3)
     """
 
-    at_once = True
+    prunes_early = True
 
     def draw(self, training: bool | None = False) -> Tensor:
         scores = ops.convert_to_tensor(self.mask_scores)

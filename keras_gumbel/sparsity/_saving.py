@@ -67,7 +67,7 @@ def put_mask_on(
             weights_per_score=layout.weights_per_score,
             rows=layout.rows,
             pretrained=pretrained,
-            at_once=pretrained and mask.at_once,
+            prunes_early=pretrained and mask.prunes_early,
             minimum=minimum,
             name=name,
         ),

@@ -251,25 +251,40 @@ def test_a_sparse_checkpoint_keeps_its_zeros(mask, granularity):
 
 
 @pytest.mark.parametrize(
-    ("mask", "pretrained", "initial", "expected"),
+    ("mask", "pretrained", "arguments", "expected"),
     [
-        ("learned", True, None, 0.25),
-        ("learned", True, 0.5, 0.5),
-        ("learned", False, None, 1.0),
-        ("hard_concrete", True, None, 1.0),
-        ("magnitude", True, None, 1.0),
+        ("learned", True, {}, (0.25**0.4, 30)),
+        ("learned", True, {"initial": 0.5}, (0.5, 30)),
+        ("learned", True, {"end": 0.8}, (0.25**0.4, 80)),
+        ("learned", True, {"begin": 0.2}, (0.25**0.4, 40)),
+        ("learned", False, {}, (1.0, 60)),
+        ("hard_concrete", True, {}, (1.0, 60)),
+        ("magnitude", True, {}, (1.0, 60)),
     ],
 )
-def test_the_density_that_training_starts_at(
-    mask, pretrained, initial, expected
+def test_the_density_of_a_pretrained_network_falls_early(
+    mask, pretrained, arguments, expected
 ):
     model = keras.Sequential([keras.Input((6,)), layers.Dense(8)])
     kg.sparsify(model, mask, pretrained=pretrained)
-    density = kg.schedules.CubicDensity(0.25, 100, initial)
+    density = kg.schedules.CubicDensity(0.25, 100, **arguments)
     optimizer = kg.optimizers.ProjectedOptimizer("sgd", density)
     optimizer.build(model.trainable_variables)
 
-    assert optimizer.current_budget() == pytest.approx(48 * expected)
+    initial, end = expected
+    assert optimizer.current_budget() == pytest.approx(48 * initial)
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-    assert float(again.density(0)) == pytest.approx(expected)
-    assert float(again.density(100)) == pytest.approx(0.25)
+    for schedule in (density, again.density):
+        assert float(schedule(0)) == pytest.approx(initial)
+        assert float(schedule(end - 1)) > 0.25
+        assert float(schedule(end)) == pytest.approx(0.25)
+
+
+def test_a_schedule_is_open_until_the_network_is_known():
+    density = kg.schedules.CubicDensity(0.25, 100)
+
+    again = kg.schedules.CubicDensity.from_config(density.get_config())
+    again.prune_early()
+
+    assert float(density(0)) == 1.0
+    assert float(again(0)) == pytest.approx(0.25**0.4)
