@@ -559,7 +559,6 @@ class Table:
         columns: Names of results, and the heads of their columns.
         paper: The first result of a kind and a method in the paper, if known.
         digits: Number of decimals.
-        collapses: Whether to count the seeds whose code says nothing.
     """
 
     run: Callable
@@ -571,7 +570,6 @@ class Table:
         default_factory=dict
     )
     digits: int = 2
-    collapses: bool = False
 
 
 def jang(bernoulli, categorical):
@@ -640,14 +638,8 @@ TABLES = {
         ),
         Budget(epochs=40, samples=100),
         {"train": "-ELBO, training", "elbo": "-ELBO", "nats": "-log p"},
-        collapses=True,
     ),
 }
-
-
-def collapsed(record):
-    """Whether the code says nothing: more samples tighten no bound then."""
-    return record["elbo"] - record["nats"] < 0.01
 
 
 def shown(values, digits):
@@ -678,14 +670,11 @@ def print_results(table, records):
             known = table.paper.get((kind, method), "")
             minutes = np.mean([r["seconds"] for r in cells]) / 60
             row = [method, first, *([str(known)] if table.paper else [])]
-            if table.collapses:
-                others.append(str(sum(map(collapsed, cells))))
             rows.append([*row, *others, str(len(cells)), f"{minutes:.1f}"])
         if not rows:
             continue
         first, *others = table.columns.values()
         heads = ["method", first, *(["paper"] if table.paper else [])]
-        others += ["collapsed"] if table.collapses else []
         print_table(f"{kind}:", [*heads, *others, "seeds", "CPU minutes"], rows)
 
 

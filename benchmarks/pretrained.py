@@ -64,7 +64,6 @@ from timing import versions
 
 import keras_gumbel as kg
 from keras_gumbel._moments import moments_of
-from keras_gumbel._moments import scale_shape
 
 RECORDS = pathlib.Path(__file__).parent / "records"
 SGD = functools.partial(keras.optimizers.SGD, momentum=0.9)
@@ -156,34 +155,6 @@ class Method:
     recalibrate: bool = True
 
 
-class PriorMask(kg.masks.LearnedMask):
-    """Learned scores that start from a ranking of the weights of each layer.
-
-    Args:
-        saliency: "wanda" or "obs", what ranks the weights.
-        prior: The scores start evenly spaced between 1 - `prior` and 1.
-        **kwargs: Arguments of `LearnedMask`.
-    """
-
-    def __init__(self, saliency="wanda", prior=0.5, **kwargs):
-        super().__init__(**kwargs)
-        self.by = saliency
-        self.prior = prior
-
-    def attach_to(self, weight, layout, input_axes):
-        magnitudes = np.abs(ops.convert_to_numpy(weight))
-        moments = moments_of(weight)
-        shape = scale_shape(tuple(weight.shape), moments.axes)
-        magnitudes *= moments.scale(self.by).reshape(shape)
-        ranks = np.argsort(np.argsort(magnitudes, axis=None))
-        shares = ranks.reshape(magnitudes.shape) / (ranks.size - 1)
-        self.mask_scores.assign(1.0 - self.prior * (1.0 - shares))
-
-    def get_config(self):
-        own = {"saliency": self.by, "prior": self.prior}
-        return {**super().get_config(), **own}
-
-
 DENSE_GRADIENT = kg.masks.MagnitudeMask(gradient="dense")
 METHODS = {
     "ours": Method("learned"),
@@ -194,8 +165,6 @@ METHODS = {
         DENSE_GRADIENT, falling=False, live=0.8
     ),
     "ours, not recalibrated": Method("learned", recalibrate=False),
-    "ours, Wanda prior": Method(PriorMask("wanda")),
-    "ours, OBS prior": Method(PriorMask("obs")),
     "ours, reconstructed first": Method("obs", reconstruct=True, first=True),
     # One shot.
     "ours, one shot": Method("obs", scope="uniform", reconstruct=True),
@@ -209,7 +178,7 @@ METHODS = {
 }
 TUNED = tuple(METHODS)[:5]
 FIRST = "ours, reconstructed first"
-ONE_SHOT = tuple(METHODS)[9:]
+ONE_SHOT = tuple(METHODS)[7:]
 
 
 def mlp(units):
@@ -520,7 +489,7 @@ def prune(task, method, model, density, steps, rate, seed):
         train = tuple(part[rows[: task.few]] for part in task.train)
         task = dataclasses.replace(task, train=train, batch_size=10)
     now = not steps or method.first
-    if now or isinstance(method.mask, PriorMask):
+    if now:
         calibrate(task, model, seed)
     kg.sparsify(
         model,
