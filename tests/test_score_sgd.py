@@ -215,6 +215,15 @@ def test_default_rate_of_scores_falls_over_the_schedule():
     np.testing.assert_allclose(values, [0.05, 0.025, 0.0], atol=1e-7)
 
 
+def test_default_rate_of_scores_grows_in_a_short_run():
+    optimizer = ProjectedOptimizer("adam", density=CubicDensity(0.1, 20))
+    rate, momentum = optimizer.score_optimizer._learning_rate, 0.8
+
+    reach = sum(float(ops.convert_to_numpy(rate(step))) for step in range(20))
+
+    assert reach / (1 - momentum) == pytest.approx(10.0, rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("end", "expected"), [(0.6, 70), (0.7, 70), (0.85, 85), (1.0, 100)]
 )

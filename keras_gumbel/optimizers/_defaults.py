@@ -13,8 +13,11 @@ from keras_gumbel.optimizers._score_sgd import ScoreSGD
 # The fraction of the steps of its schedules after which the mask is final.
 _LIVE = 0.7
 
-# The first learning rate of the scores.
+# The first learning rate of the scores, and the distance that a score must be
+# able to move in the run (docs/benchmarks/score_learning_rate.md).
 _LEARNING_RATE = 0.05
+_REACH = 10.0
+_MOMENTUM = 0.8
 
 
 def schedule_steps(limits: list[Any]) -> float | None:
@@ -83,10 +86,25 @@ def default_score_optimizer(
     """Returns the optimizer for scores if the user passes none."""
     if isinstance(inner, _keras_private.MULTI_OPTIMIZER):
         return None
-    rate: Any = _LEARNING_RATE
-    if steps is not None:
-        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     return ScoreSGD(
-        rate,
+        default_rate(steps, _REACH),
+        momentum=_MOMENTUM,
         gradient_accumulation_steps=inner.gradient_accumulation_steps,
+    )
+
+
+def default_rate(steps: float | None, reach: float = 0.0) -> Any:
+    """Returns the default learning rate of scores, a number or a schedule.
+
+    Args:
+        steps: Number of steps, or `None` if it is unknown.
+        reach: The distance that a score must be able to move. Scores that start
+            in a good order need not move far. Defaults to `0.0`.
+    """
+    if steps is None:
+        return _LEARNING_RATE
+    # A cosine decay has half of its first rate on average.
+    enough = reach * (1.0 - _MOMENTUM) / (0.5 * steps)
+    return keras.optimizers.schedules.CosineDecay(
+        max(_LEARNING_RATE, enough), steps
     )

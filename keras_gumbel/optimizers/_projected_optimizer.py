@@ -28,6 +28,7 @@ from keras_gumbel._validation import require_positive
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.ops._loops import either
 from keras_gumbel.optimizers._defaults import default_harden_step
+from keras_gumbel.optimizers._defaults import default_rate
 from keras_gumbel.optimizers._defaults import default_score_optimizer
 from keras_gumbel.optimizers._defaults import find_steps
 from keras_gumbel.optimizers._defaults import has_unknown_steps
@@ -111,10 +112,11 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         score_optimizer: The optimizer of the scores, with its own learning
             rate and without moving averages (`use_ema`):
 
-            - `"auto"`: `ScoreSGD`, whose learning rate decays from 0.05 along
-              a cosine over the `steps` of the schedule of the density or
-              budget, if it has any. If the inner optimizer is a
-              `MultiOptimizer`, the same as `None`.
+            - `"auto"`: `ScoreSGD`, whose learning rate decays along a cosine
+              over the `steps` of the schedule of the density or budget, if it
+              has any. It starts at 0.05, or higher in a run of under 80
+              steps, in which scores that start at 1 need more to be decided.
+              If the inner optimizer is a `MultiOptimizer`, the same as `None`.
             - `None`: the inner optimizer updates the scores.
             - an optimizer, its name, or its config.
 
@@ -202,8 +204,10 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         self.inner_optimizer = inner_optimizer
         self.score_optimizer = score_optimizer
         self.harden_step = harden_step
-        # For `build`, which knows whether there are weights to fine-tune.
+        # For `build`, which knows whether there are weights to fine-tune, and
+        # whether scores start in a good order.
         self._last_step: int | None = None
+        self._rate_is_default = False
         self.regrow = regrow
         if not has_unknown_steps(self._limits()):
             self.complete()
@@ -264,6 +268,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             self.score_optimizer = default_score_optimizer(
                 self.inner_optimizer, schedule_steps(limits)
             )
+            self._rate_is_default = self.score_optimizer is not None
         if self.score_optimizer is not None:
             factor = self.inner_optimizer.loss_scale_factor
             self.score_optimizer.loss_scale_factor = factor
@@ -279,6 +284,11 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         for group in self._groups:
             require_sound(group)
             group.plan()
+        if self._rate_is_default and all(
+            mark_of(score).prunes_early for score in scores
+        ):
+            steps = schedule_steps(self._limits())
+            self.score_optimizer.learning_rate = default_rate(steps)
         marked = marked_scores(variables)
         if self._last_step is not None and len(marked) == len(variables):
             self.harden_step = self._last_step

@@ -288,3 +288,25 @@ def test_a_schedule_is_open_until_the_network_is_known():
 
     assert float(density(0)) == 1.0
     assert float(again(0)) == pytest.approx(0.25**0.4)
+
+
+@pytest.mark.parametrize(
+    ("mask", "pretrained", "expected"),
+    [
+        ("learned", True, 0.05),
+        ("learned", False, 0.2),
+        ("hard_concrete", True, 0.2),
+    ],
+)
+def test_scores_that_start_in_order_need_no_higher_rate_in_a_short_run(
+    mask, pretrained, expected
+):
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(8)])
+    kg.sparsify(model, mask, pretrained=pretrained)
+    density = kg.schedules.CubicDensity(0.25, 20)
+    optimizer = kg.optimizers.ProjectedOptimizer("sgd", density)
+    optimizer.build(model.trainable_variables)
+
+    rate = float(optimizer.score_optimizer.learning_rate)
+
+    assert rate == pytest.approx(expected)
