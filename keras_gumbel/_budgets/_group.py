@@ -98,6 +98,8 @@ class BudgetGroup:
 
     def start(self) -> None:
         """Orders scores of a pretrained network, if the budget drops some."""
+        if self.ranked:
+            return
         spent = self.spent(list(map(ops.convert_to_numpy, self.variables)))
         if spent > float(ops.convert_to_numpy(self.budget_at(LAST_STEP))):
             for variable in self.variables:

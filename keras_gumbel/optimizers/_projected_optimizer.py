@@ -62,17 +62,18 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
     is built, it projects the scores, so they start within the budget. Weight
     decay is not applied to scores.
 
-    The scores of a pretrained network start from the magnitudes w of its
-    weights. If scores of 1 have not been trained before, and not all of them
-    fit the final budget, those of each weight matrix are multiplied by
+    The learned scores of a pretrained network start from the magnitudes |w| of
+    its weights. If scores of 1 have not been trained before, and not all of
+    them fit the final budget, those of each weight matrix are multiplied by
 
     ```
     (1 + erf(|w| / sqrt(2 * mean of w**2))) / 2
     ```
 
-    If the weights are normally distributed, erf is the fraction of weights with
-    smaller magnitudes. The fewer steps the scores are trained, the more the
-    final mask is like that of magnitude pruning.
+    For a score of several weights, |w| is their root mean square. If weights
+    are normally distributed, erf is the fraction of weights with smaller
+    magnitudes. The fewer steps the scores are trained, the more the final mask
+    is like that of magnitude pruning.
 
     After `harden_step` steps, the mask is final: the K largest scores are 1 and
     all others are 0. The rest of the training fine-tunes the kept weights.
