@@ -110,15 +110,25 @@ def test_files_keep_what_the_network_was(pretrained, tmp_path):
     assert marks == {pretrained}
 
 
-def scores_before_training(pretrained=True, kernel=None, final=0.5, **options):
-    """Those of one kernel, once their optimizer is built."""
-    model = keras.Sequential([keras.Input((6,)), layers.Dense(8)])
-    if kernel is not None:
-        model.layers[0].kernel.assign(kernel)
-    kg.sparsify(model, pretrained=pretrained, seed=0, **options)
-    density = kg.schedules.CubicDensity(final, 100, initial=1.0)
+def one_kernel():
+    return keras.Sequential([keras.Input((6,)), layers.Dense(8)])
+
+
+def built(model, density, **options):
+    """Puts masks on a model, and returns its optimizer, which is built."""
+    kg.sparsify(model, seed=0, **options)
     optimizer = kg.optimizers.ProjectedOptimizer("sgd", density)
     optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+def scores_before_training(pretrained=True, kernel=None, final=0.5, **options):
+    """Those of one kernel, once their optimizer is built."""
+    model = one_kernel()
+    if kernel is not None:
+        model.layers[0].kernel.assign(kernel)
+    density = kg.schedules.CubicDensity(final, 100, initial=1.0)
+    built(model, density, pretrained=pretrained, **options)
     (mask,) = masks_of(model)
     return np.asarray(mask.mask_scores), np.asarray(model.layers[0].kernel)
 
@@ -182,7 +192,7 @@ def test_zeros_that_are_kept_stay_zero():
 
 
 def test_scores_that_were_trained_start_as_they_are():
-    model = keras.Sequential([keras.Input((6,)), layers.Dense(8)])
+    model = one_kernel()
     kg.sparsify(model, pretrained=True)
     (mask,) = masks_of(model)
     found = []
@@ -196,7 +206,7 @@ def test_scores_that_were_trained_start_as_they_are():
 
 @pytest.mark.every_backend
 def test_too_few_steps_to_decide_leave_the_largest_magnitudes():
-    model = keras.Sequential([keras.Input((6,)), layers.Dense(8)])
+    model = one_kernel()
     kernel = np.asarray(model.layers[0].kernel)
     kg.sparsify(model, pretrained=True)
     inner = keras.optimizers.SGD(0.0)
@@ -265,11 +275,8 @@ def test_a_sparse_checkpoint_keeps_its_zeros(mask, granularity):
 def test_the_density_of_a_pretrained_network_falls_early(
     mask, pretrained, arguments, expected
 ):
-    model = keras.Sequential([keras.Input((6,)), layers.Dense(8)])
-    kg.sparsify(model, mask, pretrained=pretrained)
     density = kg.schedules.CubicDensity(0.25, 100, **arguments)
-    optimizer = kg.optimizers.ProjectedOptimizer("sgd", density)
-    optimizer.build(model.trainable_variables)
+    optimizer = built(one_kernel(), density, mask=mask, pretrained=pretrained)
 
     initial, end = expected
     assert optimizer.current_budget() == pytest.approx(48 * initial)
@@ -301,11 +308,8 @@ def test_a_schedule_is_open_until_the_network_is_known():
 def test_scores_that_start_in_order_need_no_higher_rate_in_a_short_run(
     mask, pretrained, expected
 ):
-    model = keras.Sequential([keras.Input((6,)), layers.Dense(8)])
-    kg.sparsify(model, mask, pretrained=pretrained)
     density = kg.schedules.CubicDensity(0.25, 20)
-    optimizer = kg.optimizers.ProjectedOptimizer("sgd", density)
-    optimizer.build(model.trainable_variables)
+    optimizer = built(one_kernel(), density, mask=mask, pretrained=pretrained)
 
     rate = float(optimizer.score_optimizer.learning_rate)
 
