@@ -29,6 +29,7 @@ OLDEST_ENV := .venv-oldest-$(BACKEND)
 NIGHTLY_ENV := .venv-nightly-$(BACKEND)
 DIST_ENV := .venv-dist
 CLEAN_ENV := .venv-clean
+README_ENV := .venv-readme
 DEMO_ENV := .venv-demo-$(KERAS_BACKEND)
 DOCS_ENV := .venv-docs
 
@@ -56,11 +57,10 @@ test: $(TEST_ENV)/ready
 			|| exit 1; \
 	done
 
-# For in between: neither what is slow, nor exports, examples and pages.
+# For in between, without what is slow.
 test-quick: $(TEST_ENV)/ready
 	KERAS_BACKEND=torch OMP_NUM_THREADS=1 $(TEST_ENV)/bin/python $(PYTEST) \
-		-m "not slow" --ignore tests/test_examples.py \
-		--ignore tests/test_documentation.py --ignore tests/test_export.py
+		-m "not slow"
 
 # With lines and branches that no test runs; on torch, where nothing compiles.
 coverage: $(TEST_ENV)/ready
@@ -132,8 +132,8 @@ dist: packages
 
 # The README's blocks, each alone, with what its install block brings.
 readme-check: packages
-	$(PYTHON) tools/readme_check.py dist/*.whl $(CLEAN_ENV)
-	rm -rf $(CLEAN_ENV)
+	$(PYTHON) tools/readme_check.py dist/*.whl $(README_ENV)
+	rm -rf $(README_ENV)
 
 # The chart of the README, from benchmarks/records.
 charts: $(DOCS_ENV)/ready

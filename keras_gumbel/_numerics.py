@@ -241,8 +241,7 @@ def tempered_softmax(
         floor = -_NEGLIGIBLE[dtype_of(values)] * ops.stop_gradient(temperature)
         distance = ops.maximum(distance, floor)
     elif keras.backend.backend() == "torch":
-        some = ops.not_equal(top, -_HUGE)
-        return _softmax(distance, temperature, some, axis)
+        return _softmax(distance, temperature, top, axis)
     share = ops.exp(distance / temperature)
     total = ops.sum(share, axis=axis, keepdims=True)
     total = ops.where(ops.equal(total, 0.0), 1.0, total)
@@ -250,20 +249,20 @@ def tempered_softmax(
 
 
 def _softmax(
-    distance: Tensor, temperature: float, some: Tensor, axis: int
+    distance: Tensor, temperature: float, top: Tensor, axis: int
 ) -> Tensor:
-    """`softmax(distance / temperature)`, and zeros if not `some`.
+    """`softmax(distance / temperature)`, and zeros for rows of -inf alone.
 
     Eager torch computes it in one operation, and keeps nothing but the result
-    for the backward pass. Without `some`, a row of -inf alone would be NaN. A
-    compiler does as well without, and ONNX files from TensorFlow have `where`
-    as a product, of 0 and -inf in such a row.
+    for the backward pass. Such a row would be NaN: it gets the finite `top` for
+    all its entries, and is multiplied by 0. A compiler does as well without
+    `softmax`, and ONNX files from TensorFlow have `where` as a product, of 0
+    and -inf in such a row.
     """
-    one = ops.cast(some, dtype_of(distance))
-    scaled = ops.where(some, distance, one)
+    some = ops.not_equal(top, -_HUGE)
     if temperature != 1.0:
-        scaled = scaled / temperature
-    return ops.softmax(scaled, axis=axis) * one
+        distance = distance / temperature
+    return ops.softmax(ops.where(some, distance, top), axis=axis) * some
 
 
 def slope_carrier(logits: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ def test_a_cell_of_the_table_is_as_printed(cell):
     assert "| ours" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.backends("torch")
 def test_tables_of_features_are_those_of_the_records():
     if importlib.util.find_spec("jax") is None:
@@ -67,6 +68,7 @@ def test_tables_of_features_are_those_of_the_records():
     assert [line for line in printed if line not in page] == []
 
 
+@pytest.mark.slow
 @pytest.mark.backends("torch")
 def test_tables_of_papers_are_those_of_the_records():
     if importlib.util.find_spec("jax") is None:

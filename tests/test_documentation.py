@@ -60,6 +60,7 @@ def _run(document):
 
 # Keras's own switch for cutting examples short warns, and so does a mask that
 # is made final early.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Limiting epochs")
 @pytest.mark.filterwarnings("ignore:The final mask keeps")
 def test_readme_blocks_run(tmp_path, monkeypatch):

@@ -94,16 +94,16 @@ def at_a_tensor(x):
 
 
 @pytest.mark.parametrize("make", [lambda: function, layer])
-def test_relaxed_sample_keeps_itself_and_a_few_bytes_a_row(make):
+def test_relaxed_sample_keeps_itself_and_a_byte_a_row(make):
     run = make()
 
     assert saved_bytes(functional) == 4 * ROWS * CLASSES
-    assert saved_bytes(run) <= 4 * ROWS * CLASSES + 5 * ROWS
-    assert saved_bytes(at_a_tensor) > 4 * ROWS * CLASSES + 5 * ROWS
+    assert saved_bytes(run) <= 4 * ROWS * CLASSES + ROWS
+    assert saved_bytes(at_a_tensor) > 4 * ROWS * CLASSES + ROWS
 
 
 @pytest.mark.parametrize(
-    ("make", "most"), [(lambda: function, 23), (layer, 27)]
+    ("make", "most"), [(lambda: function, 22), (layer, 26)]
 )
 def test_relaxed_sample_launches_few_operations(make, most):
     run = make()
@@ -112,7 +112,7 @@ def test_relaxed_sample_launches_few_operations(make, most):
 
     assert len(theirs) == 8
     # What is more than theirs: noise on a grid (4), the largest logit taken
-    # off (2), rows without a class (8), and states that count. Some versions of
+    # off (2), rows without a class (7), and states that count. Some versions of
     # Keras cast the noise once more.
     assert len(ours) <= most, ours
 
@@ -126,6 +126,7 @@ def breaks(run, x):
     return [reason.reason for reason in explained.break_reasons]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # those of torch.compile
 def test_compiled_model_is_split_by_the_seeds_of_keras_alone():
     require_keras("3.15", "layers that torch compiles without breaks")

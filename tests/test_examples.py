@@ -191,14 +191,13 @@ def data(tmp_path_factory):
 
 
 # One test an example: it runs once, wherever xdist sends the tests.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
         name
         if name in EVERYWHERE
-        else pytest.param(
-            name, marks=[pytest.mark.one_backend, pytest.mark.slow]
-        )
+        else pytest.param(name, marks=pytest.mark.one_backend)
         for name in CHECKS
     ],
 )

@@ -20,7 +20,7 @@ from tests.newer_keras import require_keras
 from tests.statistics import require_frequencies
 
 # What converters warn of is between them and their dependencies.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 ROOT = pathlib.Path(__file__).parents[1]
 UNEVEN = keras.initializers.RandomUniform(0.0, 1.0, seed=1)

@@ -312,6 +312,7 @@ def _without_scikit_learn(statement):
 
 
 @torch_only
+@pytest.mark.slow
 def test_package_works_without_scikit_learn_and_says_what_is_missing():
     use = "import keras_gumbel as kg; help(kg); kg.FeatureSelector"
 

@@ -25,6 +25,7 @@ def _brought_in(statement):
     return run.stdout.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_import_brings_in_no_backend_and_no_plots():
     assert _brought_in("import keras_gumbel") == "[]"
 

@@ -121,7 +121,10 @@ def _predict_elsewhere(path, x, folder):
     return np.load(folder / "y.npy")
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy",
+    ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)],
+)
 def test_workflow_ends_in_a_plain_model_of_exactly_k_weights(
     policy, digits, tmp_path
 ):

@@ -67,6 +67,7 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.every_backend
 def test_the_file_is_small_and_loads_in_plain_keras(tmp_path):
     model = pruned()
@@ -161,6 +162,7 @@ def test_other_models_are_saved(make, tmp_path):
     np.testing.assert_array_equal(again.predict(inputs, verbose=0), expected)
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_the_old_file(tmp_path):
     path = tmp_path / "model.keras"
     kg.save_compressed(pruned(), path)
