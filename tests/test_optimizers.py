@@ -19,6 +19,7 @@ from keras_gumbel.ops import project_capped_box
 from keras_gumbel.optimizers import ProjectedOptimizer
 from keras_gumbel.schedules import CubicDensity
 from keras_gumbel.schedules import LinearAnnealing
+from tests.cases import compiled_for
 from tests.newer_keras import multi_optimizer
 from tests.newer_keras import require_keras
 
@@ -173,13 +174,7 @@ IN_PYTHON = ("momentum", "adamw", "multi_optimizer", "clipnorm", "budget")
 
 
 @pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=pytest.mark.one_backend)
-        if case in IN_PYTHON
-        else case
-        for case in OPTIMIZERS
-    ],
+    "case", compiled_for(OPTIMIZERS.keys() - IN_PYTHON, OPTIMIZERS)
 )
 def test_fit_keeps_the_budget_after_every_epoch(case):
     model = sparse_model()
@@ -1418,7 +1413,7 @@ def test_optimizer_of_frozen_scores_alone_trains_the_rest():
     assert optimizer.current_budget() == 0.0
 
 
-@pytest.mark.parametrize("frozen", ["layer", "mask"])
+@pytest.mark.parametrize("frozen", compiled_for(["mask"], ["layer", "mask"]))
 @pytest.mark.parametrize("when", ["before_compile", "after_fit"])
 def test_fit_leaves_frozen_masks_as_they_are(frozen, when):
     model = sparse_model()

@@ -10,6 +10,7 @@ from scipy import optimize
 from keras_gumbel.ops import gumbel_sinkhorn
 from keras_gumbel.ops import matching
 from keras_gumbel.ops import sinkhorn
+from tests.cases import compiled_for
 from tests.gradients import MODES
 from tests.gradients import compiled
 from tests.gradients import dtype_of
@@ -309,7 +310,9 @@ def test_sinkhorn_has_the_gradient_of_its_limit(jit):
     np.testing.assert_allclose(warmer.sum(), change / (2 * step), rtol=1e-3)
 
 
-@pytest.mark.parametrize("temperature", [1e-15, 1e-6, 1.0, 1e30])
+@pytest.mark.parametrize(
+    "temperature", compiled_for([1e-15, 1e30], [1e-15, 1e-6, 1.0, 1e30])
+)
 def test_sinkhorn_of_harsh_logits_is_finite(temperature):
     rows = [[1e30, -1e30, 0.0], [1e4, -1e4, 1.0], [-INF, 0.0, 1e30]]
     logits = np.array([rows, np.full((3, 3), -INF), np.eye(3)], "float32")

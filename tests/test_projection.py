@@ -18,6 +18,7 @@ from keras_gumbel.ops import _capped_box
 from keras_gumbel.ops import _scalars
 from keras_gumbel.ops import project_capped_box
 from keras_gumbel.ops._projection import project_over
+from tests.cases import compiled_for
 from tests.gradients import MODES
 from tests.gradients import compiled
 from tests.gradients import dtype_of
@@ -657,17 +658,22 @@ def test_projection_over_its_tensors_is_the_same_bit_for_bit(costs):
         assert found[0].data_ptr() == tensors[0].data_ptr()
 
 
+COSTS_TO_JOIN = {
+    "none": None,
+    "equal": [2.0] * 3,
+    "mixed": [1.0, np.float32(0.5), np.full((1, 7), 0.25)],
+}
+
+
 @pytest.mark.parametrize("jit", MODES)
 @pytest.mark.parametrize("equality", [False, True])
-@pytest.mark.parametrize(
-    "costs", [None, [2.0] * 3, [1.0, np.float32(0.5), np.full((1, 7), 0.25)]]
-)
+@pytest.mark.parametrize("costs", compiled_for(["mixed"], COSTS_TO_JOIN))
 def test_projection_joins_tensors_on_an_accelerator(
     costs, equality, jit, monkeypatch
 ):
     z = [NORMALS[:9], NORMALS[9].reshape(()), NORMALS[10:24].reshape(2, 7)]
     z = list(map(tensor, z))
-    joined = []
+    joined, costs = [], COSTS_TO_JOIN[costs]
 
     def projections():
         # A function of its own each time: JAX compiles it anew.

@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 
 import keras_gumbel as kg
+from tests.cases import compiled_for
 from tests.sparsity import zoo
 
 DENSITY = 0.3
@@ -70,13 +71,7 @@ ON_TORCH = (
 
 
 @pytest.mark.parametrize(
-    "make",
-    [
-        pytest.param(make, marks=pytest.mark.one_backend)
-        if make in ON_TORCH
-        else make
-        for make in zoo.MODELS
-    ],
+    "make", compiled_for(set(zoo.MODELS) - set(ON_TORCH), zoo.MODELS)
 )
 def test_training_and_every_verb(make, tmp_path):
     model, inputs = make()
