@@ -66,6 +66,12 @@ STEPS = 600
 WEIGHT_DECAY = 5e-3
 # Of the scales of batch normalization: https://arxiv.org/abs/1708.06519.
 PENALTY = 1e-4
+# The first and the last step at which the density falls, as shares of them all.
+FALLS = 0.07, 0.45
+# Of hard concrete gates: https://arxiv.org/abs/1712.01312. Their logits start
+# at the scale, which makes their steps larger by its square.
+GATE_PENALTY = 0.1
+GATE_SCALE = 5.0
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -162,8 +168,26 @@ class GammaMask(RankedMask):
     for_channels = True
 
     def saliency(self, weight, layout):
-        squares = [ops.square(gamma) for gamma in vars(self)["gammas"]]
+        squares = [ops.square(norm.gamma) for norm in vars(self)["norms"]]
         return ops.sqrt(sum(squares) / len(squares))
+
+
+class GatesMask(RankedMask):
+    """The probabilities that hard concrete gates are not 0.
+
+    `Trainer` draws the gates, and puts them on batch normalization.
+    """
+
+    for_channels = True
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.gate_logits = self.add_weight(
+            name="gate_logits", shape=self.mask_scores.shape, initializer="ones"
+        )
+
+    def saliency(self, weight, layout):
+        return ops.sigmoid(GATE_SCALE * self.gate_logits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,11 +199,13 @@ class Method:
         widths: "joint" if the budget of multiply-adds decides how many each
             group keeps, "uniform", or "found" for what ours has found.
         penalty: The L1 penalty of the scales of batch normalization.
+        gate_penalty: The penalty of P(gate > 0), averaged over multiply-adds.
     """
 
     mask: object
     widths: str = "joint"
     penalty: float = 0.0
+    gate_penalty: float = 0.0
 
 
 METHODS = {
@@ -193,6 +219,10 @@ METHODS = {
     "Taylor": Method(TaylorMask()),
     "BN scales": Method(GammaMask(), penalty=PENALTY),
     "BN scales, 10 x penalty": Method(GammaMask(), penalty=10 * PENALTY),
+    "hard concrete": Method(GatesMask(), gate_penalty=GATE_PENALTY),
+    "hard concrete, 10 x penalty": Method(
+        GatesMask(), gate_penalty=10 * GATE_PENALTY
+    ),
 }
 
 
@@ -263,14 +293,12 @@ class Falling(keras.optimizers.schedules.LearningRateSchedule):
     One compiled function then trains for every budget.
     """
 
-    def __init__(self, steps, begin=0.07, end=0.45):
-        self.steps, self.begin, self.end = steps, begin, end
-        self.variable = None
+    def __init__(self, steps):
+        self.steps, self.variable = steps, None
 
     def __call__(self, step):
-        part = (ops.cast(step, "float32") / self.steps - self.begin) / (
-            self.end - self.begin
-        )
+        begin, end = FALLS
+        part = (ops.cast(step, "float32") / self.steps - begin) / (end - begin)
         rest = (1.0 - ops.clip(part, 0.0, 1.0)) ** 3
         final = 1.0 if self.variable is None else self.variable
         return final + (1.0 - final) * rest
@@ -314,6 +342,7 @@ class Trainer:
         if self.method.mask is None:
             inner.build(self.model.trainable_variables)
             return inner
+        inner.exclude_from_weight_decay(var_names=["gate_logits"])
         kg.sparsify(self.model, self.method.mask, granularity="channel", seed=0)
         for mask in masks_of(self.model):
             self._prepare(mask)
@@ -342,18 +371,15 @@ class Trainer:
         if isinstance(mask, TaylorMask):
             # The gradient of the mask itself, not that of the examples.
             mask.observed = False
-        if isinstance(mask, GammaMask):
-            names = {
-                f"{p.layer.name}_norm"
-                for p in mask.parts
-                for g in p.gates
-                if g.mask is mask and g.axis == len(p.weight.shape) - 1
-            }
-            vars(mask)["gammas"] = [
-                layer.gamma
-                for layer in self.model.layers
-                if layer.name in names
-            ]
+        names = {
+            f"{p.layer.name}_norm"
+            for p in mask.parts
+            for g in p.gates
+            if g.mask is mask and g.axis == len(p.weight.shape) - 1
+        }
+        vars(mask)["norms"] = [
+            layer for layer in self.model.layers if layer.name in names
+        ]
 
     def _step(self, state, step, x, y, rate):
         """Returns the state after a step. It is compiled."""
@@ -365,9 +391,12 @@ class Trainer:
         ]
 
         def loss(t, n):
+            more = 0.0
+            if self.method.gate_penalty:
+                more, t = self._gated(t, step)
             logits, n = self.model.stateless_call(t, n, x, training=True)
             penalty = sum(jnp.abs(t[i]).sum() for i in penalized)
-            return LOSS(y, logits) + self.method.penalty * penalty, n
+            return LOSS(y, logits) + self.method.penalty * penalty + more, n
 
         t, n, o = state
         grads, n = jax.grad(loss, has_aux=True)(t, n)
@@ -379,6 +408,40 @@ class Trainer:
         o[self.rate_at] = rate * 0.5 * (1 + jnp.cos(jnp.pi * step / self.steps))
         t, o = self.optimizer.stateless_apply(o, grads, t)
         return t, n, o
+
+    def _gated(self, t, step):
+        """Draws gates while the density falls.
+
+        Returns:
+            The penalty, and the trainable variables with gates on them.
+        """
+        variables = self.model.trainable_variables
+        places = {id(v): i for i, v in enumerate(variables)}
+        key = jax.random.PRNGKey(jnp.asarray(step, "int32"))
+        t, penalty = list(t), 0.0
+        for mask in masks_of(self.model):
+            logits = GATE_SCALE * t[places[id(mask.gate_logits)]]
+            key, own = jax.random.split(key)
+            noise = jax.random.logistic(own, logits.shape)
+            gates = kg.ops.hard_concrete(ops.sigmoid(logits), noise=noise)
+            gates = jnp.where(step < FALLS[1] * self.steps, gates, 1.0)
+            for norm in vars(mask)["norms"]:
+                for variable in (norm.gamma, norm.beta):
+                    i = places[id(variable)]
+                    t[i] = t[i] * gates
+            share = self.cost_share[name_of(mask.mask_scores)]
+            penalty += share * ops.sigmoid(logits).sum()
+        return self.method.gate_penalty * penalty, t
+
+    @functools.cached_property
+    def cost_share(self):
+        """What one channel of a group costs, as a share of the network."""
+        cost, found = COSTS[self.make.func], {}
+        for group in self.groups:
+            fewer = list(self.full)
+            fewer[PLACES[group]] -= 1
+            found[group] = 1 - cost(fewer) / cost(self.full)
+        return found
 
     def _calibrated(self, t, n, x):
         """Returns the statistics of batch normalization of a batch."""

@@ -132,7 +132,7 @@ class Method:
     """How a pretrained network is pruned.
 
     Attributes:
-        mask: What `sparsify` takes.
+        mask: What `sparsify` takes, or `None` to keep all weights.
         falling: Whether the density falls over the steps, or is what it is in
             the end from the first one on.
         live: Share of the steps after which the mask is final, or `None` for
@@ -166,6 +166,7 @@ METHODS = {
     ),
     "ours, not recalibrated": Method("learned", recalibrate=False),
     "ours, reconstructed first": Method("obs", reconstruct=True, first=True),
+    "dense, trained on": Method(None),
     # One shot.
     "ours, one shot": Method("obs", scope="uniform", reconstruct=True),
     "ours, global": Method("obs", reconstruct=True),
@@ -178,7 +179,7 @@ METHODS = {
 }
 TUNED = tuple(METHODS)[:5]
 FIRST = "ours, reconstructed first"
-ONE_SHOT = tuple(METHODS)[7:]
+ONE_SHOT = tuple(METHODS)[8:]
 
 
 def mlp(units):
@@ -482,6 +483,9 @@ def prune(task, method, model, density, steps, rate, seed):
     final = 0.5 if isinstance(density, str) else density
     if method.mask == "sparsegpt":
         sparsegpt(task, model, final, granularity, seed)
+        return
+    if method.mask is None:
+        fit(task, model, decaying(task, rate, steps), steps, seed)
         return
     if task.few is not None:
         # Those that a seed draws.

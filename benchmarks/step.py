@@ -4,7 +4,8 @@
 
 prints ratios of `fit` on the same batches, interleaved in one process: the
 dense network is the unit, then comes what a mask adds, one piece after the
-other. It ends with the memory that scores and their optimizer take.
+other. It ends with the memory that scores and their optimizer take. `--jit`
+compiles with XLA, which on TensorFlow Keras does only on request.
 """
 
 import os
@@ -94,7 +95,7 @@ ROWS = {
 }
 
 
-def make_run(network, row, steps, rounds):
+def make_run(network, row, steps, rounds, jit):
     """Returns a function that trains for a number of steps."""
     mask, optimizer = ROWS[row]
     keras.utils.set_random_seed(0)
@@ -107,7 +108,7 @@ def make_run(network, row, steps, rounds):
             kg.sparsify(model, mask, granularity=granularity)
     # As long a schedule as there are steps in all, with those that compile:
     # the budget is active, and the masks stay undecided.
-    model.compile(optimizer((rounds + 2) * steps), LOSS)
+    model.compile(optimizer((rounds + 2) * steps), LOSS, jit_compile=jit)
     generator = np.random.default_rng(0)
     count = steps * BATCH
     x = generator.uniform(size=(count, *model.input_shape[1:]))
@@ -128,11 +129,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument(
+        "--jit", action="store_const", const=True, default="auto"
+    )
     options = parser.parse_args()
     print(versions(BACKEND))
     for name, network in {"LeNet-300-100": lenet, "convnet": convnet}.items():
         made = {
-            row: make_run(network, row, options.steps, options.rounds)
+            row: make_run(
+                network, row, options.steps, options.rounds, options.jit
+            )
             for row in ROWS
         }
         ratios, unit = median_ratios(

@@ -255,7 +255,7 @@ def chart_one_shot(theme: Theme) -> Figure:
 
 def chart_channels(theme: Theme) -> Figure:
     """Accuracy of the rules on the network where all of them were run."""
-    figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 3.8), layout="constrained")
     found = {
         row["method"]: row["test"]
         for row in records("channels-fashion_mnist.jsonl")
