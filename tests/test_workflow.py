@@ -123,12 +123,7 @@ def _predict_elsewhere(path, x, folder):
 
 @pytest.mark.parametrize(
     "policy",
-    [
-        "float32",
-        pytest.param(
-            "mixed_float16", marks=[pytest.mark.slow, pytest.mark.one_backend]
-        ),
-    ],
+    ["float32", pytest.param("mixed_float16", marks=pytest.mark.slow)],
 )
 def test_workflow_ends_in_a_plain_model_of_exactly_k_weights(
     policy, digits, tmp_path
