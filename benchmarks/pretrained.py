@@ -708,7 +708,7 @@ def print_tables(rows, what, digits):
     densities = list(dict.fromkeys(density for _, density in found))
     columns = [d if isinstance(d, str) else f"{d:.0%}" for d in densities]
     steps = rows[0]["steps"]
-    title = f"{steps} steps" if steps else "one shot"
+    title = f"{steps:,} steps" if steps else "one shot"
     cells = []
     for method in methods:
         tests = [found.get((method, density)) for density in densities]

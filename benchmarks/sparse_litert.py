@@ -158,7 +158,7 @@ def other_runtimes(rounds):
 
 def print_others(rounds):
     columns = ["runtime", *map("batch {}".format, BATCHES)]
-    title = "Three layers of 1024 units, 95% zeros in blocks of 4, to no zeros:"
+    title = "Three layers of 1,024 units, 95% zeros in blocks of 4, to no zeros:"
     print_table(title, columns, other_runtimes(rounds))
     rows = [convolution_row(zeros, rounds) for zeros in (0.7, 0.9, 0.95)]
     print_table("1x1 convolutions:", ["zeros", "file", "batch 1"], rows)
@@ -188,7 +188,7 @@ def main():
             for zeros in (0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
         ]
         columns = ["zeros", "pattern", "file", *map("batch {}".format, BATCHES)]
-        print_table(f"Three layers of {width} units:", columns, rows)
+        print_table(f"Three layers of {width:,} units:", columns, rows)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ model no faster, and its `.keras` file no smaller: `shrink`, `export_litert` and
 
 `sparsity_report` says what is kept of each weight, and `shrink_report` what
 `shrink` would remove. `sparsity_costs` returns the cost of each weight, for
-budgets in multiply-adds or bytes. The classes of the reports are in the modules
-`sparsity` and `shrinking`.
+budgets in multiply-adds, bytes or seconds. The classes of the reports are in
+the modules `sparsity` and `shrinking`.
 
 Layers and functions that choose are in `layers` and `ops`.
 """

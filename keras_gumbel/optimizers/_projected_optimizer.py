@@ -80,8 +80,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     Scores of frozen layers (`trainable = False`) do not change, whether they
     were frozen before or after `compile`. They do not count against a budget:
-    `density` is a fraction of the trained scores, and `budget` is a number of
-    these. As always in Keras, call `compile` again after freezing.
+    `density` is a fraction of the weights with trained scores, and `budget` is
+    a number of these. As always in Keras, call `compile` again after freezing.
 
     A `minimum` in `keras_gumbel.sparsify` is a lower limit for the sum of the
     scores of each weight. It is part of the projection, in training and for the
@@ -100,14 +100,14 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
 
     Args:
         inner_optimizer: Optimizer, its name, or its config.
-        density: Number in (0, 1], the fraction of all scores to keep: K is
-            this fraction of their number, or of the sum of their costs. Or a
-            `LearningRateSchedule` of the training step, such as
+        density: Number in (0, 1], the fraction to keep of the weights that
+            have masks: K is this fraction of their number, or of the sum of
+            their costs. Or a `LearningRateSchedule` of the training step, such as
             `keras_gumbel.schedules.CubicDensity`. Or, for separate budgets, a
             dictionary from regex strings to one of these: a variable belongs
             to the first regex found in its path. Pass either `density` or
             `budget`. Defaults to `None`.
-        budget: Positive number K of scores to keep, or their largest cost, a
+        budget: Positive number K of weights to keep, or their largest cost, a
             `LearningRateSchedule`, or a dictionary of these. Defaults to
             `None`.
         score_optimizer: The optimizer of the scores, with its own learning
