@@ -158,7 +158,9 @@ def other_runtimes(rounds):
 
 def print_others(rounds):
     columns = ["runtime", *map("batch {}".format, BATCHES)]
-    title = "Three layers of 1,024 units, 95% zeros in blocks of 4, to no zeros:"
+    title = (
+        "Three layers of 1,024 units, 95% zeros in blocks of 4, to no zeros:"
+    )
     print_table(title, columns, other_runtimes(rounds))
     rows = [convolution_row(zeros, rounds) for zeros in (0.7, 0.9, 0.95)]
     print_table("1x1 convolutions:", ["zeros", "file", "batch 1"], rows)

@@ -375,6 +375,16 @@ def forgo_needless_weight_decay(
         optimizer.weight_decay = None
 
 
+def trained_by(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Returns the variables that an optimizer was built for."""
+    return list(optimizer._trainable_variables)
+
+
+def resumed_epoch(model: keras.Model) -> int | None:
+    """Returns the epoch that a callback continues a run from, or `None`."""
+    return getattr(model, "_initial_epoch", None) or None
+
+
 def moving_averages(
     optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]
 ) -> list[keras.Variable]:

@@ -18,6 +18,7 @@ from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_schedule
+from keras_gumbel._validation import own_schedule
 from keras_gumbel._validation import require_choice
 from keras_gumbel._validation import require_temperature
 from keras_gumbel.random import PRECISION
@@ -113,7 +114,7 @@ class StochasticLayer(NoiseLayer):
             )
         require_choice(owner, "precision", precision, PRECISION)
         super().__init__(inference, seed, **kwargs)
-        self.temperature = temperature
+        self.temperature = own_schedule(temperature)
         self.learn_temperature = learn_temperature
         self.precision = precision
         self._calls_per_update = 1

@@ -1,5 +1,6 @@
 """Checks of user input, the wording of their errors, and our warnings."""
 
+import copy
 import numbers
 from typing import Any
 
@@ -71,6 +72,14 @@ def is_integer(value: Any) -> bool:
 def is_schedule(value: Any) -> bool:
     """Whether `value` is a function of the training step, as Keras has it."""
     return isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
+
+
+def own_schedule(value: Any) -> Any:
+    """Returns a copy of a schedule that will find its steps, or the value.
+
+    The schedule of a user may go into several models, whose runs differ.
+    """
+    return copy.deepcopy(value) if hasattr(value, "known_steps") else value
 
 
 def is_broadcastable(shape: Shape, to: Shape) -> bool:

@@ -15,6 +15,7 @@ from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import is_schedule
+from keras_gumbel._validation import own_schedule
 from keras_gumbel._validation import require_axis
 from keras_gumbel._validation import require_choice
 from keras_gumbel.ops._information import categorical_kl
@@ -92,7 +93,7 @@ class CategoricalKL(keras.Regularizer):
         require_choice("CategoricalKL", "reduction", reduction, ("sum", "mean"))
         if not is_integer(axis):
             raise invalid_argument("CategoricalKL", "axis", "an integer", axis)
-        self.factor = factor
+        self.factor = own_schedule(factor)
         self.prior_logits = _as_list(prior_logits)
         self.axis = axis
         self.reduction = reduction

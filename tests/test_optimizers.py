@@ -1556,3 +1556,101 @@ def test_training_that_diverges_has_no_final_mask(kwargs, regrow, harden_step):
     for _ in range(3):
         apply(optimizer, variables, gradients)
         assert np.isnan(flat(scores_of(model))).all()
+
+
+def gated():
+    """A network with two gates, the name of one of which begins the other."""
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(6, activation="relu"),
+            keras_gumbel.masks.LearnedMask(name="gate_1"),
+            keras.layers.Dense(8, activation="relu"),
+            keras_gumbel.masks.LearnedMask(name="gate_10"),
+            keras.layers.Dense(3),
+        ]
+    )
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("reported", [False, True])
+def test_name_of_a_gate_stands_for_it_alone(reported, tmp_path):
+    model = gated()
+    if reported:
+        keras_gumbel.sparsity_report(model)
+    density = {"gate_1": 0.5, "gate_10": 0.25}
+    model.compile(ProjectedOptimizer("sgd", density=density), "mse")
+    fit(model)
+    model.save(tmp_path / "gated.keras")
+    loaded = keras.saving.load_model(tmp_path / "gated.keras")
+
+    for found in (model, loaded):
+        rows = keras_gumbel.sparsity_report(found).rows
+        assert [(row.name, row.kept) for row in rows] == [
+            ("gate_1", 3),
+            ("gate_10", 2),
+        ]
+
+
+def fitted_before_sparsify(path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    fit(model)
+    return keras_gumbel.sparsify(model)
+
+
+def sparsified_again(path):
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(6, name="first"),
+            keras.layers.Dense(3, name="second"),
+        ]
+    )
+    keras_gumbel.sparsify(model, filters="first")
+    optimizer = ProjectedOptimizer("sgd", density=0.5, harden_step=1)
+    model.compile(optimizer, "mse")
+    fit(model)
+    return keras_gumbel.sparsify(model, filters="second")
+
+
+def softened_after_loading(path):
+    model = sparse_model()
+    model.compile(ProjectedOptimizer("sgd", density=0.5), "mse")
+    fit(model)
+    keras_gumbel.harden(model).save(path)
+    return keras_gumbel.soften(keras.saving.load_model(path))
+
+
+UNKNOWN = [fitted_before_sparsify, sparsified_again, softened_after_loading]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("make", UNKNOWN)
+def test_fit_of_scores_that_the_optimizer_does_not_know_raises(make, tmp_path):
+    model = make(tmp_path / "model.keras")
+
+    with pytest.raises(ValueError, match="Call `compile` again"):
+        fit(model)
+
+    model.compile(ProjectedOptimizer("sgd", density=0.5), "mse")
+    fit(model)
+
+
+@pytest.mark.one_backend
+@pytest.mark.filterwarnings("ignore:Skipping variable loading")
+def test_weights_for_an_optimizer_that_is_not_built_say_so(tmp_path):
+    models = [sparse_model(), sparse_model()]
+    for model in models:
+        model.compile(ProjectedOptimizer("sgd", density=0.5), "mse")
+    fit(models[0])
+    models[0].save_weights(tmp_path / "model.weights.h5")
+
+    with pytest.warns(keras_gumbel.SparsityWarning, match="is not built"):
+        models[1].load_weights(tmp_path / "model.weights.h5")
+
+
+@pytest.mark.one_backend
+def test_costs_of_another_kind_raise():
+    with pytest.raises(ValueError, match="must be a dictionary"):
+        ProjectedOptimizer("sgd", density=0.5, costs=[2.0])

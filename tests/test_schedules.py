@@ -267,10 +267,11 @@ def test_fit_tells_samplers_how_long_it_is(accumulated):
 
     model.fit(X, X, batch_size=3, epochs=2, verbose=0)
 
-    assert schedule.steps == 8 // (accumulated or 1)
+    found = sampler.temperature
+    assert found.steps == 8 // (accumulated or 1)
     assert float(sampler.current_temperature()) == pytest.approx(0.5)
-    again = schedules.LinearAnnealing.from_config(schedule.get_config())
-    assert again.steps == schedule.steps
+    again = schedules.LinearAnnealing.from_config(found.get_config())
+    assert again.steps == found.steps
 
 
 @pytest.mark.parametrize("accumulated", [None, 2])
@@ -284,7 +285,7 @@ def test_fit_tells_the_optimizer_how_long_it_is(accumulated):
         optimizer = model.optimizer
         found.append(
             (
-                schedule.steps,
+                optimizer.density.steps,
                 optimizer.harden_step,
                 optimizer.get_config()["score_optimizer"],
             )
@@ -305,6 +306,48 @@ def test_resumed_fit_keeps_the_steps_of_the_first(tmp_path):
 
     assert loaded.optimizer.density.steps == 20
     assert loaded.optimizer.harden_step == 14
+
+
+@pytest.mark.one_backend
+def test_fit_from_a_later_epoch_counts_the_epochs_that_it_runs():
+    model = pruned(schedules.CubicDensity(0.25))
+
+    model.fit(X, X, batch_size=3, epochs=15, initial_epoch=10, verbose=0)
+
+    assert model.optimizer.density.steps == model.optimizer.steps == 20
+    assert model.optimizer.is_final()
+
+
+@pytest.mark.one_backend
+def test_schedule_serves_runs_of_different_lengths():
+    density = schedules.CubicDensity(0.25)
+    temperature = schedules.LinearAnnealing(1.0, 0.5)
+    steps = []
+    for epochs in (2, 5):
+        model = pruned(density)
+        model.fit(X, X, batch_size=3, epochs=epochs, verbose=0)
+        chosen, sampler = choosing(temperature)
+        chosen.compile("sgd", loss="mse")
+        chosen.fit(X, X, batch_size=3, epochs=epochs, verbose=0)
+        steps.append((model.optimizer.density.steps, sampler.temperature.steps))
+
+    assert steps == [(8, 8), (20, 20)]
+    assert density.steps is temperature.steps is None
+
+
+@pytest.mark.one_backend
+def test_schedule_of_a_pretrained_network_serves_a_new_one():
+    density = schedules.CubicDensity(0.25)
+    ends = []
+    for pretrained in (True, False):
+        model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8)])
+        kg.sparsify(model, pretrained=pretrained)
+        optimizer = kg.optimizers.ProjectedOptimizer("sgd", density=density)
+        model.compile(optimizer, loss="mse")
+        model.fit(X, X, batch_size=3, verbose=0)
+        ends.append(optimizer.density.end)
+
+    assert ends == [0.3, 0.6]
 
 
 def test_config_of_an_optimizer_that_waits_for_fit():

@@ -174,7 +174,7 @@ class ChannelBudget(BudgetGroup):
         """Drops channels if they cost more than a budget, down to a target."""
         values = [ops.maximum(v, 0.0) for v in values]
         saliencies = [saliency_of(v) for v in self.variables]
-        fits, known = self._fits(values, budget), self._known(saliencies, step)
+        fits, known = self.fits(values, budget), self._known(saliencies, step)
         due = ops.logical_and(ops.logical_not(fits), known)
 
         def choose() -> list[Tensor]:
@@ -188,13 +188,13 @@ class ChannelBudget(BudgetGroup):
         if not bool(self._known(saliencies, step)):
             return True
         budget = self.final_budget_at(step) if final else self.budget_at(step)
-        return self.is_final_mask(values, budget)
+        return bool(self.fits(values, budget))
 
     def final_masks(self, values: list[Tensor], budget: Any) -> list[Tensor]:
         saliencies = [saliency_of(v) for v in self.variables]
         known = self._known(saliencies, _WARM_UP)
         if _keras_private.is_eager(known) and not known:
-            fits = self._fits(values, budget)
+            fits = self.fits(values, budget)
             if fits:
                 return values
             listed = ", ".join(map(name_of, self.variables))
@@ -214,7 +214,7 @@ class ChannelBudget(BudgetGroup):
         )
         return ops.logical_and(some, step >= _WARM_UP)
 
-    def _fits(self, values: list[Tensor], budget: Any) -> Tensor:
+    def fits(self, values: list[Tensor], budget: Any) -> Tensor:
         whole = [ops.all(ops.logical_or(v == 1.0, v == 0.0)) for v in values]
         fits = self._within(self.joint.of(_counts(values)), budget)
         return functools.reduce(ops.logical_and, [fits, *whole])

@@ -190,11 +190,12 @@ class EvenRowsGroup(BudgetGroup):
             for i, n in pairs
         )
 
-    def _fits(self, values: list[Tensor], budget: Any) -> Tensor:
-        fits = super()._fits(values, budget)
+    def fits(self, values: list[Tensor], budget: Any) -> Tensor:
+        fits = super().fits(values, budget)
         for i, n in zip(self._even, self.counts(budget), strict=True):
-            within = _sums(self.variables[i], values[i]) <= n
-            fits = ops.logical_and(fits, ops.all(within))
+            if is_even(self.variables[i]):  # not stripped meanwhile
+                within = _sums(self.variables[i], values[i]) <= n
+                fits = ops.logical_and(fits, ops.all(within))
         return fits
 
     def _left(self, budget: Any) -> Any:

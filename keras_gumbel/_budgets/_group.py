@@ -59,7 +59,8 @@ class BudgetGroup:
     density: Any = None
     budget: Any = None
 
-    @property
+    # Kept, for a mark may be removed from scores that are stripped.
+    @functools.cached_property
     def costs(self) -> list[float]:
         """What one score of each variable costs, with all its weights."""
         return [
@@ -73,7 +74,7 @@ class BudgetGroup:
         pairs = zip(self.variables, self.costs, strict=True)
         return sum(math.prod(v.shape) * cost for v, cost in pairs)
 
-    @property
+    @functools.cached_property
     def floors(self) -> list[int]:
         """How many scores of each variable are kept at least."""
         return [floor_of(v) for v in self.variables]
@@ -233,7 +234,7 @@ class BudgetGroup:
         return self.final_masks(values, self.final_budget_at(step))
 
     def remain(
-        self, values: list[Tensor], step: Any, settled: Any
+        self, values: list[Tensor], step: Any, settled: Any, kept: Any = False
     ) -> list[Tensor]:
         """Returns a final mask as it is, or chooses one where it is none.
 
@@ -244,9 +245,11 @@ class BudgetGroup:
                 before. They are none all the same where scores were written
                 from outside: weights of an earlier epoch that a callback
                 restores.
+            kept: Boolean or tensor, whether they are known to be part of the
+                mask that training has made. Defaults to `False`.
         """
-        fits = self._fits(values, self.final_budget_at(step))
-        remains = ops.logical_and(settled, fits)
+        fits = self.fits(values, self.final_budget_at(step))
+        remains = ops.logical_and(settled, ops.logical_or(fits, kept))
         return either(
             remains, lambda: values, lambda: self.finish(values, step)
         )
@@ -264,7 +267,7 @@ class BudgetGroup:
             return True
         if final:
             budget = self.final_budget_at(step)
-            return self.is_final_mask(values, budget)
+            return bool(self.fits(values, budget))
         budget = float(ops.convert_to_numpy(self.budget_at(step)))
         if self.least_cost:
             floors = self._floors_within(budget)
@@ -277,11 +280,7 @@ class BudgetGroup:
         # TensorFlow swaps moving averages by sums and differences that round.
         return spent <= budget * (1.0 + 1e-6)
 
-    def is_final_mask(self, values: list[Tensor], budget: Any) -> bool:
-        """Whether values that are known are a mask within a budget."""
-        return bool(self._fits(values, budget))
-
-    def _fits(self, values: list[Tensor], budget: Any) -> Tensor:
+    def fits(self, values: list[Tensor], budget: Any) -> Tensor:
         """Whether values are zeros and ones that fit a budget."""
         spent: Any = 0.0
         decided: Any = True

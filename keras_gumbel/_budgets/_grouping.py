@@ -30,6 +30,7 @@ def budget_groups(
     density: Any = None,
     budget: Any = None,
     costs: dict[str, float] | None = None,
+    others: list[keras.Variable] | None = None,
 ) -> list[BudgetGroup]:
     """Sorts scores by the budget they are under.
 
@@ -40,6 +41,9 @@ def budget_groups(
             limits; or `None`.
         budget: The same for K, if `density` is `None`.
         costs: Dictionary of names or regexes to costs, or `None`.
+        others: List of variables that keys may belong to as well, although
+            they are no longer under a budget. With `None`, every key must
+            belong to one of `variables`. Defaults to `None`.
 
     Raises:
         ValueError: If a key of a dictionary fits no scores, or scores have no
@@ -47,11 +51,14 @@ def budget_groups(
     """
     name = "budget" if density is None else "density"
     limits = budget if density is None else density
-    unit_costs = _unit_costs(owner, variables, costs or {})
+    unit_costs = _unit_costs(owner, variables, costs or {}, others)
     if not isinstance(limits, dict):
         groups = _groups(owner, variables, unit_costs, False, density, budget)
     else:
-        keys = keys_of(owner, name, limits, list(map(_names, variables)))
+        names = list(map(_names, [*variables, *(others or [])]))
+        keys = keys_of(owner, name, limits, names, complete=others is None)[
+            : len(variables)
+        ]
         for variable, key in zip(variables, keys, strict=True):
             if key is None:
                 raise invalid_argument(
@@ -139,18 +146,22 @@ def _groups(
 
 
 def _unit_costs(
-    owner: str, variables: list[keras.Variable], costs: dict[str, float]
+    owner: str,
+    variables: list[keras.Variable],
+    costs: dict[str, float],
+    others: list[keras.Variable] | None,
 ) -> dict[str, float]:
     """Returns what one weight costs, by the names of scores and kernels."""
-    places = [mark_of(v).place for v in variables]
+    known = [*variables, *(others or [])]
+    places = [mark_of(v).place for v in known]
     names = [
         _names(v)
-        for v, place in zip(variables, places, strict=True)
+        for v, place in zip(known, places, strict=True)
         if place is None
     ]
     networks = {id(p.network): p.network for p in places if p is not None}
     names += [(k.name,) for n in networks.values() for k in n.kernels]
-    keys = keys_of(owner, "costs", costs, names)
+    keys = keys_of(owner, "costs", costs, names, complete=others is None)
     return {
         own[0]: 1.0 if key is None else float(costs[key])
         for own, key in zip(names, keys, strict=True)
@@ -231,6 +242,7 @@ def keys_of(
     keys: Any,
     names: Sequence[tuple[str, ...]],
     what: str = "scores",
+    complete: bool = True,
 ) -> list[str | None]:
     """Returns the key of a dictionary that each thing belongs to, or `None`.
 
@@ -244,6 +256,8 @@ def keys_of(
         names: List of tuples of strings: the name of each thing, and others
             that a regex may be found in.
         what: String, what the things are. Defaults to `"scores"`.
+        complete: Boolean, whether every key must belong to something.
+            Defaults to `True`.
 
     Raises:
         ValueError: If a key is no regex, or belongs to nothing.
@@ -261,7 +275,7 @@ def keys_of(
         )
         found.append(known[0] if known[0] in keys else next(fitting, None))
     for key in keys:
-        if key not in found:
+        if complete and key not in found:
             raise invalid_argument(
                 owner,
                 argument,

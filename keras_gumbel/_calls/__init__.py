@@ -90,7 +90,11 @@ def training_steps() -> int | None:
         batches = getattr(names.get("epoch_iterator"), "num_batches", None)
         if batches:
             calls = _keras_private.calls_per_update(names["self"]) or 1
-            return int(names["epochs"] * batches // calls) or 1
+            epochs = names["epochs"]
+            if not _keras_private.resumed_epoch(names["self"]):
+                # Of a run that is resumed, the earlier epochs count as well.
+                epochs -= names["initial_epoch"]
+            return int(epochs * batches // calls) or 1
     return None
 
 

@@ -20,6 +20,7 @@ from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_broadcastable
 from keras_gumbel._validation import is_number
 from keras_gumbel._validation import is_schedule
+from keras_gumbel._validation import own_schedule
 from keras_gumbel._validation import require_temperature
 
 
@@ -85,7 +86,7 @@ class Estimator:
                 backward_temperature,
                 "backward_temperature",
             )
-        self.backward_temperature = backward_temperature
+        self.backward_temperature = own_schedule(backward_temperature)
 
     def surrogate(
         self,

@@ -209,7 +209,7 @@ class Mask(keras.layers.Layer):
                 dtype="float32",
                 autocast=False,
             )
-        set_mark(self.mask_scores, Mark())
+        set_mark(self.mask_scores, Mark(name=self.name))
 
     def call(self, inputs: Tensor, training: bool | None = False) -> Tensor:
         return self.masked(inputs, self.broadcast(self.current(training)))

@@ -24,6 +24,8 @@ from keras_gumbel._scores import marked_scores
 from keras_gumbel._scores import train_by
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import SparsityWarning
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import own_schedule
 from keras_gumbel._validation import require_positive
 from keras_gumbel._validation import require_positive_integer
 from keras_gumbel.ops._loops import either
@@ -102,9 +104,9 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         inner_optimizer: Optimizer, its name, or its config.
         density: Number in (0, 1], the fraction to keep of the weights that
             have masks: K is this fraction of their number, or of the sum of
-            their costs. Or a `LearningRateSchedule` of the training step, such as
-            `keras_gumbel.schedules.CubicDensity`. Or, for separate budgets, a
-            dictionary from regex strings to one of these: a variable belongs
+            their costs. Or a `LearningRateSchedule` of the training step, such
+            as `keras_gumbel.schedules.CubicDensity`. Or, for separate budgets,
+            a dictionary from regex strings to one of these: a variable belongs
             to the first regex found in its path. Pass either `density` or
             `budget`. Defaults to `None`.
         budget: Positive number K of weights to keep, or their largest cost, a
@@ -178,6 +180,13 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         name: str | None = None,
     ) -> None:
         require_limits("ProjectedOptimizer", density, budget)
+        if not isinstance(costs, (dict, type(None))):
+            raise invalid_argument(
+                "ProjectedOptimizer",
+                "costs",
+                "a dictionary, as `keras_gumbel.sparsity_costs` returns it",
+                costs,
+            )
         for cost in (costs or {}).values():
             require_positive("ProjectedOptimizer", "costs", cost)
         inner_optimizer = require_optimizer("inner_optimizer", inner_optimizer)
@@ -198,9 +207,11 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             learning_rate=0.0, global_clipnorm=global_clipnorm, name=name
         )
         self._groups: list[BudgetGroup] = []
+        # Those of `build`, with scores that may have been frozen or stripped.
+        self._all_groups: list[BudgetGroup] = []
         self._importance: dict[int, keras.Variable] = {}
-        self.density = density
-        self.budget = budget
+        self.density = _own(density)
+        self.budget = _own(budget)
         self.costs = costs
         self.inner_optimizer = inner_optimizer
         self.score_optimizer = score_optimizer
@@ -281,7 +292,7 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         self.complete()
         scores = _trained_scores(variables)
         require_scores(scores)
-        self._groups = self.groups(scores)
+        self._groups = self._all_groups = self.groups(scores)
         for group in self._groups:
             require_sound(group)
             group.plan()
@@ -374,6 +385,8 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         if not self.built:
             return False
         final = self.is_final()
+        if final and self.holds_final_mask():
+            return False
         changed = False
         for group in self._live_groups():
             values = [ops.convert_to_tensor(v) for v in group.variables]
@@ -433,10 +446,24 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         """Returns whether training has made the mask final."""
         return bool(self._mask_is_final())
 
+    def holds_final_mask(self) -> bool:
+        """Whether scores are the final mask that training has made."""
+        return self.is_final() and bool(self._is_whole_mask({}))
+
     def groups(self, scores: list[keras.Variable]) -> list[BudgetGroup]:
         """Groups scores by their budgets."""
+        others = None
+        if self.built:
+            own = {id(v) for v in scores}
+            known = [v for g in self._all_groups for v in g.variables]
+            others = [v for v in known if id(v) not in own]
         return budget_groups(
-            "ProjectedOptimizer", scores, self.density, self.budget, self.costs
+            "ProjectedOptimizer",
+            scores,
+            self.density,
+            self.budget,
+            self.costs,
+            others,
         )
 
     def importance_of(self, scores: keras.Variable) -> Tensor:
@@ -483,10 +510,18 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
             if store.keys() and int(np.asarray(store["0"])) == 0:
                 return  # from an optimizer that has taken no step
             # As other Keras optimizers do.
+            reason = (
+                "the file was saved without a `ProjectedOptimizer`. The budget "
+                "schedule continues from its current step."
+                if self.built
+                else "the optimizer is not built. The budget schedule starts "
+                "anew. To continue the run, call "
+                "`optimizer.build(model.trainable_variables)` before the "
+                "weights are loaded, or save the whole model."
+            )
             warnings.warn(
                 f"The state of the optimizer {self.name!r} is not loaded, "
-                "because the file was saved without a `ProjectedOptimizer`. "
-                "The budget schedule continues from its current step.",
+                f"because {reason}",
                 SparsityWarning,
                 stacklevel=2,
             )
@@ -650,9 +685,31 @@ class ProjectedOptimizer(keras.optimizers.Optimizer):
         else:
             pairs = zip(before, values, strict=True)
             source = [ops.where(after, old, new) for old, new in pairs]
+        scores = _trained_scores(self._trainable_variables)
+        kept: Any = False
+        if len(scores) < sum(len(g.variables) for g in self._all_groups):
+            found = {id(v): z for v, z in zip(scores, source, strict=True)}
+            kept = self._is_whole_mask(found)
         return self._in_groups(
-            lambda group, own, step: group.remain(own, step, after), source
+            lambda group, own, step: group.remain(own, step, after, kept),
+            source,
         )
+
+    def _is_whole_mask(self, values: dict[int, Tensor]) -> Any:
+        """Whether scores are a mask that fits, with those frozen meanwhile.
+
+        Args:
+            values: Dictionary from the ids of scores to new values.
+        """
+        fits: Any = True
+        for group in self._all_groups:
+            own = [
+                values[id(v)] if id(v) in values else ops.stop_gradient(v)
+                for v in group.variables
+            ]
+            budget = group.final_budget_at(self._step)
+            fits = ops.logical_and(fits, group.fits(own, budget))
+        return fits
 
     def _settle_averages(self, scores: list[keras.Variable]) -> None:
         """Brings moving averages under the budget, or to a final mask."""
@@ -725,6 +782,13 @@ def _trained_scores(
 ) -> list[keras.Variable]:
     """Returns the scores among variables, without those that are frozen."""
     return [v for v in marked_scores(variables) if v.trainable]
+
+
+def _own(limits: Any) -> Any:
+    """Returns limits whose schedules no other optimizer completes."""
+    if isinstance(limits, dict):
+        return {key: own_schedule(limit) for key, limit in limits.items()}
+    return own_schedule(limits)
 
 
 def _number(value: Any) -> float:

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_gumbel import _keras_private
 from keras_gumbel._scores import marked_scores
 from keras_gumbel._scores import name_of
 from keras_gumbel._validation import SparsityWarning
@@ -60,6 +61,25 @@ def budget_is_missing(model: Any, optimizer: Any) -> str | None:
         "`keras_gumbel.optimizers.ProjectedOptimizer`, or call "
         "`keras_gumbel.harden` first to train with a final mask."
     )
+
+
+def require_known_scores(model: Any) -> None:
+    """Raises if the optimizer was built before scores could be trained."""
+    optimizer = model.optimizer
+    if optimizer is None or not optimizer.built:
+        return
+    own = find_projected(optimizer) or optimizer
+    known = {id(v) for v in _keras_private.trained_by(own)}
+    scores = marked_scores(model.trainable_variables)
+    new = [name_of(v) for v in scores if id(v) not in known]
+    if new:
+        raise ValueError(
+            f"The optimizer of {model.name!r} cannot train the scores of "
+            f"{', '.join(new)}, because it was built without them. Call "
+            "`compile` again, with a "
+            "`keras_gumbel.optimizers.ProjectedOptimizer`, after `sparsify`, "
+            "and after `soften` on a loaded model."
+        )
 
 
 def warn_of_plain_optimizer(model: Any, optimizer: Any) -> None:

@@ -13,8 +13,11 @@ from keras import ops
 from keras_gumbel._budgets import BudgetGroup
 from keras_gumbel._budgets import budget_groups
 from keras_gumbel._budgets import group_of
+from keras_gumbel._budgets import limits_of
 from keras_gumbel._budgets import require_limits
 from keras_gumbel._validation import SparsityWarning
+from keras_gumbel._validation import invalid_argument
+from keras_gumbel._validation import is_schedule
 from keras_gumbel.sparsity._budget_keeping import find_projected
 from keras_gumbel.sparsity._found import Replaced
 from keras_gumbel.sparsity._found import Scores
@@ -41,8 +44,8 @@ class Choice:
         group: `BudgetGroup`.
         budget: Number K of ones to keep, or the largest cost.
         settled: Boolean, whether training has made the mask final. Scores that
-            are a mask within the budget then do not change, even if the
-            budget allows more.
+            are zeros and ones then do not change, even if the budget allows
+            more.
     """
 
     group: BudgetGroup
@@ -55,9 +58,9 @@ class Choice:
         """Returns zeros and ones for the scores, by the ids of variables."""
         keys = [id(v) for v in self.group.variables]
         own = [values[key] for key in keys]
-        tensors = [ops.convert_to_tensor(v, "float32") for v in own]
-        fits = self.settled and self.group.is_final_mask(tensors, self.budget)
-        if not fits:
+        decided = all(np.isin(value, (0, 1)).all() for value in own)
+        if not (self.settled and decided):
+            tensors = [ops.convert_to_tensor(v, "float32") for v in own]
             found = self.group.final_masks(tensors, self.budget)
             own = [ops.convert_to_numpy(mask) for mask in found]
         return dict(zip(keys, own, strict=True))
@@ -77,7 +80,7 @@ def decide(
     the final budgets of the optimizer that the model is compiled with or was
     compiled with before it was hardened, and a mask that was final when it was
     saved. Without any of them, the result is `None`. Frozen scores are in no
-    budget and do not change.
+    budget and do not change, and without arguments, neither do hardened ones.
 
     Args:
         owner: String, the function or class for errors.
@@ -90,17 +93,35 @@ def decide(
     live = [s for s in scores if not s.frozen]
     if density is not None or budget is not None:
         require_limits(owner, density, budget)
+        for limit in limits_of(density) + limits_of(budget):
+            if is_schedule(limit):
+                raise invalid_argument(
+                    owner,
+                    "budget" if density is None else "density",
+                    "a number, or a dictionary of numbers",
+                    limit,
+                    "Only the optimizer follows a schedule.",
+                )
         variables = [s.variable for s in live]
         groups = budget_groups(owner, variables, density, budget)
         return [Choice(g, g.budget_at(0)) for g in groups]
+    live = [s for s in live if not s.hardened]
     optimizer = projected_optimizer(model)
     if optimizer is None:
         known = live and all(s.final for s in live)
         return [whole(live)] if known else None
-    settled = optimizer.built and optimizer.is_final()
+    if not live:
+        return []
+    settled = optimizer.built and optimizer.holds_final_mask()
     find = optimizer.current_budgets if now else optimizer.final_budgets
-    budgets = find([s.variable for s in live])
-    return [Choice(group, k, settled) for k, group in budgets]
+    choices = []
+    for k, group in find([s.variable for s in live]):
+        if settled:
+            # More than K, if a part of the model is now frozen or stripped.
+            values = [ops.convert_to_numpy(v) for v in group.variables]
+            k = max(k, group.spent(values))
+        choices.append(Choice(group, k, settled))
+    return choices
 
 
 def whole(scores: list[Scores]) -> Choice:
@@ -145,9 +166,9 @@ def final_masks(
     for choice in choices:
         kept.update(choice.final_masks(values))
     rest = [s for s in scores if id(s.variable) not in kept]
-    for s in rest:  # frozen ones
+    for s in rest:  # frozen or hardened ones
         own = {id(s.variable): s.values()}
-        kept.update(whole([s]).final_masks(own))
+        kept.update(own if s.hardened else whole([s]).final_masks(own))
     return [kept[id(s.variable)] for s in scores]
 
 
@@ -227,7 +248,8 @@ def find_decisions(owner: str, model: keras.Layer) -> Decisions:
         return Decisions(scores, frozen, values, values, 1.0)
     choices = decide(owner, model, scores, now=True)
     if choices is None:
-        choices = [dataclasses.replace(whole(scores), settled=False)]
+        live = [s for s in scores if not s.hardened]
+        choices = [dataclasses.replace(whole(live), settled=False)]
     return Decisions(
         scores=scores,
         frozen=frozen,

@@ -211,7 +211,8 @@ def find_scores(owner: str, model: Any) -> list[Scores]:
     for variable in marked_scores(model.variables):
         name, own = masks.get(id(variable), (variable.path, None))
         known = mark_of(variable).name
-        if known is None or name.endswith(f"/{known}"):
+        first = None if own is None else own.name
+        if known in (None, first) or name.endswith(f"/{known}"):
             rename(variable, name)
         found.append(Scores(variable, own))
     if not found:

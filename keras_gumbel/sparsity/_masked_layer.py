@@ -20,6 +20,7 @@ from keras_gumbel._scores import is_final
 from keras_gumbel._scores import mark_final
 from keras_gumbel.masks import Mask
 from keras_gumbel.sparsity._budget_keeping import bring_back
+from keras_gumbel.sparsity._budget_keeping import require_known_scores
 from keras_gumbel.sparsity._budget_keeping import warn_of_plain_optimizer
 from keras_gumbel.sparsity._masked_weight import GatedWeight
 from keras_gumbel.sparsity._masked_weight import MaskedWeight
@@ -186,6 +187,7 @@ class _WithTraining:
 
     def make_train_function(self, *args: Any, **kwargs: Any) -> Any:
         # The model may have been compiled before `sparsify`.
+        require_known_scores(self)
         self._warn_of(self.optimizer)
         return super().make_train_function(*args, **kwargs)  # type: ignore[misc]
 

@@ -373,6 +373,8 @@ BAD_LIMITS = {
     "budget_text": {"budget": "x"},
     "budget_true": {"budget": True},
     "budget_nan": {"budget": float("nan")},
+    "density_schedule": {"density": LinearAnnealing(1.0, 0.5, steps=5)},
+    "budget_schedule": {"budget": LinearAnnealing(9, 5, steps=5)},
 }
 
 
