@@ -11,7 +11,6 @@ from keras_gumbel._calls import once
 from keras_gumbel._numerics import is_allowed
 from keras_gumbel._numerics import largest
 from keras_gumbel._numerics import slope_carrier
-from keras_gumbel._numerics import tempered_log_softmax
 from keras_gumbel._numerics import tempered_softmax
 from keras_gumbel._probabilities import log_bernoulli
 from keras_gumbel._probabilities import log_categorical
@@ -114,8 +113,8 @@ class REBAR(ScoreFunction):
         seed: Seed = None,
     ) -> Tensor:
         perturbed = ops.stop_gradient(logits + noise)
-        log_share = tempered_log_softmax(perturbed, 1.0, -1)
-        ratio = ops.exp(log_share - largest(log_share, -1))
+        below = perturbed - largest(perturbed, -1)
+        ratio = ops.exp(ops.where(is_allowed(perturbed), below, -1e4))
         # d log p = dx - <p, dx>
         carrier = slope_carrier(logits)
         p = ops.stop_gradient(tempered_softmax(logits, 1.0))
