@@ -101,6 +101,30 @@ def masked_logits(
     return logits, dtype
 
 
+def at_least(x: Tensor, low: Any) -> Tensor:
+    """`maximum(x, low)`, in float64 for a float64 `x`."""
+    # Keras's returns float32 on torch. It takes one operation less.
+    if dtype_of(x) == "float64":
+        return ops.where(x < low, low, x)
+    return ops.maximum(x, low)
+
+
+def at_most(x: Tensor, high: Any) -> Tensor:
+    """`minimum(x, high)`, in float64 for a float64 `x`."""
+    if dtype_of(x) == "float64":
+        return ops.where(x > high, high, x)
+    return ops.minimum(x, high)
+
+
+def log_add(a: Tensor, b: Tensor) -> Tensor:
+    """`logaddexp(a, b)`, in float64 for float64 tensors."""
+    # Keras's returns float32 on torch and JAX.
+    if dtype_of(a) == "float64":
+        low, high = at_most(a, b), at_least(a, b)
+        return high + ops.softplus(low - high)
+    return ops.logaddexp(a, b)
+
+
 def moved_axis(values: Tensor, axis: int, to: int) -> Tensor:
     """Moves an axis if necessary, as `torch.vmap` has no `moveaxis`."""
     rank = len(values.shape)
@@ -200,7 +224,7 @@ def positive_temperature(
         )
     # NaN is not above. OpenVINO has no `nan_to_num`.
     warm = ops.where(temperature > _COLDEST, temperature, _COLDEST)
-    return ops.minimum(warm, _HOTTEST)
+    return at_most(warm, _HOTTEST)
 
 
 def _require_all_positive(owner: str, name: str, known: Any, all_: Any) -> None:
@@ -232,14 +256,14 @@ def tempered_softmax(
         A tensor of the shape and dtype of `values`.
     """
     # The largest of only -inf is -inf or, in OpenVINO, some number.
-    top = ops.maximum(largest(values, axis), -_HUGE)
+    top = at_least(largest(values, axis), -_HUGE)
     # Only differences survive a division by a small temperature.
     distance = values - top
     if not is_number(temperature):
         # Its gradient needs finite distances, which take a third of the time
         # of the backward pass.
         floor = -_NEGLIGIBLE[dtype_of(values)] * ops.stop_gradient(temperature)
-        distance = ops.maximum(distance, floor)
+        distance = at_least(distance, floor)
     elif keras.backend.backend() == "torch":
         return _softmax(distance, temperature, top, axis)
     share = ops.exp(distance / temperature)
@@ -311,7 +335,7 @@ def tempered_log_softmax(
     """
     allowed = is_allowed(values)
     top = largest(values, axis)
-    distance = ops.where(allowed, values - ops.maximum(top, -_HUGE), 0.0)
+    distance = ops.where(allowed, values - at_least(top, -_HUGE), 0.0)
     # NaN is not below.
     below = distance <= _LEAST * temperature
     scaled = ops.where(below, 0.0, distance) / temperature

@@ -1,14 +1,21 @@
-"""Every function of `ops` on temperatures that are none, and on no rows."""
+"""Functions of `ops` on unusual temperatures, no rows, one class, float64."""
 
 import functools
 
 import numpy as np
 import pytest
 from keras import ops
+from scipy import optimize
+from scipy import special
+from scipy import stats
 
 import keras_gumbel as kg
+from keras_gumbel.ops._short_rows import project_short_rows
+from tests import reference
 from tests.gradients import MODES
 from tests.gradients import compiled
+from tests.gradients import dtype_of
+from tests.gradients import float64_allowed
 from tests.gradients import gradient
 from tests.gradients import to_numpy
 from tests.short_names import PATHWISE
@@ -408,3 +415,333 @@ def test_density_takes_logarithms_in_half_precision(log_prob, dtype):
 def test_density_refuses_logits_for_logarithms(log_prob):
     with pytest.raises(ValueError, match="`log_sample` of .* sum to 1"):
         log_prob(X - 5.0, X)
+
+
+# --- float64
+
+WIDE = np.random.default_rng(3)
+WIDE_X = WIDE.normal(size=(3, 4))
+WIDE_S = WIDE.uniform(0.1, 0.9, size=(3, 4))
+WIDE_GUMBEL = WIDE.gumbel(size=(3, 4))
+WIDE_LOGISTIC = WIDE.logistic(size=(3, 4))
+WIDE_LOG_Y = special.log_softmax(WIDE.normal(size=(3, 4)), -1)
+WIDE_MATRIX = WIDE.normal(size=(2, 3, 3))
+PRIOR = WIDE.normal(size=(3, 4))
+ORDER = np.array([[2, 0], [1, 3], [3, 2]], "int32")
+SUBSETS = np.array([h for h in np.ndindex(2, 2, 2, 2) if sum(h) == 2])
+
+
+def _one_hot(values):
+    return np.eye(values.shape[-1])[values.argmax(-1)]
+
+
+def _relaxed_top_two(x, t):
+    """Rows of shares of the first item, and of the second."""
+    scores = x + WIDE_GUMBEL
+    first = special.softmax(scores / t, -1)
+    rest = np.stack([np.delete(first, i, -1).sum(-1) for i in range(4)], -1)
+    return first + special.softmax((scores + np.log(rest)) / t, -1)
+
+
+def _order_log_prob(x):
+    first, second = np.take_along_axis(x, ORDER, -1).T
+    left = x.copy()
+    np.put_along_axis(left, ORDER[:, :1], -np.inf, -1)
+    return np.stack(
+        [
+            first - special.logsumexp(x, -1),
+            second - special.logsumexp(left, -1),
+        ],
+        -1,
+    )
+
+
+def _marginals(x):
+    weights = special.softmax(x @ SUBSETS.T, -1)
+    return weights @ SUBSETS
+
+
+def _sinkhorn(x, t, noise=0.0):
+    log_p = (x + noise) / t
+    for _ in range(400):
+        log_p = special.log_softmax(special.log_softmax(log_p, -1), -2)
+    return np.exp(log_p)
+
+
+def _matching(x):
+    found = np.zeros_like(x)
+    for row, values in zip(found, x, strict=True):
+        row[optimize.linear_sum_assignment(-values)] = 1.0
+    return found
+
+
+def _kl(x, prior):
+    log_p = special.log_softmax(x, -1)
+    terms = log_p - special.log_softmax(prior, -1)
+    return (np.exp(log_p) * terms).sum(-1)
+
+
+def _concrete(y, x, t):
+    return np.array(
+        [
+            np.log(reference.concrete_density(a, b, t))
+            for a, b in zip(y, x, strict=True)
+        ]
+    )
+
+
+def _logistic(x, t):
+    return stats.logistic.logpdf(WIDE_LOGISTIC, loc=x / t, scale=1 / t)
+
+
+def _hard_concrete(s, t, low=-0.1, high=1.1):
+    logit = (special.logit(s) + WIDE_LOGISTIC) / t + np.log(-low / high)
+    return np.clip(special.expit(logit) * (high - low) + low, 0, 1)
+
+
+def _ranks(x, t):
+    distance = (x[:, :, None] - x[:, None, :]) / t
+    return 0.5 + stats.laplace.cdf(distance).sum(-1)
+
+
+# The function, its argument, and the same in NumPy.
+IN_FLOAT64 = {
+    "gumbel_softmax": (
+        lambda x, t: kg.ops.gumbel_softmax(x, t, noise=WIDE_GUMBEL),
+        WIDE_X,
+        lambda x, t: special.softmax((x + WIDE_GUMBEL) / t, -1),
+    ),
+    "gumbel_log_softmax": (
+        lambda x, t: kg.ops.gumbel_log_softmax(x, t, noise=WIDE_GUMBEL),
+        WIDE_X,
+        lambda x, t: special.log_softmax((x + WIDE_GUMBEL) / t, -1),
+    ),
+    **{
+        f"sample_one_hot_{name}": (
+            lambda x, t, name=name: kg.ops.sample_one_hot(
+                x, t, name, noise=WIDE_GUMBEL
+            ),
+            WIDE_X,
+            lambda x, t: _one_hot(x + WIDE_GUMBEL),
+        )
+        for name in PATHWISE
+    },
+    "one_hot_argmax": (
+        lambda x, t: kg.ops.one_hot_argmax(x),
+        WIDE_X,
+        lambda x, t: _one_hot(x),
+    ),
+    "relaxed_top_k": (
+        lambda x, t: kg.ops.relaxed_top_k(x, 2, t, noise=WIDE_GUMBEL),
+        WIDE_X,
+        _relaxed_top_two,
+    ),
+    "gumbel_top_k": (
+        lambda x, t: kg.ops.gumbel_top_k(x, 4, noise=WIDE_GUMBEL),
+        WIDE_X,
+        lambda x, t: np.ones_like(x),
+    ),
+    "sample_subset": (
+        lambda x, t: kg.ops.sample_subset(x, 4, seed=1),
+        WIDE_X,
+        lambda x, t: np.ones_like(x),
+    ),
+    "subset_marginals": (
+        lambda x, t: kg.ops.subset_marginals(x, 2),
+        WIDE_X,
+        lambda x, t: _marginals(x),
+    ),
+    "sample_without_replacement": (
+        lambda x, t: kg.ops.sample_without_replacement(
+            x, 2, noise=_noise_of_order(x)
+        )[1],
+        WIDE_X,
+        lambda x, t: _order_log_prob(x),
+    ),
+    "plackett_luce_log_prob": (
+        lambda x, t: kg.ops.plackett_luce_log_prob(ORDER, x),
+        WIDE_X,
+        lambda x, t: _order_log_prob(x).sum(-1),
+    ),
+    "soft_rank": (
+        lambda x, t: kg.ops.soft_rank(x, t),
+        WIDE_X,
+        _ranks,
+    ),
+    "sinkhorn": (
+        lambda x, t: kg.ops.sinkhorn(x, t, 200),
+        WIDE_MATRIX,
+        _sinkhorn,
+    ),
+    "gumbel_sinkhorn": (
+        lambda x, t: kg.ops.gumbel_sinkhorn(
+            x, t, num_iterations=200, noise=0.1 * WIDE_MATRIX
+        ),
+        WIDE_MATRIX,
+        lambda x, t: _sinkhorn(x, t, 0.1 * WIDE_MATRIX),
+    ),
+    "matching": (
+        lambda x, t: kg.ops.matching(x),
+        1e9 + 1e-3 * WIDE_MATRIX,  # alike in float32
+        lambda x, t: _matching(x),
+    ),
+    "categorical_entropy": (
+        lambda x, t: kg.ops.categorical_entropy(x),
+        WIDE_X,
+        lambda x, t: stats.entropy(special.softmax(x, -1), axis=-1),
+    ),
+    "categorical_kl": (
+        lambda x, t: kg.ops.categorical_kl(x, PRIOR),
+        WIDE_X,
+        lambda x, t: _kl(x, PRIOR),
+    ),
+    "mix_uniform": (
+        lambda x, t: kg.ops.mix_uniform(x, 0.1),
+        WIDE_X,
+        lambda x, t: np.log(0.9 * special.softmax(x, -1) + 0.025),
+    ),
+    "concrete_log_prob": (
+        lambda x, t: kg.ops.concrete_log_prob(WIDE_LOG_Y, x, t),
+        WIDE_X,
+        lambda x, t: _concrete(np.exp(WIDE_LOG_Y), x, t),
+    ),
+    "exp_concrete_log_prob": (
+        lambda x, t: kg.ops.exp_concrete_log_prob(WIDE_LOG_Y, x, t),
+        WIDE_X,
+        lambda x, t: _concrete(np.exp(WIDE_LOG_Y), x, t) + WIDE_LOG_Y.sum(-1),
+    ),
+    "logit_binary_concrete_log_prob": (
+        lambda x, t: kg.ops.logit_binary_concrete_log_prob(WIDE_LOGISTIC, x, t),
+        WIDE_X,
+        lambda x, t: _logistic(x, t),
+    ),
+    "binary_concrete_log_prob": (
+        lambda x, t: kg.ops.binary_concrete_log_prob(WIDE_LOGISTIC, x, t),
+        WIDE_X,
+        lambda x, t: _logistic(x, t) - stats.logistic.logpdf(WIDE_LOGISTIC),
+    ),
+    "logit_relaxed_bernoulli": (
+        lambda x, t: kg.ops.logit_relaxed_bernoulli(x, t, noise=WIDE_LOGISTIC),
+        WIDE_X,
+        lambda x, t: (x + WIDE_LOGISTIC) / t,
+    ),
+    "relaxed_bernoulli": (
+        lambda s, t: kg.ops.relaxed_bernoulli(s, t, noise=WIDE_LOGISTIC),
+        WIDE_S,
+        lambda s, t: special.expit((special.logit(s) + WIDE_LOGISTIC) / t),
+    ),
+    **{
+        f"sample_bernoulli_{name}": (
+            lambda s, t, name=name: kg.ops.sample_bernoulli(
+                s, t, name, noise=WIDE_LOGISTIC
+            ),
+            WIDE_S,
+            lambda s, t: (special.logit(s) + WIDE_LOGISTIC > 0) * 1.0,
+        )
+        for name in PATHWISE
+    },
+    "hard_concrete": (
+        lambda s, t: kg.ops.hard_concrete(s, t, noise=WIDE_LOGISTIC),
+        WIDE_S,
+        _hard_concrete,
+    ),
+    "stochastic_gate": (
+        lambda s, t: kg.ops.stochastic_gate(s, noise=WIDE_LOGISTIC),
+        WIDE_S,
+        lambda s, t: np.clip(0.5 * (stats.norm.ppf(s) + WIDE_LOGISTIC), 0, 1),
+    ),
+}
+
+
+def _noise_of_order(x):
+    """Noise with which the items of `ORDER` are drawn."""
+    noise = np.zeros((3, 4))
+    np.put_along_axis(noise, ORDER, [[200.0, 100.0]] * 3, -1)
+    return noise
+
+
+@pytest.mark.parametrize("kind", ["number", "tensor"])
+@pytest.mark.parametrize("name", IN_FLOAT64)
+def test_float64_is_exact_to_float64(name, kind):
+    function, x, expected = IN_FLOAT64[name]
+    with float64_allowed():
+        t = ops.cast(np.array(0.7), "float64") if kind == "tensor" else 0.7
+
+        y = function(ops.convert_to_tensor(x), t)
+
+        assert dtype_of(y) == "float64"
+        np.testing.assert_allclose(
+            to_numpy(y), expected(x, 0.7), rtol=1e-12, atol=1e-13
+        )
+
+
+@pytest.mark.parametrize(
+    "project",
+    [
+        lambda x: kg.ops.project_capped_box(x, 2.0),
+        lambda x: kg.ops.project_capped_box(x, 2.0, axis=-1),
+        lambda x: kg.ops.soft_top_k(x, 2),
+        lambda x: project_short_rows(x, 2.0, -1),
+        lambda x: kg.ops.top_k_mask(x, 2),
+    ],
+)
+def test_projection_of_float64_is_float64(project):
+    with float64_allowed():
+        assert dtype_of(project(ops.convert_to_tensor(WIDE_X))) == "float64"
+
+
+@pytest.mark.parametrize("kind", ["number", "tensor"])
+def test_large_logits_keep_the_digits_of_float64(kind):
+    x = np.array([1e12 + 3e4, 0.0, -1e12])
+    with float64_allowed():
+        logits = ops.convert_to_tensor(x)
+        t = ops.cast(np.array(1.0), "float64") if kind == "tensor" else 1.0
+        none = ops.zeros_like(logits)
+
+        soft = kg.ops.gumbel_softmax(logits, t, noise=none)
+        log_soft = kg.ops.gumbel_log_softmax(logits, t, noise=none)
+        two = kg.ops.relaxed_top_k(logits, 2, 0.5 * t, noise=none)
+        mixed = kg.ops.mix_uniform(logits)
+
+        np.testing.assert_array_equal(to_numpy(soft), [1.0, 0.0, 0.0])
+        np.testing.assert_array_equal(to_numpy(log_soft), x - x[0])
+        assert float(kg.ops.categorical_entropy(logits)) == 0.0
+        np.testing.assert_allclose(to_numpy(two), [1.0, 1.0, 0.0], rtol=1e-15)
+        np.testing.assert_allclose(
+            to_numpy(mixed), np.log([0.99 + 0.01 / 3, 0.01 / 3, 0.01 / 3])
+        )
+
+
+@pytest.mark.backends("torch")
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: kg.ops.plackett_luce_log_prob(ORDER, x),
+        lambda x: kg.ops.relaxed_top_k(x, 2, 0.7, noise=WIDE_GUMBEL),
+        lambda x: kg.ops.gumbel_softmax(x, 0.7, noise=WIDE_GUMBEL),
+        lambda x: kg.ops.mix_uniform(x, 0.1),
+        lambda x: kg.ops.categorical_kl(x, PRIOR),
+        lambda x: kg.ops.soft_rank(x, 0.7),
+        lambda x: kg.ops.sinkhorn(x[:, :3], 0.7, 400),
+    ],
+)
+def test_gradient_of_float64_is_that_of_torch(function):
+    import torch
+
+    x = torch.tensor(WIDE_X, requires_grad=True)
+
+    assert torch.autograd.gradcheck(function, x)
+
+
+@pytest.mark.parametrize("name", PATHWISE)
+def test_estimator_has_a_gradient_in_float64(name):
+    def loss(x):
+        y = kg.ops.sample_one_hot(x, 0.7, name, noise=WIDE_GUMBEL, seed=1)
+        return ops.sum(y * ops.convert_to_tensor(WIDE_X))
+
+    with float64_allowed():
+        (slopes,) = gradient(loss, WIDE_X)
+
+    # Exactly zero but for the rounding of float64.
+    np.testing.assert_allclose(slopes.sum(-1), 0.0, atol=1e-15)
+    assert np.abs(slopes).max() > 0.01

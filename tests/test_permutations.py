@@ -244,14 +244,12 @@ def test_rounding_one_by_one_is_not_doubly_stochastic():
 
 
 def test_sinkhorn_in_float64_is_exact():
-    # On torch, `keras.ops.maximum` rounds float64 tensors to float32.
-    tolerance = 1e-7 if keras.config.backend() == "torch" else 1e-12
     with float64_allowed():
         found = sinkhorn(ops.convert_to_tensor(X.astype("float64")), 9.0, 60)
 
         assert dtype_of(found) == "float64"
         expected = [balanced_reference(x, 9.0) for x in X]
-        np.testing.assert_allclose(to_numpy(found), expected, atol=tolerance)
+        np.testing.assert_allclose(to_numpy(found), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_gumbel._numerics import at_most
 from keras_gumbel._numerics import largest
 from keras_gumbel._numerics import slope_carrier
 from keras_gumbel._numerics import tempered_softmax
@@ -63,7 +64,7 @@ class Gapped(Estimator):
     ) -> Tensor:
         top = largest(logits, -1)
         shifted = ops.where(
-            ops.cast(hard, "bool"), top, ops.minimum(logits, top - self.gap)
+            ops.cast(hard, "bool"), top, at_most(logits, top - self.gap)
         )
         return tempered_softmax(
             ops.stop_gradient(shifted) + slope_carrier(logits), temperature

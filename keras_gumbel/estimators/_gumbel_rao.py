@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_gumbel import random
 from keras_gumbel._numerics import is_allowed
+from keras_gumbel._numerics import log_add
 from keras_gumbel._numerics import slope_carrier
 from keras_gumbel._numerics import tempered_softmax
 from keras_gumbel._typing import Seed
@@ -70,7 +71,8 @@ class GumbelRao(Estimator):
         soft = tempered_softmax(
             ops.stop_gradient(perturbed) + slope_carrier(logits), temperature
         )
-        return ops.mean(soft, axis=0)
+        # The mean of float64 is float32 on torch.
+        return ops.sum(soft, axis=0) / self.num_samples
 
     def draw(self, logits: Tensor, seed: Seed) -> Tensor:
         """Draws free Gumbel noise, of shape `(num_samples, *logits.shape)`."""
@@ -93,5 +95,5 @@ def _perturbed_given_argmax(
     total = ops.logsumexp(logits, axis=-1, keepdims=True)
     own = ops.where(hard, noise, 0.0)
     top = total + ops.sum(own, axis=-1, keepdims=True)
-    others = -ops.logaddexp(-top, -(logits + noise))
+    others = -log_add(-top, -(logits + noise))
     return ops.where(hard, top, ops.where(is_allowed(logits), others, logits))

@@ -11,6 +11,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_gumbel._numerics import at_least
 from keras_gumbel._typing import Tensor
 from keras_gumbel.ops._loops import repeated
 
@@ -72,7 +73,7 @@ def _cheapest_chain(
         reduced = ops.take_along_axis(costs, index, axis=1)[:, 0] - prices
         # The row saves the cost of the column that it leaves.
         saved = ops.where(column == _NONE, 0.0, at(reduced, column))
-        reached = ops.maximum(length + (reduced - saved), length)
+        reached = at_least(length + (reduced - saved), length)
         searching = row != _NONE
         shorter = ops.logical_and(reached < lengths, ops.logical_not(seen))
         shorter = ops.logical_and(shorter, searching)

@@ -10,6 +10,8 @@ import numpy as np
 from keras import ops
 
 from keras_gumbel import _keras_private
+from keras_gumbel._numerics import at_least
+from keras_gumbel._numerics import at_most
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import is_number
 from keras_gumbel.ops import _scalars
@@ -364,7 +366,7 @@ class _Graph(_Search):
         corner = z[(0,) * len(z.shape)]
         zero = ops.where(corner == corner, 0.0, corner)
         z = _shifted(z, c, base + zero, x + zero)
-        return ops.minimum(ops.maximum(z, zero), zero + 1.0)
+        return at_most(at_least(z, zero), zero + 1.0)
 
     def sum_less(self, budget: Any, base: Any, x: Any) -> Any:
         whole = ops.floor(budget)

@@ -4,6 +4,7 @@ from typing import Any
 
 from keras import ops
 
+from keras_gumbel._numerics import at_least
 from keras_gumbel._numerics import dtype_of
 from keras_gumbel._typing import Tensor
 from keras_gumbel.ops._loops import repeated
@@ -34,7 +35,7 @@ def balanced(shares: Tensor, items: Tensor | None = None) -> Tensor:
     scale = _LESS_THAN_ONE[dtype_of(shares)]
     for axis in (-1, -2):
         total = ops.sum(shares, axis=axis, keepdims=True)
-        shares = shares * (scale / ops.maximum(total, 1.0))
+        shares = shares * (scale / at_least(total, 1.0))
     rows, columns = _missing(shares, -1), _missing(shares, -2)
     if items is None:
         total = ops.sum(rows, axis=-2, keepdims=True)

@@ -5,7 +5,9 @@ from typing import Any
 
 from keras import ops
 
+from keras_gumbel._numerics import at_least
 from keras_gumbel._numerics import is_allowed
+from keras_gumbel._numerics import log_add
 from keras_gumbel._numerics import masked_logits
 from keras_gumbel._numerics import tempered_log_softmax
 from keras_gumbel._typing import Tensor
@@ -62,10 +64,10 @@ def mix_uniform(
     log_p = tempered_log_softmax(logits, 1.0, axis)
     if epsilon > 0:
         count = ops.sum(ops.cast(allowed, log_p.dtype), axis, keepdims=True)
-        share = math.log(epsilon) - ops.log(ops.maximum(count, 1.0))
+        share = math.log(epsilon) - ops.log(at_least(count, 1.0))
         share = ops.broadcast_to(share, ops.shape(log_p))
         rest = math.log1p(-epsilon) if epsilon < 1 else -1e30
-        log_p = ops.logaddexp(log_p + rest, share)
+        log_p = log_add(log_p + rest, share)
     return ops.cast(ops.where(allowed, log_p, -float("inf")), dtype)
 
 

@@ -9,9 +9,12 @@ import keras
 from keras import ops
 
 from keras_gumbel._numerics import as_tensor
+from keras_gumbel._numerics import at_least
+from keras_gumbel._numerics import at_most
 from keras_gumbel._numerics import gumbel_like
 from keras_gumbel._numerics import is_allowed
 from keras_gumbel._numerics import largest
+from keras_gumbel._numerics import log_add
 from keras_gumbel._numerics import masked_logits
 from keras_gumbel._numerics import moved_axis
 from keras_gumbel._numerics import not_a_tensor
@@ -168,8 +171,8 @@ def _log_probs(indices: Tensor, logits: Tensor) -> Tensor:
     item, so no digits are lost in differences.
     """
     allowed = is_allowed(logits)
-    top = ops.maximum(largest(logits, -1), -3e38)
-    finite = ops.where(allowed, ops.maximum(logits - top, 0.5 * _LEAST), _LEAST)
+    top = at_least(largest(logits, -1), -3e38)
+    finite = ops.where(allowed, at_least(logits - top, 0.5 * _LEAST), _LEAST)
     places = ops.arange(logits.shape[-1], dtype="int32")
     count = indices.shape[-1]
     left = allowed
@@ -181,8 +184,8 @@ def _log_probs(indices: Tensor, logits: Tensor) -> Tensor:
     steps = []
     for j in reversed(range(count)):
         item = drawn[..., j : j + 1]
-        total = ops.logaddexp(total, item)
-        steps.append(ops.minimum(item - total, 0.0))
+        total = log_add(total, item)
+        steps.append(at_most(item - total, 0.0))
     log_probs = ops.concatenate(steps[::-1], axis=-1)
     return ops.where(possible, log_probs, -float("inf"))
 
@@ -190,7 +193,7 @@ def _log_probs(indices: Tensor, logits: Tensor) -> Tensor:
 def _log_sum(values: Tensor) -> Tensor:
     """`log(sum(exp))` along the last axis, without entries of `_LEAST`."""
     top = largest(values, -1)
-    share = ops.exp(ops.maximum(values - top, -_NEGLIGIBLE))
+    share = ops.exp(at_least(values - top, -_NEGLIGIBLE))
     total = ops.sum(
         ops.where(values > _LEAST, share, 0.0), axis=-1, keepdims=True
     )

@@ -12,6 +12,7 @@ from typing import Any
 from keras import ops
 
 from keras_gumbel._numerics import as_tensor
+from keras_gumbel._numerics import at_least
 from keras_gumbel._numerics import dtype_of
 from keras_gumbel._numerics import gumbel_like
 from keras_gumbel._numerics import is_allowed
@@ -301,9 +302,9 @@ def _tempered_log_sum(values: Tensor, temperature: Tensor, axis: int) -> Tensor:
 
     If all are -inf, it is the lowest finite number.
     """
-    top = ops.maximum(largest(values, axis), -3e38)
+    top = at_least(largest(values, axis), -3e38)
     floor = -_NEGLIGIBLE[dtype_of(values)] * ops.stop_gradient(temperature)
-    distance = ops.maximum(values - top, floor)
+    distance = at_least(values - top, floor)
     total = ops.sum(ops.exp(distance / temperature), axis=axis, keepdims=True)
     total = ops.where(ops.equal(total, 0.0), 1.0, total)
     return top + temperature * ops.log(total)
@@ -335,8 +336,8 @@ def _matching(logits: Tensor) -> Tensor:
     highest = ops.amax(ops.where(allowed, values, -_LARGEST), **matrix)
     lowest = ops.amin(ops.where(allowed, values, _LARGEST), **matrix)
     # More than any exchange of allowed entries can gain, including rounding.
-    size = ops.maximum(ops.absolute(highest), ops.absolute(lowest))
-    least = n * ops.maximum(highest - lowest, 0.0) + 1.0 + 1e-3 * size
+    size = at_least(ops.absolute(highest), ops.absolute(lowest))
+    least = n * at_least(highest - lowest, 0.0) + 1.0 + 1e-3 * size
     values = ops.where(allowed, values - highest, -least)
     rows = assigned_rows(ops.reshape(-values, (-1, n, n)))
     places = ops.arange(n, dtype="int32")

@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from keras_gumbel._numerics import at_least
+from keras_gumbel._numerics import at_most
 from keras_gumbel._numerics import is_allowed
 from keras_gumbel._numerics import masked_logits
 from keras_gumbel._numerics import moved_axis
@@ -169,7 +171,7 @@ def _ranks_in_order(ordered: Tensor, temperature: Tensor) -> Tensor:
     n = ordered.shape[-1]
     ordered = ops.clip(ordered, -_LARGEST, _LARGEST)  # inf - inf is not 0
     gaps = ordered[..., 1:] - ordered[..., :-1]
-    gaps = ops.minimum(gaps, _NEGLIGIBLE * ops.stop_gradient(temperature))
+    gaps = at_most(gaps, _NEGLIGIBLE * ops.stop_gradient(temperature))
     factors = ops.exp(-gaps / temperature)
     ranks = ops.cast(ops.arange(1, n + 1), ordered.dtype)
     if n == 1:
@@ -219,9 +221,9 @@ def _projected(rows: Tensor, k: int, temperature: Tensor) -> Tensor:
         for x in (rows, kth)
     )
     distance = rows - kth  # also of infinite values
-    distance = ops.minimum(ops.maximum(distance, -far), far) / temperature
+    distance = at_most(at_least(distance, -far), far) / temperature
     distance = ops.where(enough, distance, 2.0)
     distance = ops.where(allowed, distance, -2.0)
     count = ops.sum(ops.cast(allowed, rows.dtype), axis=-1, keepdims=True)
-    budget = ops.minimum(count, float(k))
+    budget = at_most(count, float(k))
     return project_capped_box(distance, budget, equality=True, axis=-1)

@@ -5,6 +5,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_gumbel._numerics import at_least
+from keras_gumbel._numerics import at_most
 from keras_gumbel._typing import Tensor
 
 # For longer rows, a search for the root is faster than all pairs of entries.
@@ -47,9 +49,9 @@ def project_short_rows(values: Tensor, budget: Any, axis: int) -> Tensor:
             (sums[q] - sums[p] + (p - budget)) * (1.0 / (q - p))
             for q in range(p + 1, len(sums))
         ]
-        root = functools.reduce(ops.maximum, slopes)
+        root = functools.reduce(at_least, slopes)
         roots.append(ops.where(p <= budget, root, float("inf")))
-    shift = ops.maximum(functools.reduce(ops.minimum, roots), 0.0)
+    shift = at_least(functools.reduce(at_most, roots), 0.0)
     return ops.clip(values - ops.expand_dims(shift, axis), 0.0, 1.0)
 
 
@@ -59,6 +61,6 @@ def _sorted(entries: list[Tensor]) -> list[Tensor]:
     for end in range(len(entries) - 1, 0, -1):
         for i in range(end):
             first, second = entries[i], entries[i + 1]
-            entries[i] = ops.maximum(first, second)
-            entries[i + 1] = ops.minimum(first, second)
+            entries[i] = at_least(first, second)
+            entries[i + 1] = at_most(first, second)
     return entries

@@ -12,6 +12,8 @@ from typing import Any
 
 from keras import ops
 
+from keras_gumbel._numerics import at_least
+from keras_gumbel._numerics import at_most
 from keras_gumbel._numerics import gumbel_like
 from keras_gumbel._numerics import is_allowed
 from keras_gumbel._numerics import largest
@@ -312,16 +314,16 @@ def _log_rest(
     first = ops.cast(one_hot_argmax(scores, axis), "bool")
     others = ops.where(first, -float("inf"), scores)
     top, second = (
-        ops.maximum(largest(values, axis), -3e38) for values in (scores, others)
+        at_least(largest(values, axis), -3e38) for values in (scores, others)
     )
     fixed = ops.stop_gradient(temperature)
     gap = straight_through(
-        ops.minimum((top - second) / fixed, 1e38),
-        ops.minimum(top - second, _FAR * fixed) / temperature,
+        at_most((top - second) / fixed, 1e38),
+        at_most(top - second, _FAR * fixed) / temperature,
     )
 
     def log_sum(values: Tensor, largest: Tensor) -> Tensor:
-        distance = ops.maximum(values - largest, -_NEGLIGIBLE * fixed)
+        distance = at_least(values - largest, -_NEGLIGIBLE * fixed)
         return ops.logsumexp(distance / temperature, axis=axis, keepdims=True)
 
     log_first = log_sum(others, second) - log_sum(scores, top) - gap
