@@ -73,10 +73,12 @@ def dtype_of(x: Tensor) -> str:
 
 def masked_logits(
     owner: str, logits: Tensor, axis: int, mask: Tensor | None
-) -> tuple[Tensor, str]:
-    """Checks, widens and masks logits; also returns the dtype they had.
+) -> tuple[Tensor, str, int]:
+    """Checks, widens and masks logits.
 
-    Forbidden classes have logits of -inf.
+    Returns:
+        A tuple of the logits, -inf for forbidden classes, the dtype they had,
+        and the axis, a negative Python integer.
     """
     logits, dtype = widen(owner, "logits", logits)
     index = require_axis(owner, axis, logits.shape)
@@ -98,7 +100,7 @@ def masked_logits(
                 "A mask is true where a class may be chosen.",
             )
         logits = ops.where(mask, logits, -float("inf"))
-    return logits, dtype
+    return logits, dtype, index - len(logits.shape)
 
 
 def at_least(x: Tensor, low: Any) -> Tensor:
@@ -264,7 +266,8 @@ def tempered_softmax(
         # of the backward pass.
         floor = -_NEGLIGIBLE[dtype_of(values)] * ops.stop_gradient(temperature)
         distance = at_least(distance, floor)
-    elif keras.backend.backend() == "torch":
+    elif keras.backend.backend() == "torch" and values.shape[axis] > 1:
+        # Keras warns of a softmax over one class.
         return _softmax(distance, temperature, top, axis)
     share = ops.exp(distance / temperature)
     total = ops.sum(share, axis=axis, keepdims=True)

@@ -152,4 +152,4 @@ def require_axis(owner: str, axis: Any, shape: Shape) -> int:
             f"{tuple(shape)}",
             axis,
         )
-    return axis % rank
+    return int(axis) % rank

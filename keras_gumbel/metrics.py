@@ -43,7 +43,7 @@ class _CodeMetric(keras.metrics.Metric):
             raise invalid_argument(owner, "axis", "an integer", axis)
         super().__init__(dtype=dtype, name=name)
         self.num_classes = num_classes
-        self.axis = axis
+        self.axis = int(axis)
         self.num_groups = num_groups
         # `add_variable` leaves `autocast` on: in a layer of mixed precision,
         # torch would lose the update and JAX count no further than 2048.

@@ -95,7 +95,7 @@ class CategoricalKL(keras.Regularizer):
             raise invalid_argument("CategoricalKL", "axis", "an integer", axis)
         self.factor = own_schedule(factor)
         self.prior_logits = _as_list(prior_logits)
-        self.axis = axis
+        self.axis = int(axis)
         self.reduction = reduction
         self.name = name
 

@@ -1,6 +1,8 @@
 """Functions of `ops` on unusual temperatures, no rows, one class, float64."""
 
 import functools
+import json
+import warnings
 
 import numpy as np
 import pytest
@@ -745,3 +747,98 @@ def test_estimator_has_a_gradient_in_float64(name):
     # Exactly zero but for the rounding of float64.
     np.testing.assert_allclose(slopes.sum(-1), 0.0, atol=1e-15)
     assert np.abs(slopes).max() > 0.01
+
+
+# --- an axis of NumPy
+
+
+def _of_two(function, x, axis):
+    return function(x, 2, axis=axis)
+
+
+AXIS = {
+    **{
+        name: getattr(kg.ops, name)
+        for name in (
+            "gumbel_softmax",
+            "gumbel_log_softmax",
+            "sample_one_hot",
+            "gumbel_max",
+            "categorical",
+            "soft_rank",
+            "one_hot_argmax",
+            "categorical_entropy",
+            "categorical_kl",
+            "mix_uniform",
+        )
+    },
+    **{
+        name: functools.partial(_of_two, getattr(kg.ops, name))
+        for name in (
+            "relaxed_top_k",
+            "gumbel_top_k",
+            "sample_subset",
+            "subset_marginals",
+            "soft_top_k",
+            "project_capped_box",
+        )
+    },
+    "order": lambda x, axis: kg.ops.sample_without_replacement(x, 2, axis=axis)[
+        1
+    ],
+    "concrete_log_prob": lambda x, axis: kg.ops.concrete_log_prob(
+        LOG_Y, x, axis=axis
+    ),
+    "reinmax": lambda x, axis: kg.estimators.ReinMax()(ONE_HOT, x, axis=axis),
+    "CategoricalKL": lambda x, axis: kg.regularizers.CategoricalKL(axis=axis)(
+        x
+    ),
+    "GumbelSoftmax": lambda x, axis: kg.layers.GumbelSoftmax(axis=axis)(
+        x, training=True
+    ),
+    "StraightThroughArgmax": lambda x, axis: kg.layers.StraightThroughArgmax(
+        axis=axis
+    )(x, training=True),
+    "SubsetSampler": lambda x, axis: kg.layers.SubsetSampler(2, axis=axis)(
+        x, training=True
+    ),
+}
+
+
+@pytest.mark.parametrize("axis", [np.int64(-1), np.int32(1)])
+@pytest.mark.parametrize("name", AXIS)
+def test_axis_can_be_an_integer_of_numpy(name, axis):
+    y = AXIS[name](ops.convert_to_tensor(X), axis=axis)
+
+    assert tuple(y.shape) == tuple(AXIS[name](X, axis=int(axis)).shape)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    "make",
+    [
+        kg.layers.GumbelSoftmax,
+        kg.layers.StraightThroughArgmax,
+        functools.partial(kg.layers.SubsetSampler, 2),
+        kg.regularizers.CategoricalKL,
+        functools.partial(kg.metrics.CodeUsage, 4),
+    ],
+)
+def test_axis_of_numpy_can_be_saved(make):
+    config = make(axis=np.int64(1)).get_config()
+
+    assert json.loads(json.dumps(config))["axis"] == 1
+
+
+# --- one class
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_only_class_is_sure(hard):
+    x = np.array([[0.0], [-np.inf], [3.0]], "float32")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y = kg.ops.gumbel_softmax(x, 0.5, hard=hard, seed=1)
+
+    np.testing.assert_array_equal(to_numpy(y), [[1.0], [0.0], [1.0]])

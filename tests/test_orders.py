@@ -221,3 +221,13 @@ def test_indices_must_have_the_shape_of_the_logits(shape):
         ValueError, match="`indices` of `plackett_luce_log_prob`"
     ):
         plackett_luce_log_prob(np.zeros(shape, "int32"), X)
+
+
+def test_no_items_have_the_probability_one():
+    none = np.zeros((6, 0), "int32")
+
+    log_p = plackett_luce_log_prob(none, X)
+    (slopes,) = gradient(lambda x: ops.sum(plackett_luce_log_prob(none, x)), X)
+
+    np.testing.assert_array_equal(to_numpy(log_p), np.zeros(6))
+    np.testing.assert_array_equal(slopes, np.zeros_like(X))

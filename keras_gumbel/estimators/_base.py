@@ -179,7 +179,7 @@ class Estimator:
             A tensor equal to `hard`, of the dtype of `logits`.
         """
         owner = type(self).__name__
-        logits, dtype = masked_logits(owner, logits, axis, None)
+        logits, dtype, axis = masked_logits(owner, logits, axis, None)
         hard = _given_sample(owner, hard, logits)
         if noise is not None:
             noise = given_noise(owner, noise, logits)

@@ -40,7 +40,7 @@ class CategoricalLayer(SamplingLayer):
                 type(self).__name__, "axis", "an integer", axis
             )
         super().__init__(**kwargs)
-        self.axis = axis
+        self.axis = int(axis)
         self.logits_regularizer = keras.regularizers.get(logits_regularizer)
         self.kl = metric_of(self.logits_regularizer)
         self.supports_masking = True
@@ -73,7 +73,7 @@ class CategoricalLayer(SamplingLayer):
         mask = self._class_mask(inputs, mask)
         inputs = self.logits(inputs, mask)
         if self.logits_regularizer is not None:
-            logits, _ = masked_logits(self.name, inputs, self.axis, mask)
+            logits, _, _ = masked_logits(self.name, inputs, self.axis, mask)
             add_penalty(
                 self, self.logits_regularizer, self.kl, logits, training, noise
             )

@@ -162,7 +162,7 @@ class StraightThroughArgmax(OneHotLayer):
     def infer(self, logits: Tensor, mask: Tensor | None) -> Tensor:
         if self.output_mode == "one_hot":
             return super().infer(logits, mask)
-        logits, _ = masked_logits(self.name, logits, self.axis, mask)
+        logits, _, _ = masked_logits(self.name, logits, self.axis, mask)
         return self._index(one_hot_argmax(logits, self.axis))
 
     def _index(self, one_hot: Tensor) -> Tensor:

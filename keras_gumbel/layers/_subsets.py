@@ -131,7 +131,7 @@ class LeaveOneOut(Simple):
         seed: Seed = None,
     ) -> Tensor:
         """Draws k-hot vectors, and records their probabilities."""
-        logits, dtype = masked_logits("SubsetSampler", logits, axis, mask)
+        logits, dtype, axis = masked_logits("SubsetSampler", logits, axis, mask)
         fixed = ops.stop_gradient(logits)
         drawn = sample_subset(fixed, k, axis, None, noise, seed)
 

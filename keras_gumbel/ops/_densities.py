@@ -22,7 +22,6 @@ from keras_gumbel._numerics import widen
 from keras_gumbel._typing import Shape
 from keras_gumbel._typing import Tensor
 from keras_gumbel._validation import invalid_argument
-from keras_gumbel._validation import require_axis
 
 _INF = float("inf")
 
@@ -243,12 +242,11 @@ def _concrete_log_prob(
     power: float,
 ) -> Tensor:
     """The log-density of log y, less `power` times the sum of log y."""
-    logits, _ = masked_logits(owner, logits, axis, mask)
+    logits, _, axis = masked_logits(owner, logits, axis, mask)
     log_sample, logits, t = _alike(
         owner, "log_sample", log_sample, logits, temperature
     )
     classes = logits.shape[axis]
-    axis = require_axis(owner, axis, logits.shape) - len(logits.shape)
     _require_classes(owner, "log_sample", log_sample, axis, classes)
     if len(t.shape) >= -axis:
         _require_classes(owner, "temperature", t, axis, 1)

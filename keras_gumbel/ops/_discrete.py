@@ -59,7 +59,7 @@ def gumbel_max(
     [1, 0]
     """
     owner = "gumbel_max"
-    logits, _ = masked_logits(owner, logits, axis, mask)
+    logits, _, axis = masked_logits(owner, logits, axis, mask)
     perturbed = logits + gumbel_like(owner, logits, noise, seed)
     return _argmax(perturbed, axis)
 
@@ -101,7 +101,7 @@ def categorical(
     [1, 0]
     """
     owner = "categorical"
-    logits, _ = masked_logits(owner, logits, axis, mask)
+    logits, _, axis = masked_logits(owner, logits, axis, mask)
     logits = moved_axis(logits, axis, -1)
     classes = logits.shape[-1]
     if classes is None or classes < _MANY:

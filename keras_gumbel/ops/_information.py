@@ -39,7 +39,8 @@ def categorical_entropy(
     >>> round(float(keras_gumbel.ops.categorical_entropy([0.0, 0.0])), 4)
     0.6931
     """
-    logits, dtype = masked_logits("categorical_entropy", logits, axis, mask)
+    owner = "categorical_entropy"
+    logits, dtype, axis = masked_logits(owner, logits, axis, mask)
     log_p = tempered_log_softmax(logits, 1.0, axis)
     p = ops.where(is_allowed(logits), ops.exp(log_p), 0.0)
     return ops.cast(ops.sum(p * -log_p, axis=axis), dtype)
@@ -84,7 +85,7 @@ def categorical_kl(
     >>> round(float(kl), 4)
     0.6931
     """
-    logits, dtype = masked_logits("categorical_kl", logits, axis, mask)
+    logits, dtype, axis = masked_logits("categorical_kl", logits, axis, mask)
     allowed = is_allowed(logits)
     if prior_logits is None:
         # Equal logits for the allowed classes.

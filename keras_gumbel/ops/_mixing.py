@@ -59,7 +59,7 @@ def mix_uniform(
     """
     owner = "mix_uniform"
     require_share(owner, "epsilon", epsilon)
-    logits, dtype = masked_logits(owner, logits, axis, mask)
+    logits, dtype, axis = masked_logits(owner, logits, axis, mask)
     allowed = is_allowed(logits)
     log_p = tempered_log_softmax(logits, 1.0, axis)
     if epsilon > 0:

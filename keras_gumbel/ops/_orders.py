@@ -86,7 +86,7 @@ def sample_without_replacement(
         - [Kool et al., 2019](https://arxiv.org/abs/1903.06059)
     """
     owner = "sample_without_replacement"
-    logits, dtype = masked_logits(owner, logits, axis, mask)
+    logits, dtype, axis = masked_logits(owner, logits, axis, mask)
     axis = require_axis(owner, axis, logits.shape)
     require_subset_size(owner, k, logits.shape[axis])
     perturbed = logits + gumbel_like(owner, logits, noise, seed)
@@ -109,7 +109,8 @@ def plackett_luce_log_prob(
 
     Args:
         indices: Integer tensor of the shape of `logits` with k instead of n,
-            the distinct indices of the items.
+            the indices of the items, distinct and in [0, n). This is not
+            checked. For k = 0, the result is 0.
         logits: Float tensor x of shape `(..., n)`, with n on `axis`; -inf
             forbids an item.
         axis: Integer, the axis of the n items. Defaults to `-1`.
@@ -136,7 +137,7 @@ def plackett_luce_log_prob(
     given, indices = indices, as_tensor(owner, "indices", indices)
     if "int" not in keras.backend.standardize_dtype(indices.dtype):
         raise not_a_tensor(owner, "indices", given)
-    logits, dtype = masked_logits(owner, logits, axis, mask)
+    logits, dtype, axis = masked_logits(owner, logits, axis, mask)
     axis = require_axis(owner, axis, logits.shape)
     shape, expected = list(indices.shape), list(logits.shape)
     if len(shape) == len(expected):
@@ -170,6 +171,8 @@ def _log_probs(indices: Tensor, logits: Tensor) -> Tensor:
     Sums are built from the items that are never drawn up to the first drawn
     item, so no digits are lost in differences.
     """
+    if not indices.shape[-1]:
+        return logits[..., :0]
     allowed = is_allowed(logits)
     top = at_least(largest(logits, -1), -3e38)
     finite = ops.where(allowed, at_least(logits - top, 0.5 * _LEAST), _LEAST)

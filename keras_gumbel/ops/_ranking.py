@@ -130,7 +130,7 @@ def soft_top_k(
         - [Martins and Kreutzer, 2017](https://aclanthology.org/D17-1036)
     """
     owner = "soft_top_k"
-    values, dtype = masked_logits(owner, values, axis, mask)
+    values, dtype, axis = masked_logits(owner, values, axis, mask)
     axis = require_axis(owner, axis, values.shape)
     require_subset_size(owner, k, values.shape[axis])
     temperature = _temperature_of_rows(owner, temperature, values, axis)

@@ -91,7 +91,7 @@ def gumbel_softmax(
             owner, logits, temperature, estimator, axis, mask, noise, seed
         )
     require_relaxing(owner, estimator)
-    logits, dtype = masked_logits(owner, logits, axis, mask)
+    logits, dtype, axis = masked_logits(owner, logits, axis, mask)
     temperature = positive_temperature(owner, temperature, logits)
     noise = gumbel_like(owner, logits, noise, seed)
     sample = tempered_softmax(logits + noise, temperature, axis)
@@ -151,7 +151,7 @@ def gumbel_log_softmax(
         - [Maddison et al., 2016](https://arxiv.org/abs/1611.00712)
     """
     owner = "gumbel_log_softmax"
-    logits, dtype = masked_logits(owner, logits, axis, mask)
+    logits, dtype, axis = masked_logits(owner, logits, axis, mask)
     temperature = positive_temperature(owner, temperature, logits)
     perturbed = logits + gumbel_like(owner, logits, noise, seed)
     log_y = tempered_log_softmax(perturbed, temperature, axis)
@@ -229,7 +229,7 @@ def _sample(
     seed: Seed,
 ) -> Tensor:
     """Draws a one-hot sample with the gradient of the estimator."""
-    logits, dtype = masked_logits(owner, logits, axis, mask)
+    logits, dtype, axis = masked_logits(owner, logits, axis, mask)
     temperature = positive_temperature(owner, temperature, logits)
     # An integer seed would give the same noise twice.
     rest = another_seed(owner, seed) if noise is None else seed

@@ -282,7 +282,7 @@ def require_subset_size(owner: str, k: Any, items: int | None) -> None:
 def _prepared(
     owner: str, logits: Tensor, k: int, axis: int, mask: Tensor | None
 ) -> tuple[Tensor, str, int]:
-    logits, dtype = masked_logits(owner, logits, axis, mask)
+    logits, dtype, axis = masked_logits(owner, logits, axis, mask)
     axis = require_axis(owner, axis, logits.shape)
     require_subset_size(owner, k, logits.shape[axis])
     return logits, dtype, axis
