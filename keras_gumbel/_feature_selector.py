@@ -14,6 +14,7 @@ from keras import layers
 from keras import ops
 
 from keras_gumbel import _keras_private
+from keras_gumbel._budgets import WHOLE
 from keras_gumbel._validation import invalid_argument
 from keras_gumbel._validation import is_integer
 from keras_gumbel._validation import is_number
@@ -27,7 +28,6 @@ from keras_gumbel.sparsity._harden import harden
 try:
     from sklearn.base import BaseEstimator
     from sklearn.feature_selection import SelectorMixin
-    from sklearn.preprocessing import StandardScaler
     from sklearn.utils import check_random_state
     from sklearn.utils import column_or_1d
     from sklearn.utils.multiclass import type_of_target
@@ -38,6 +38,12 @@ except ImportError as error:
         "`keras_gumbel.FeatureSelector` needs scikit-learn 1.6 or later. "
         'Install it with `pip install "keras-gumbel[sklearn]"`.'
     ) from error
+
+# The standard deviation of a constant that is only rounded, as a fraction.
+_CONSTANT = 10 * np.finfo("float64").eps
+
+# It and its inverse are numbers in float32.
+_HUGE = 1e37
 
 # Of the default network.
 _HIDDEN = (64, 64)
@@ -81,8 +87,8 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
     - floats, in one or more columns: numbers, by regression;
     - `None`: the features themselves, from those that are selected.
 
-    Features are standardized before the mask, so their units do not matter. The
-    model sees a dropped feature as its mean.
+    Features are standardized in float64 before the mask, so their units do not
+    matter. The model sees a dropped feature as its mean.
 
     Args:
         model: Compiled Keras model, which is cloned with new weights; or a
@@ -111,8 +117,9 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
             others in order of falling `scores_`.
         n_features_: Integer, the number of selected features.
         model_: Keras model, trained with the selected features. Its inputs are
-            all features of `X`, not standardized. The default model predicts
-            standardized numbers, or logits.
+            all features of `X`, not standardized. Keras casts them to float32,
+            which can be too coarse for features that are almost constant. The
+            default model predicts standardized numbers, or logits.
         history_: Dictionary, the history of the training.
 
     Raises:
@@ -167,20 +174,18 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
         features = x.shape[1]
         count = self._count(features)
         generator = check_random_state(self.random_state)
-        scaler = StandardScaler().fit(x)
         target = Target.of(x if y is None else y)
+        scaling = Scaling.of(x)
+        x = scaling.standardized(x)
         if self.model is None:
             target = target.standardized()
         with _seeded(generator.randint(2**31 - 1)):
-            source, network = self._network(scaler.transform(x), target)
+            source, network = self._network(x, target)
             gate = LearnedMask(name="features")
             optimizer = _copy_of(source.optimizer)
             _keras_private.uncompile(network)
             inputs = keras.Input((features,))
-            standardized = layers.Normalization(
-                mean=scaler.mean_, variance=np.square(scaler.scale_)
-            )(inputs)
-            model = keras.Model(inputs, network(gate(standardized)))
+            model = keras.Model(inputs, network(gate(inputs)))
             batches = _Batches(
                 x.astype("float32"),
                 target.for_model(model, source.loss),
@@ -210,8 +215,16 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
                 shuffle=False,
                 verbose=self.verbose,
             )
-        harden(model, budget=count)
-        self.model_ = model
+            raw = keras.Input((features,))
+            whole = keras.Model(raw, network(gate(scaling.layers()(raw))))
+            whole.compile(
+                model.optimizer,
+                loss=source.loss,
+                run_eagerly=source.run_eagerly,
+                jit_compile=source.jit_compile,
+            )
+        harden(whole, budget=count)
+        self.model_ = whole
         self.history_ = history.history
         self.n_features_ = count
         self.support_ = gate.get_support()
@@ -262,7 +275,7 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
         if is_integer(wanted) and 1 <= wanted <= features:
             return int(wanted)
         if not is_integer(wanted) and is_number(wanted) and 0 < wanted <= 1:
-            return max(1, int(wanted * features))
+            return max(1, math.floor(wanted * features + WHOLE))
         raise invalid_argument(
             "FeatureSelector",
             "n_features_to_select",
@@ -302,6 +315,63 @@ class FeatureSelector(SelectorMixin, BaseEstimator):
                 "with a loss. Call `model.compile(optimizer, loss)` first."
             )
         return source, network
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """The mean and the standard deviation of columns of numbers of any size.
+
+    Attributes:
+        exponents: Integer array. The columns are divided by these powers of 2,
+            which is exact, so that squares do not overflow.
+        mean: Float64 array, of the divided columns.
+        scale: Float64 array, the standard deviation, or 1 for a constant.
+    """
+
+    exponents: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, x: np.ndarray) -> "Scaling":
+        """Measures the columns of a matrix."""
+        x = x.astype("float64")
+        _, exponents = np.frexp(np.abs(x).max(axis=0))
+        x = np.ldexp(x, -exponents)
+        # The second mean is the rounding error of the first.
+        mean = x[0] + (x - x[0]).mean(axis=0)
+        mean = mean + (x - mean).mean(axis=0)
+        scale = np.sqrt(np.square(x - mean).mean(axis=0))
+        constant = scale < _CONSTANT
+        return cls(
+            exponents,
+            np.where(constant, x[0], mean),
+            np.where(constant, 1.0, scale),
+        )
+
+    def standardized(self, x: np.ndarray) -> np.ndarray:
+        """Returns columns of mean 0 and variance 1, in float64."""
+        x = np.ldexp(x.astype("float64"), -self.exponents)
+        return (x - self.mean) / self.scale
+
+    def layers(self) -> keras.Sequential:
+        """Returns layers that do the same in float32."""
+        mean = np.clip(np.ldexp(self.mean, self.exponents), -_HUGE, _HUGE)
+        scale = np.clip(np.ldexp(self.scale, self.exponents), 1 / _HUGE, _HUGE)
+        return keras.Sequential(
+            [
+                # Three axes, so that `Rescaling` takes the last one in every
+                # image data format.
+                layers.Reshape((1, len(mean)), dtype="float32"),
+                # Its variance has to be between 1e-14 and 3e38.
+                layers.Normalization(
+                    mean=mean, variance=np.ones_like(mean), dtype="float32"
+                ),
+                layers.Rescaling(1.0 / scale[None, None], dtype="float32"),
+                layers.Reshape((len(mean),), dtype="float32"),
+            ],
+            name="standardize",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,7 +417,7 @@ class Target:
         if self.kind != "numbers":
             return self
         columns = self.values.reshape(len(self.values), -1)
-        return Target(self.kind, StandardScaler().fit_transform(columns))
+        return Target(self.kind, Scaling.of(columns).standardized(columns))
 
     def for_model(self, model: keras.Model, loss: Any) -> np.ndarray:
         """Returns the target in the form that a model and its loss take."""

@@ -117,6 +117,15 @@ def test_selector_selects_exactly_as_many(wanted, count):
 
 
 @torch_only
+def test_share_of_the_features_is_rounded_down_after_float_rounding():
+    x = RNG.normal(size=(64, 100))
+
+    for wanted, count in [(0.29, 29), (0.295, 29), (0.57, 57), (0.999, 99)]:
+        chosen = selector(n_features_to_select=wanted, epochs=1, model=network)
+        assert chosen.fit(x, x[:, 0]).support_.sum() == count
+
+
+@torch_only
 def test_selector_ranks_the_features_that_it_drops():
     fitted = selector(n_features_to_select=3).fit(X, BOTH)
 
@@ -153,6 +162,51 @@ def test_units_of_features_do_not_matter():
     scaled = selector(epochs=3).fit(X * scale + 5 * scale, BOTH)
 
     np.testing.assert_allclose(plain.scores_, scaled.scores_, atol=1e-3)
+
+
+UNITS = {
+    "tiny": lambda v: v * 1e-9,
+    "tinier": lambda v: v * 1e-12,
+    "huge": lambda v: v * 1e20,
+    "beyond float32": lambda v: v * 1e200,
+    "below float32": lambda v: v * 1e-200,
+    "subnormal": lambda v: v * 1e-310,
+    "offset": lambda v: v + 1e8,
+    "tiny with an offset": lambda v: v * 1e-9 + 1.0,
+}
+
+
+@torch_only
+@pytest.mark.parametrize("unit", UNITS)
+def test_features_of_extreme_units_are_selected(unit):
+    x = np.random.default_rng(0).normal(size=(400, 6))
+    y = x[:, 0] + x[:, 1] > 0
+    x[:, :2] = UNITS[unit](x[:, :2])
+
+    fitted = kg.FeatureSelector(
+        n_features_to_select=2, epochs=15, random_state=0
+    ).fit(x, y)
+
+    assert fitted.get_support(indices=True).tolist() == [0, 1]
+
+
+def test_fitted_model_takes_the_units_of_the_features(tmp_path):
+    x = X * 10.0 ** np.array([-30, -12, -9, 0, 3, 9, 20, 30])
+    plain, scaled = (
+        selector(n_features_to_select=7, epochs=1).fit(v, BOTH) for v in (X, x)
+    )
+
+    expected = plain.model_.predict(X, verbose=0)
+
+    assert scaled.support_.tolist() == plain.support_.tolist()
+    np.testing.assert_allclose(
+        scaled.model_.predict(x, verbose=0), expected, atol=1e-4
+    )
+    scaled.model_.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), expected, atol=1e-4
+    )
 
 
 @torch_only
