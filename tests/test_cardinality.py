@@ -47,6 +47,31 @@ def test_top_k_mask_keeps_the_largest(seed, levels, share):
     np.testing.assert_array_equal(mask, largest(arrays, budget))
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+@pytest.mark.parametrize("sizes", [(3, 2), (3, 3), (1, 4)])
+def test_arrays_share_the_budget_as_tensors_do(sizes, kind):
+    arrays = kind(np.linspace(0.1, 0.1 * n, n).astype("float32") for n in sizes)
+
+    masks = top_k_mask(arrays, 2)
+
+    assert isinstance(masks, list)
+    assert [tuple(m.shape) for m in masks] == [(n,) for n in sizes]
+    np.testing.assert_array_equal(
+        flat(masks), flat(top_k_mask(tensors(arrays), 2))
+    )
+
+
+def test_numbers_are_one_vector():
+    for values in (
+        [0.3, 0.1, 0.5],
+        (0.3, 0.1, 0.5),
+        np.float32([0.3, 0.1, 0.5]),
+    ):
+        assert to_numpy(top_k_mask(values, 2)).tolist() == [1.0, 0.0, 1.0]
+    matrix = [[0.3, 0.1], [0.5, 0.2]]
+    assert to_numpy(top_k_mask(matrix, 2)).tolist() == [[1, 0], [1, 0]]
+
+
 @pytest.mark.parametrize("budget", [0, 1, 3, 5, 8])
 def test_top_k_mask_keeps_the_larger_tie_of_equal_values(budget):
     values = [np.array([0.5, 0.5, 1.0, 0.0]), np.array([0.5, 0.0, 0.5])]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_gumbel._numerics import as_budget
@@ -37,8 +38,8 @@ def top_k_mask(
     steps compares every entry once.
 
     Args:
-        values: Float tensor of any shape, or a list of such tensors that share
-            the budget. Entries are at least 0.
+        values: Float tensor of any shape, or a list of such tensors or NumPy
+            arrays that share the budget. Entries are at least 0.
         budget: Number or scalar tensor K. Without costs, ones are counted in
             int32, and K is rounded down.
         costs: List of positive numbers, the cost of a one in each tensor, or
@@ -62,9 +63,7 @@ def top_k_mask(
     """
     owner = "top_k_mask"
     budget = as_budget(owner, budget)
-    several = isinstance(values, (list, tuple)) and any(
-        map(ops.is_tensor, values)
-    )
+    several = isinstance(values, (list, tuple)) and any(map(_is_array, values))
     tensors = [
         ops.stop_gradient(as_tensor(owner, "values", v))
         for v in (values if several else [values])
@@ -109,6 +108,13 @@ def top_k_mask(
     masks = nan_if_any(masks, wide)
     found = [ops.cast(m, d) for m, d in zip(masks, dtypes, strict=True)]
     return found if several else found[0]
+
+
+def _is_array(value: Any) -> bool:
+    """Whether a value is a tensor or an array, and not a number or a list."""
+    return ops.is_tensor(value) or isinstance(
+        value, (np.ndarray, keras.Variable, keras.KerasTensor)
+    )
 
 
 def nan_if_any(masks: list[Tensor], values: list[Tensor]) -> list[Tensor]:
