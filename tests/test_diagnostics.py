@@ -135,6 +135,24 @@ def test_samples_of_all_chunks_count_once(chunk, monkeypatch):
 
 
 @pytest.mark.one_backend
+@pytest.mark.parametrize("estimators", [["rloo"], ["reinmax", "rloo"], None])
+def test_one_draw_is_too_few_for_losses_to_be_compared(estimators):
+    message = "^Argument `num_draws` of `gradient_report` .* at least 2 .*rloo"
+
+    with pytest.raises(ValueError, match=message):
+        kg.gradient_report(total, X, estimators=estimators, num_draws=1)
+
+
+@pytest.mark.one_backend
+def test_one_draw_is_enough_for_other_estimators():
+    options = {"num_samples": 10, "num_draws": 1, "seed": 0}
+
+    kg.gradient_report(total, X, estimators=["reinmax"], **options)
+    # The next multiple of 3.
+    kg.gradient_report(total, X, estimators=["rebar"], **options)
+
+
+@pytest.mark.one_backend
 def test_report_repeats_with_a_seed():
     first, again, other = (
         kg.gradient_report(total, X, estimators=["reinmax"], seed=seed)

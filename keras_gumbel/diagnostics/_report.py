@@ -231,6 +231,8 @@ def _totals(
             totals[_RELAXED] = of_one_draw(relaxed)
             continue
         estimator = get_for(owner, identifier, "estimators")
+        if estimator.compares_losses:
+            _require_draws(owner, identifier, estimator, num_draws)
         sampler = functools.partial(relaxed, hard=True, estimator=estimator)
         totals[_name(identifier)] = (
             of_several_draws(sampler, _draws_of(estimator, num_draws))
@@ -238,6 +240,20 @@ def _totals(
             else of_one_draw(sampler)
         )
     return totals
+
+
+def _require_draws(
+    owner: str, identifier: Any, estimator: Any, num_draws: int
+) -> None:
+    """Raises if an estimator has nothing to compare a loss with."""
+    if _draws_of(estimator, num_draws) < 2:
+        raise invalid_argument(
+            owner,
+            "num_draws",
+            f"an integer of at least 2 for the estimator {_name(identifier)}, "
+            "which compares several samples",
+            num_draws,
+        )
 
 
 def _draws_of(estimator: Any, num_draws: int) -> int:
