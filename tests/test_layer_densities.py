@@ -117,6 +117,35 @@ def test_densities_of_units_are_of_whole_units():
     np.testing.assert_allclose(counts, [4, 2])
 
 
+@pytest.mark.parametrize("granularity", ["2:4", "1:4", "3:4"])
+@pytest.mark.parametrize("density", [0.1, 0.25, 0.37, 0.5, 0.74, 0.9])
+@pytest.mark.parametrize("method", [*METHODS, "owl", "obs"])
+def test_densities_are_what_rows_allow(granularity, density, method):
+    def model():
+        keras.utils.set_random_seed(0)
+        plain = dense_model(16, 24, 12, 4)
+        kg.calibrate(plain, RNG.normal(size=(64, 16)), verbose=0)
+        return kg.sparsify(plain, granularity=granularity)
+
+    together, apart = model(), model()
+    kg.harden(together, density=density)
+    densities = kg.layer_densities(apart, density, method)
+    kg.harden(apart, density=densities)
+
+    assert max(densities.values()) <= int(granularity[0]) / 4
+    assert sum(counts(apart)) == sum(counts(together))
+
+
+def test_erk_gives_what_rows_do_not_allow_to_the_others():
+    model = sparse_model(16, 24, 12, 4, granularity="2:4")
+
+    first, second, last = kept(model, kg.layer_densities(model, 0.37))
+
+    assert last == 24  # half of 48
+    assert first + second + last == 266
+    assert first / second == pytest.approx((16 + 24) / (24 + 12), rel=0.01)
+
+
 @pytest.mark.every_backend
 @pytest.mark.parametrize("mask", ["learned", "magnitude"])
 @pytest.mark.parametrize("rule", METHODS)

@@ -45,8 +45,9 @@ def layer_densities(
       and the others compensate, as a fraction of the energy of the outputs.
 
     The densities are rounded to whole scores. Every weight keeps at least one
-    score, or its `minimum` if that is more. Together, the weights keep as many
-    as with one budget for all.
+    score, or its `minimum` if that is more, and at most what its granularity
+    allows, such as half of the scores for "2:4". Together, the weights keep as
+    many as with one budget for all.
 
     Args:
         model: Keras model or layer with masks.
@@ -97,7 +98,7 @@ def layer_densities(
     require_choice(owner, "method", method, tuple(_METHODS))
     scores = [s for s in find_scores(owner, model) if not s.frozen]
     fractions = _METHODS[method](scores, density)
-    counts = _whole(scores, fractions, density)
+    counts = _whole(scores, _within_rows(scores, fractions), density)
     return {
         s.name: count / s.size for s, count in zip(scores, counts, strict=True)
     }
@@ -138,6 +139,31 @@ _METHODS: dict[str, Callable[[list[Scores], float], list[float]]] = {
 }
 
 
+def _most(s: Scores) -> int:
+    """Returns how many scores can be kept, as rows may allow fewer than all."""
+    rows = s.mark.rows
+    if rows is None or rows[0] is None:
+        return s.size
+    count, axis = rows
+    length = s.variable.shape[axis]
+    return s.size // length * min(count, length)
+
+
+def _within_rows(scores: list[Scores], fractions: list[float]) -> list[float]:
+    """Gives what rows do not allow to the other weights, in proportion."""
+    most = np.array([_most(s) / s.size for s in scores])
+    sizes = np.array([s.num_weights for s in scores])
+    found = np.array(fractions)
+    total = (found * sizes).sum()
+    full = np.zeros(len(scores), bool)
+    while (over := found > np.where(full, np.inf, most)).any():
+        full |= over
+        left = total - (most * sizes)[full].sum()
+        others = (found * sizes)[~full].sum()
+        found = np.where(full, most, found * (left / others if others else 1.0))
+    return found.tolist()
+
+
 def _whole(
     scores: list[Scores], fractions: list[float], density: float
 ) -> list[int]:
@@ -145,6 +171,7 @@ def _whole(
     budget = math.floor(density * sum(s.num_weights for s in scores) + WHOLE)
     exact = [f * s.size for f, s in zip(fractions, scores, strict=True)]
     least = [max(1, floor_of(s.variable)) for s in scores]
+    most = [_most(s) for s in scores]
     counts = [
         max(m, math.floor(e + WHOLE)) for m, e in zip(least, exact, strict=True)
     ]
@@ -166,6 +193,9 @@ def _whole(
         counts[largest] -= 1
     remainders = [c - e for c, e in zip(counts, exact, strict=True)]
     for i in sorted(range(len(counts)), key=lambda i: remainders[i]):
-        if counts[i] < scores[i].size and scores[i].weights_per_score <= left():
+        if counts[i] < most[i] and scores[i].weights_per_score <= left():
             counts[i] += 1
+    # Something is left if the rule itself gives nothing to the others.
+    for i, s in enumerate(scores):
+        counts[i] += min(most[i] - counts[i], left() // s.weights_per_score)
     return counts
