@@ -74,7 +74,7 @@ def calibrate(
     Raises:
         TypeError: If `model` is not a Keras model.
         ValueError: If the model is not built, none of its weights can be
-            observed, or inputs are NaN or infinite.
+            observed, `x` has no examples, or inputs are NaN or infinite.
 
     Example:
 
@@ -85,6 +85,7 @@ def calibrate(
     >>> model = keras_gumbel.harden(model, density=0.5, reconstruct=True)
     """
     matrices, looped = _observable(model)
+    _require_examples(x)
     observer = _Observer(model, matrices)
     observer.predict(x, batch_size=batch_size, steps=steps, verbose=verbose)
     found = [sums.moments() for sums in observer.sums]
@@ -95,6 +96,24 @@ def calibrate(
         set_moments(matrix.weight, moments)
     for matrix in looped:
         set_moments(matrix.weight, None)
+
+
+def _require_examples(x: Any) -> None:
+    """Raises if there is nothing to observe."""
+    shapes = [
+        tuple(part.shape)
+        for part in keras.tree.flatten(x)
+        if hasattr(part, "shape")
+    ]
+    nothing = x is None or not keras.tree.flatten(x)
+    if nothing or any(shape[:1] == (0,) for shape in shapes):
+        raise invalid_argument(
+            "calibrate",
+            "x",
+            "inputs of the model with at least one example, as in "
+            "`Model.predict`",
+            x,
+        )
 
 
 def _observable(model: Any) -> tuple[list[WeightMatrix], list[WeightMatrix]]:

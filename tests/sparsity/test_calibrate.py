@@ -450,6 +450,15 @@ def test_values_that_are_no_numbers_are_named(value):
 
 
 @pytest.mark.one_backend
+@pytest.mark.parametrize("x", [None, X[:0], [X[:0]], []], ids=repr)
+def test_calibrate_needs_examples(x):
+    model, _ = fresh("dense")
+
+    with pytest.raises(ValueError, match="`x` of `calibrate` .* one example"):
+        kg.calibrate(model, x, verbose=0)
+
+
+@pytest.mark.one_backend
 def test_calibrate_needs_a_model_that_is_built():
     with pytest.raises(TypeError, match="`model` of `calibrate`"):
         kg.calibrate(layers.Dense(3), X)
