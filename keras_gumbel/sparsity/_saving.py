@@ -143,7 +143,10 @@ def _channel_config(
             raise ValueError(
                 f"{layer.name!r} has masks of channels that are coupled with "
                 f"{', '.join(outside)}, which it does not contain. Save or "
-                "copy the whole model that `sparsify` was called on."
+                "copy the whole model that `sparsify` was called on, with "
+                "`model.save`, `copy.deepcopy(model)` or `pickle`. "
+                "`keras.models.clone_model` copies layers one by one, so it "
+                "cannot copy such a model."
             )
         part = mask.parts[0]
         gate = next(gate for gate in part.gates if gate.mask is mask)
