@@ -149,6 +149,11 @@ class ChannelBudget(BudgetGroup):
         return float(self.joint.of(self._floors.astype("float64")))
 
     @property
+    def fixed_cost(self) -> float:
+        """What is left with one channel of every group."""
+        return float(self.joint.of(np.ones(len(self.variables))))
+
+    @property
     def ranked(self) -> bool:
         """Whether saliencies set the scores, and gradients do not."""
         return True

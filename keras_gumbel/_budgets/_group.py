@@ -86,6 +86,11 @@ class BudgetGroup:
         return sum(cost * floor for cost, floor in pairs)
 
     @property
+    def fixed_cost(self) -> float:
+        """What has to be kept whatever the minimums are."""
+        return 0.0
+
+    @property
     def ranked(self) -> bool:
         """Whether saliencies set the scores, and gradients do not."""
         return any(mark_of(v).ranked for v in self.variables)

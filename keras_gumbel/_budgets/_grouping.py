@@ -217,9 +217,26 @@ def _require_floors(owner: str, group: BudgetGroup) -> None:
     with _keras_private.outside_graph():
         ends = [group.budget_at(step) for step in (0, LAST_STEP)]
         lowest = min(float(ops.convert_to_numpy(end)) for end in ends)
-    if least > lowest * (1.0 + 1e-6) + WHOLE:
+    payable = lowest * (1.0 + 1e-6) + WHOLE
+    if least > payable:
         name = "budget" if group.density is None else "density"
         share = 1.0 if group.density is None else most
+        if group.fixed_cost > payable:
+            listed = ", ".join(
+                f"{max(1, floor_of(v)):,} of {math.prod(v.shape):,} of "
+                f"{name_of(v)}"
+                for v in group.variables
+            )
+            raise invalid_argument(
+                owner,
+                name,
+                f"at least {least / share:.6g}, which the fewest channels "
+                f"cost: {listed}",
+                limit,
+                f"It falls to {lowest / share:.6g}. Keep more: even without a "
+                "`minimum`, every group of channels keeps one, and "
+                f"{group.fixed_cost / share:.6g} cannot be removed.",
+            )
         listed = ", ".join(
             f"{name_of(v)} ({floor_of(v):,} of {math.prod(v.shape):,} scores)"
             for v in group.variables

@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import keras
 import numpy as np
@@ -343,6 +344,26 @@ def test_budget_below_the_minimum_is_refused():
         train(model, steps=1, density=0.2)
 
 
+@pytest.mark.one_backend
+@pytest.mark.parametrize("minimum", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("limit", "least"),
+    [({"density": 0.02}, "0.0377907"), ({"budget": 4}, "13")],
+)
+def test_budget_below_what_cannot_be_removed_is_refused(limit, least, minimum):
+    model = kg.sparsify(
+        dense_net(), "magnitude", granularity="channel", minimum=minimum
+    )
+
+    with pytest.raises(ValueError, match="cannot be removed") as error:
+        kg.harden(model, **limit)
+
+    # 8 + 1 + 1 + 3 of 344 weights, with one channel of each of two groups.
+    assert f"and {least} cannot be removed" in str(error.value)
+    assert f"{8 * minimum or 1:.0f} of 8 of first" in str(error.value)
+    assert "smaller `minimum`" not in str(error.value)
+
+
 @pytest.mark.backends("jax", "tensorflow")
 def test_compiled_steps_drop_the_same_channels():
     masks = []
@@ -387,6 +408,18 @@ def test_part_of_a_network_is_not_saved_alone(tmp_path):
 
     with pytest.raises(ValueError, match="whole model"):
         part.save(tmp_path / "part.keras")
+
+
+@pytest.mark.one_backend
+def test_coupled_channels_are_copied_as_the_error_of_clone_model_says():
+    model = kg.sparsify(dense_net(), "magnitude", granularity="channel")
+    kg.harden(model, density=0.5)
+
+    with pytest.raises(ValueError, match=r"copy\.deepcopy\(model\).*pickle"):
+        keras.models.clone_model(model)
+
+    for other in copy.deepcopy(model), pickle.loads(pickle.dumps(model)):
+        assert kept(other) == kept(model)
 
 
 @pytest.mark.one_backend
