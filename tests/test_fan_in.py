@@ -363,8 +363,8 @@ def test_final_mask_with_uneven_rows_is_chosen_again():
     lump[:13, :5] = 1.0
     lumped = [ops.convert_to_tensor(lump), even[1]]
 
-    assert group.is_final_mask(even, 0.25 * 299)
-    assert not group.is_final_mask(lumped, 0.25 * 299)
+    assert group.fits(even, 0.25 * 299)
+    assert not group.fits(lumped, 0.25 * 299)
     assert not group.allows(lumped, 0, final=False)
     again = group.remain(lumped, 0, True)
     assert set(to_numpy(again[0]).sum(axis=0)) == {5}

@@ -344,7 +344,7 @@ def test_final_mask_below_its_floor_is_chosen_again():
     group = BudgetGroup(variables, [1.0, 1.0], budget=6)
     ones = [ops.ones((6,)), ops.zeros((6,))]
 
-    assert not group.is_final_mask(ones, 6)
+    assert not group.fits(ones, 6)
     masks = [to_numpy(m) for m in group.remain(ones, 0, True)]
 
     assert [m.sum() for m in masks] == [4, 2]

@@ -79,7 +79,7 @@ def test_schedule_is_as_long_as_fit():
 
     model.fit(X, X, batch_size=4, epochs=3, verbose=0)
 
-    assert factor.steps == 6
+    assert layer.logits_regularizer.factor.steps == 6
     layer(X)
     assert float(sum(layer.losses)) == pytest.approx(kl_of(X).mean(), rel=1e-5)
 

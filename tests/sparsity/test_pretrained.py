@@ -281,7 +281,7 @@ def test_the_density_of_a_pretrained_network_falls_early(
     initial, end = expected
     assert optimizer.current_budget() == pytest.approx(48 * initial)
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
-    for schedule in (density, again.density):
+    for schedule in (optimizer.density, again.density):
         assert float(schedule(0)) == pytest.approx(initial)
         assert float(schedule(end - 1)) > 0.25
         assert float(schedule(end)) == pytest.approx(0.25)
