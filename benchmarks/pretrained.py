@@ -178,6 +178,7 @@ METHODS = {
     "SparseGPT": Method("sparsegpt"),
 }
 TUNED = tuple(METHODS)[:5]
+BEST = "magnitude, best"
 FIRST = "ours, reconstructed first"
 ONE_SHOT = tuple(METHODS)[8:]
 
@@ -682,7 +683,7 @@ def best_magnitude(rows, sign):
     # Rows of older versions do not say how good they are on validation data.
     known = [c for c in cells.values() if all("validation" in r for r in c)]
     best = [max(c, key=lambda row: sign * row["validation"]) for c in known]
-    return [{**row, "method": "magnitude, best"} for row in best]
+    return [{**row, "method": BEST} for row in best]
 
 
 def print_results(name, rows):
@@ -704,8 +705,15 @@ def print_results(name, rows):
 
 def print_tables(rows, what, digits):
     found = {(r["method"], r["density"]): r["test"] for r in rows}
-    methods = list(dict.fromkeys(method for method, _ in found))
-    densities = list(dict.fromkeys(density for _, density in found))
+    methods = [
+        method
+        for method in (*METHODS, BEST)
+        if any(known == method for known, _ in found)
+    ]
+    densities = sorted(
+        {density for _, density in found},
+        key=lambda d: (isinstance(d, str), d if isinstance(d, str) else -d),
+    )
     columns = [d if isinstance(d, str) else f"{d:.0%}" for d in densities]
     steps = rows[0]["steps"]
     title = f"{steps:,} steps" if steps else "one shot"
