@@ -13,9 +13,10 @@ pytestmark = pytest.mark.one_backend
 ROOT = pathlib.Path(__file__).parents[1]
 CHANGELOG = "# Changelog\n\n## Unreleased\n\n## 0.2.0 - 2027-01-31\n\n- New.\n"
 CITATION = "title: keras-gumbel\nversion: 0.2.0\ndate-released: 2027-01-31\n"
+README = "  version = {0.2.0},\n  year    = {2027},\n"
 
 
-def release_errors(version, changelog, citation):
+def release_errors(version, changelog, citation, readme):
     """Lists what does not belong to the version."""
     headings = re.findall(r"^## (.+)$", changelog, re.MULTILINE)
     released = [h for h in headings if h != "Unreleased"]
@@ -34,6 +35,13 @@ def release_errors(version, changelog, citation):
     latest = released[0].split(" - ") if released else []
     if [value for values in cited for value in values] != latest:
         errors.append(f"the citation has {cited}, the changelog {latest}")
+    bibtex = [
+        value
+        for key in ("version", "year")
+        for value in re.findall(rf"^  {key} *= {{(.+)}},$", readme, re.M)
+    ]
+    if bibtex != [value.split("-")[0] for value in latest]:
+        errors.append(f"the README has {bibtex}, the changelog {latest}")
     return errors
 
 
@@ -41,7 +49,10 @@ def test_files_tell_the_same_release():
     changelog = (ROOT / "CHANGELOG.md").read_text()
     citation = (ROOT / "CITATION.cff").read_text()
 
-    assert release_errors(keras_gumbel.__version__, changelog, citation) == []
+    readme = (ROOT / "README.md").read_text()
+
+    version = keras_gumbel.__version__
+    assert release_errors(version, changelog, citation, readme) == []
 
 
 def test_citation_names_the_repository_of_the_project():
@@ -55,19 +66,28 @@ def test_citation_names_the_repository_of_the_project():
 
 @pytest.mark.parametrize("version", ["0.2.0", "0.3.0.dev0"])
 def test_a_release_that_is_told_right_has_no_errors(version):
-    assert release_errors(version, CHANGELOG, CITATION) == []
+    assert release_errors(version, CHANGELOG, CITATION, README) == []
 
 
 @pytest.mark.parametrize(
-    ("version", "changelog", "citation"),
+    ("version", "changelog", "citation", "readme"),
     [
-        ("0.2.1", CHANGELOG, CITATION),
-        ("0.2.0", CHANGELOG.replace("0.2.0", "0.1.9"), CITATION),
-        ("0.2.0", CHANGELOG, CITATION.replace("01-31", "01-30")),
-        ("0.2.0", CHANGELOG, "title: keras-gumbel\n"),
-        ("0.2.0", "## Unreleased\n", CITATION),
-        ("0.3.0.dev0", CHANGELOG.replace("## Unreleased\n", ""), CITATION),
+        ("0.2.1", CHANGELOG, CITATION, README),
+        ("0.2.0", CHANGELOG.replace("0.2.0", "0.1.9"), CITATION, README),
+        ("0.2.0", CHANGELOG, CITATION.replace("01-31", "01-30"), README),
+        ("0.2.0", CHANGELOG, "title: keras-gumbel\n", README),
+        ("0.2.0", CHANGELOG, CITATION, README.replace("0.2.0", "0.1.0")),
+        ("0.2.0", CHANGELOG, CITATION, README.replace("2027", "2026")),
+        ("0.2.0", "## Unreleased\n", CITATION, README),
+        (
+            "0.3.0.dev0",
+            CHANGELOG.replace("## Unreleased\n", ""),
+            CITATION,
+            README,
+        ),
     ],
 )
-def test_a_release_that_is_told_wrong_is_noticed(version, changelog, citation):
-    assert release_errors(version, changelog, citation) != []
+def test_a_release_that_is_told_wrong_is_noticed(
+    version, changelog, citation, readme
+):
+    assert release_errors(version, changelog, citation, readme) != []

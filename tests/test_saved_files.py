@@ -74,6 +74,7 @@ def channels():
 
 
 def save_version():
+    DATA.mkdir(exist_ok=True)
     for make in (choices, ranked, channels):
         keras.utils.set_random_seed(0)
         keras.utils.clear_session()
