@@ -290,7 +290,7 @@ def chart_litert(theme: Theme) -> Figure:
         1, 2, figsize=(10, 3.6), layout="constrained", sharey=True
     )
     for axes, size in zip(all_axes, (256, 1024), strict=True):
-        rows = page_table("litert", f"Three layers of {size} units")
+        rows = page_table("litert", f"Three layers of {size:,} units")
         at = {title: i for i, title in enumerate(rows[0])}
         for pattern, color in zip(
             ("blocks of 4", "single"),
@@ -310,7 +310,7 @@ def chart_litert(theme: Theme) -> Figure:
                 )
         axes.axhline(1, color=theme.text, linewidth=1, linestyle=":")
         axes.set(xlabel="zeros, %")
-        axes.set_title(f"Three layers of {size} units", loc="left")
+        axes.set_title(f"Three layers of {size:,} units", loc="left")
     all_axes[0].set_ylabel("time, dense file = 1")
     all_axes[0].legend(frameon=False)
     return figure
