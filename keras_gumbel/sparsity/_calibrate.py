@@ -100,13 +100,9 @@ def calibrate(
 
 def _require_examples(x: Any) -> None:
     """Raises if there is nothing to observe."""
-    shapes = [
-        tuple(part.shape)
-        for part in keras.tree.flatten(x)
-        if hasattr(part, "shape")
-    ]
-    nothing = x is None or not keras.tree.flatten(x)
-    if nothing or any(shape[:1] == (0,) for shape in shapes):
+    parts = [] if x is None else keras.tree.flatten(x)
+    shapes = [tuple(part.shape) for part in parts if hasattr(part, "shape")]
+    if not parts or any(shape[:1] == (0,) for shape in shapes):
         raise invalid_argument(
             "calibrate",
             "x",
