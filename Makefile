@@ -8,8 +8,9 @@ BACKENDS := jax tensorflow torch
 # Of the tests with other versions of Keras: torch has nothing to compile.
 BACKEND ?= torch
 
-# Python compiles what is imported: pip would compile everything. pip turns
-# `--no-compile` on by a value that is false.
+# Python compiles what is imported, and keeps it for the next process. pip would
+# compile everything: it turns `--no-compile` on by a value that is false.
+unexport PYTHONDONTWRITEBYTECODE
 export PIP_NO_COMPILE := 0
 
 # An exact CPU wheel of torch goes in first: whatever asks for torch later is

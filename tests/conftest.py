@@ -1,5 +1,6 @@
 import os
 import re
+import tempfile
 
 # Before anything imports TensorFlow: oneDNN's bfloat16 kernels stop the
 # process on CPUs whose AMX it misjudges, and its logs drown the tests'.
@@ -15,7 +16,8 @@ if os.environ.get("KERAS_BACKEND") == "jax":
         "XLA_FLAGS",
         "--xla_backend_optimization_level=0 "
         "--xla_llvm_disable_expensive_passes=true "
-        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_use_fusion_emitters=false "
+        "--xla_cpu_parallel_codegen_split_count=1",
     )
 
 import keras
@@ -39,6 +41,19 @@ def fresh_state():
     keras.config.set_dtype_policy("float32")
     # Collecting garbage after every test would double the time of the suite.
     keras.utils.clear_session(free_memory=False)
+
+
+def pytest_configure(config):
+    # What XLA has compiled for one `fit` serves the next one of the same
+    # shapes. Each process has a folder: another one would read files that are
+    # half written.
+    if keras.config.backend() == "jax":
+        import jax
+
+        folder = tempfile.TemporaryDirectory()
+        config.add_cleanup(folder.cleanup)
+        jax.config.update("jax_compilation_cache_dir", folder.name)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def pytest_collection_modifyitems(items):
