@@ -5,6 +5,7 @@ import sys
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from keras import layers
 from sklearn.base import clone
@@ -247,6 +248,15 @@ def test_selector_in_a_pipeline_and_a_search():
     assert search.score(X, y) > 0.9
     restored = best.inverse_transform(best.transform(X))
     assert np.array_equal(restored != 0, np.tile(best.support_, (640, 1)))
+
+
+@torch_only
+def test_columns_of_a_data_frame_keep_their_names():
+    frame = pd.DataFrame(X, columns=list("abcdefgh"))
+    fitted = selector(n_features_to_select=2).fit(frame, pd.Series(BOTH))
+    assert list(fitted.get_feature_names_out()) == ["c", "f"]
+    fitted.set_output(transform="pandas")
+    pd.testing.assert_frame_equal(fitted.transform(frame), frame[["c", "f"]])
 
 
 def compiled(outputs, loss, activation=None):
