@@ -21,8 +21,9 @@ multiply-adds of the report have to equal those of the model that `shrink`
 returns.
 
 Each cell becomes a line of `benchmarks/records/channels-DATA.jsonl`, but not
-with `--quick`. Cells that are in the file are not run again. `--time` prints
-the cost of a step instead.
+with `--quick`. Seeds of a cell that are in the file are not run again, and
+differences are those of the seeds that both have. `--time` prints the cost of
+a step instead.
 """
 
 import os
@@ -648,7 +649,7 @@ class Runs:
 
     def found(self, method, budget):
         """Returns the record of a cell, if there is one."""
-        for row in self.rows:
+        for row in reversed(self.rows):
             if (row["net"], row["method"], row["budget"]) == (
                 self.net,
                 method,
@@ -698,11 +699,16 @@ class Runs:
         return round(float(np.mean(runs)), 3)
 
     def measure(self, method, budget):
-        """Returns the record of a cell."""
+        """Returns the record of a cell, or `None` if all is known."""
+        known = self.found(method, budget) or {"seeds": []}
+        missing = [s for s in self.options.seeds if s not in known["seeds"]]
+        if not missing:
+            return None
         validation = self.tuned(method)
         rate = float(max(validation, key=validation.get))
-        test, widths, checked = [], [], None
-        for seed in self.options.seeds:
+        test, widths = known.get("test", [])[:], known.get("widths", [])[:]
+        checked = None
+        for seed in missing:
             trainer = self.train(method, budget, seed, rate)
             test.append(round(trainer.percent("test"), 3))
             kept = uniform_widths(self.net, budget)
@@ -721,7 +727,7 @@ class Runs:
             "budget": budget,
             "rate": rate,
             "validation": validation,
-            "seeds": list(self.options.seeds),
+            "seeds": [*known["seeds"], *missing],
             "test": test,
             "multiply_adds": [self.cost(w) for w in widths],
             "share": [
@@ -745,8 +751,13 @@ def print_results(rows):
             if method not in found:
                 continue
             row, less = found[method], ""
-            if ours and method != "ours" and ours["seeds"] == row["seeds"]:
-                less = np.subtract(ours["test"], row["test"])
+            if ours and method != "ours":
+                mine, other = (
+                    dict(zip(r["seeds"], r["test"], strict=True))
+                    for r in (ours, row)
+                )
+                both = [seed for seed in mine if seed in other]
+                less = [mine[seed] - other[seed] for seed in both]
                 less = mean_and_error(less, "+")
             cells.append(
                 [
@@ -853,9 +864,10 @@ def main():
         for budget, method in itertools.product(
             options.budgets or BUDGETS, options.methods or METHODS
         ):
-            if runs.found(method, budget):
+            row = runs.measure(method, budget)
+            if row is None:
                 continue
-            row = {**runs.measure(method, budget), **about}
+            row = {**row, **about}
             rows.append(row)
             print(json.dumps(row), flush=True)
             if path:

@@ -280,7 +280,8 @@ def chart_channels(theme: Theme) -> Figure:
     axes.invert_yaxis()
     axes.margins(y=0.12)
     axes.set_xlabel("test accuracy with 12% of the multiply-adds, %")
-    axes.set_title("Fashion-MNIST, uneven widths, 5 seeds", loc="left")
+    seeds = len(found["ours"])
+    axes.set_title(f"Fashion-MNIST, uneven widths, {seeds} seeds", loc="left")
     return figure
 
 
