@@ -69,6 +69,8 @@ coverage: $(TEST_ENV)/ready
 		--cov keras_gumbel --cov-branch --cov-report term:skip-covered
 
 # With other versions of Keras, on one backend.
+OTHER_GROUPS := --group test \
+	$(if $(filter tensorflow,$(BACKEND)),--group test-tensorflow)
 OTHER_KERAS := -m "not slow$(if $(filter-out torch,$(BACKEND)), and \
 	(every_backend or not one_backend))"
 
@@ -176,14 +178,14 @@ $(OLDEST_ENV)/ready: pyproject.toml
 	$(OLDEST_ENV)/bin/pip install -q --upgrade pip
 	$(if $(filter torch,$(BACKEND)),$(OLDEST_ENV)/bin/pip install -q $(TORCH))
 	$(OLDEST_ENV)/bin/pip install -q -e '.[$(BACKEND),examples]' \
-		$(OLDEST) --group test
+		$(OLDEST) $(OTHER_GROUPS)
 	touch $@
 
 $(NIGHTLY_ENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(NIGHTLY_ENV)
 	$(NIGHTLY_ENV)/bin/pip install -q --upgrade pip
 	$(if $(filter torch,$(BACKEND)),$(NIGHTLY_ENV)/bin/pip install -q $(TORCH))
-	$(NIGHTLY_ENV)/bin/pip install -q -e '.[$(BACKEND),examples]' --group test
+	$(NIGHTLY_ENV)/bin/pip install -q -e '.[$(BACKEND),examples]' $(OTHER_GROUPS)
 	$(NIGHTLY_ENV)/bin/pip uninstall -q -y keras keras-nightly
 	$(NIGHTLY_ENV)/bin/pip install -q --pre keras-nightly
 	touch $@

@@ -508,7 +508,7 @@ def test_masked_layer_regularizes_the_weight_without_the_mask():
         layers.Dense(
             2,
             kernel_initializer="ones",
-            kernel_regularizer=keras.regularizers.L1(1),
+            kernel_regularizer=keras.regularizers.L1(1.0),
         ),
         2,
         3,
