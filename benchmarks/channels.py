@@ -707,7 +707,7 @@ class Runs:
         validation = self.tuned(method)
         rate = float(max(validation, key=validation.get))
         test, widths = known.get("test", [])[:], known.get("widths", [])[:]
-        checked = None
+        checked = known.get("shrunk")
         for seed in missing:
             trainer = self.train(method, budget, seed, rate)
             test.append(round(trainer.percent("test"), 3))

@@ -188,7 +188,7 @@ METHODS = {
 TUNED = tuple(METHODS)[:5]
 BEST = "magnitude, best"
 FIRST = "ours, reconstructed first"
-ONE_SHOT = tuple(METHODS)[10:]
+ONE_SHOT = tuple(METHODS)[tuple(METHODS).index("ours, one shot") :]
 
 
 def mlp(units):
@@ -564,11 +564,11 @@ def masks_of(model):
 
 
 def train_with_found_mask(task, method, model, density, steps, rate, seed):
-    """Trains with the mask that learned masks find in many more steps."""
+    """Trains with a final mask that learned masks find on a copy."""
     copy = task.network()
     copy.set_weights(model.get_weights())
-    many, highest = method.found_in, max(task.rates)
-    prune(task, METHODS["ours"], copy, density, many, highest, seed)
+    ours, highest = METHODS["ours"], max(task.rates)
+    prune(task, ours, copy, density, method.found_in, highest, seed)
     found = {
         id(weight): ops.convert_to_numpy(pruned) != 0
         for weight, pruned in zip(model.weights, copy.weights, strict=True)
